@@ -1,0 +1,3 @@
+from unet_jax.cli import main
+
+main()

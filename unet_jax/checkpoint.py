@@ -1,0 +1,99 @@
+"""Orbax checkpoints: the state's arrays, and beside them, in the same atomic commit, everything small.
+
+One checkpoint holds a `TrainState` and a JSON of progress: the position in the data, the memory of early stopping and
+plateau, sums of the running epoch.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+from orbax.checkpoint import v1 as ocp
+
+from unet_jax._types import InputError
+from unet_jax.sharding import replicated
+from unet_jax.state import TrainState
+
+
+class CheckpointStore:
+    """The checkpoints of one run, saved in the background; keeps the newest ones and the best one."""
+
+    def __init__(self, folder: epath.Path, *, keep_last: int, best_metric: str, best_is_larger: bool):
+        policies = ocp.training.preservation_policies
+        self._best_metric, self._best_is_larger = best_metric, best_is_larger
+        keep = policies.AnyPreservationPolicy(
+            [
+                policies.LatestN(keep_last),
+                policies.BestN(get_metric_fn=self._goodness, n=1, keep_checkpoints_without_metrics=False),
+            ]
+        )
+        self._checkpointer = ocp.training.Checkpointer(folder, preservation_policy=keep)
+
+    def _goodness(self, metrics: Any) -> float:
+        value = metrics[self._best_metric]
+        return value if self._best_is_larger else -value
+
+    def save(
+        self, step: int, state: TrainState, *, progress: dict[str, Any], metrics: dict[str, float] | None
+    ) -> None:
+        """Starts saving and returns once the arrays are copied; waits first for a save still under way."""
+        self._checkpointer.save_checkpointables_async(
+            step, {"state": state}, force=True, metrics=metrics, custom_metadata=progress
+        )
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest committed checkpoint, or None."""
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    @property
+    def best_step(self) -> int | None:
+        """The committed checkpoint with the best metric (of equals the newest), or None when none was evaluated."""
+        scored = [(self._goodness(c.metrics), c.step) for c in self._checkpointer.checkpoints if c.metrics]
+        return max(scored)[1] if scored else None
+
+    @property
+    def steps(self) -> list[int]:
+        """All committed checkpoints, oldest first."""
+        return [c.step for c in self._checkpointer.checkpoints]
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """The evaluation stored with a checkpoint; empty when it was saved between evaluations."""
+        return next((dict(c.metrics or {}) for c in self._checkpointer.checkpoints if c.step == step), {})
+
+    def load(self, step: int, abstract_state: TrainState, mesh: Mesh) -> TrainState:
+        """The state, on all devices of the mesh, whatever devices it was saved from."""
+        sharding = replicated(mesh)
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract_state)
+        return self._checkpointer.load_checkpointables(step, {"state": target})["state"]
+
+    def progress(self, step: int) -> dict[str, Any]:
+        """The JSON saved with a checkpoint."""
+        progress = self._checkpointer.checkpointables_metadata(step).custom_metadata
+        if not isinstance(progress, dict):
+            raise InputError(f"{self._checkpointer.directory / str(step)}: was not written by unet_jax.")
+        return dict(progress)
+
+    def wait(self) -> None:
+        """Returns when everything saved is committed; raises what went wrong in the background."""
+        self._checkpointer.wait()
+
+    def close(self) -> None:
+        """Waits and releases threads."""
+        self._checkpointer.close()
+
+
+@contextlib.contextmanager
+def open_store(
+    folder: epath.Path, *, keep_last: int, best_metric: str, best_is_larger: bool
+) -> Iterator[CheckpointStore]:
+    """A store that is closed, with its background work finished, at the end of the block."""
+    store = CheckpointStore(folder, keep_last=keep_last, best_metric=best_metric, best_is_larger=best_is_larger)
+    try:
+        yield store
+    finally:
+        store.close()

@@ -1,0 +1,246 @@
+"""The command line: `unet-jax synth | train | evaluate | predict | info`. Parses, calls, prints; no logic."""
+
+import dataclasses
+import difflib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
+
+import tyro
+from etils import epath
+from rich.console import Console
+from rich.table import Table
+
+from unet_jax._types import InputError
+from unet_jax.config import Config, DataConfig, flatten_config
+from unet_jax.display import Display
+from unet_jax.presets import PRESETS
+
+_USAGE = """usage: unet-jax COMMAND ...
+
+  synth --out DIR              make a data set of overlapping shapes to try things on
+  train PRESET --data.root DIR --out RUN
+                               train, or continue, a run; presets: {presets}
+  evaluate RUN --data.root DIR [--split test]
+                               score the best checkpoint; the last line is JSON
+  predict RUN INPUT... --out DIR
+                               write a mask per class and an overlay for each image
+  info RUN                     what a run is and how far it got
+
+`unet-jax COMMAND --help` lists every option; `unet-jax train PRESET --help` every setting with the preset's value."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Synth:
+    """Make a data set of overlapping shapes."""
+
+    out: str
+    """Folder to write."""
+    num_images: int = 64
+    image_size: int = 256
+    num_classes: int = 2
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Train:
+    """Train a run, or continue the one in --out."""
+
+    out: str
+    """Run directory, local or in a bucket."""
+    config: Annotated[Config, tyro.conf.arg(name="")]
+
+
+@dataclasses.dataclass(frozen=True)
+class _EvaluateData:
+    root: str
+    """The data set's folder."""
+    splits: str | None = None
+    """CSV file with the columns id,split; by default the split that the run recorded."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Evaluate:
+    """Score a run's masks at each image's own size."""
+
+    run: tyro.conf.Positional[str]
+    """Run directory."""
+    data: _EvaluateData
+    split: str = "test"
+    """train, val, test, or all (every sample below the root)."""
+    checkpoint: Literal["best", "last"] = "best"
+    csv: str | None = None
+    """Write Dice and IoU of every image here."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Predict:
+    """Write masks and overlays for images."""
+
+    run: tyro.conf.Positional[str]
+    """Run directory."""
+    inputs: tyro.conf.Positional[tuple[str, ...]]
+    """Image files, or folders of them."""
+    out: str
+    """Folder for CLASS/ID.png and overlay/ID.png."""
+    checkpoint: Literal["best", "last"] = "best"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Info:
+    """Say what is in a run."""
+
+    run: tyro.conf.Positional[str]
+    """Run directory."""
+
+
+def _synth(args: Sequence[str]) -> None:
+    from unet_jax.data.synthetic import write_synthetic
+
+    options = tyro.cli(_Synth, args=args, prog="unet-jax synth")
+    names = write_synthetic(
+        epath.Path(options.out),
+        num_images=options.num_images,
+        image_size=options.image_size,
+        num_classes=options.num_classes,
+        seed=options.seed,
+    )
+    print(f"{options.num_images} images of {options.image_size}x{options.image_size} pixels in {options.out}")
+    print(f"classes: {', '.join(names)}; splits: {options.out}/splits.csv")
+
+
+def _train(args: Sequence[str]) -> None:
+    if not args or args[0] not in PRESETS:
+        if args and args[0] in ("-h", "--help"):
+            lines = [f"  {name:9}{(make.__doc__ or '').strip().splitlines()[0]}" for name, make in PRESETS.items()]
+            print("usage: unet-jax train PRESET --data.root DIR --out RUN ...\n\npresets:\n" + "\n".join(lines))
+            print("\n`unet-jax train PRESET --help` lists every setting with the preset's value.")
+            return
+        raise InputError(_unknown("preset", args[0] if args else "", list(PRESETS)))
+    from unet_jax.train import train
+
+    default = _Train(out=tyro.MISSING, config=PRESETS[args[0]]())
+    options = tyro.cli(_Train, args=args[1:], default=default, prog=f"unet-jax train {args[0]}")
+    result = train(options.config, options.out)
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in result.best_metrics.items())
+    print(f"finished at step {result.step}; best checkpoint {result.best_step} (on val: {scores})")
+    print(f"pictures: {result.path}/pictures/validation.png and curves.png")
+
+
+def _evaluate(args: Sequence[str]) -> None:
+    from unet_jax.evaluate import evaluate_run, select_records, summary, write_csv
+    from unet_jax.runs import load_run
+
+    options = tyro.cli(_Evaluate, args=args, prog="unet-jax evaluate")
+    run = load_run(options.run, options.checkpoint)
+    layout, records = select_records(run, _run_data(run.config.data, run.class_names, options.data), options.split)
+    display = Display()
+    with display.bar("evaluating", len(records), unit="images") as show:
+        scores = evaluate_run(
+            run, layout, records, soft_masks=run.config.data.soft_masks, on_progress=lambda done: show(done, "")
+        )
+    result = summary(scores, split=options.split, threshold=run.config.train.threshold)
+    seen = set(run.info.splits["train"]) & set(scores.ids)
+    if options.split != "train" and seen:
+        display.line(f"WARNING: {len(seen)} of these ids were trained on, the first is {min(seen)!r}.")
+    table = Table(title=f"{options.split}: {len(scores.ids)} images, checkpoint {run.step}", caption=result["reduction"])
+    columns = ("dice", "iou", "precision", "recall", "accuracy", "dice_pooled")
+    for title in ("class", *columns):
+        table.add_column(title, justify="left" if title == "class" else "right")
+    for name in run.class_names:
+        table.add_row(name, *(f"{result[column][name]:.4f}" for column in columns))
+    Console(width=110).print(table)
+    if options.csv:
+        write_csv(epath.Path(options.csv), scores)
+        print(f"per-image scores: {options.csv}")
+    print(json.dumps(result))
+
+
+def _run_data(data: DataConfig, class_names: tuple[str, ...], given: _EvaluateData) -> DataConfig:
+    """The run's own way of reading, elsewhere."""
+    return dataclasses.replace(data, root=given.root, splits=given.splits, classes=class_names)
+
+
+def _predict(args: Sequence[str]) -> None:
+    from unet_jax.predict import find_inputs, predict_files
+    from unet_jax.runs import load_run
+
+    options = tyro.cli(_Predict, args=args, prog="unet-jax predict")
+    files = find_inputs(options.inputs)
+    run = load_run(options.run, options.checkpoint)
+    out = epath.Path(options.out)
+    with Display().bar("predicting", len(files), unit="images") as show:
+        for done, _ in enumerate(predict_files(run, files, out), start=1):
+            show(done, "")
+    folders = ", ".join(f"{name}/" for name in (*run.class_names, "overlay"))
+    print(f"{len(files)} images predicted: {out} has {folders}")
+
+
+def _info(args: Sequence[str]) -> None:
+    from unet_jax.runs import load_info, open_checkpoints
+    from unet_jax.state import num_parameters
+
+    options = tyro.cli(_Info, args=args, prog="unet-jax info")
+    path = epath.Path(options.run)
+    info = load_info(path)
+    print(f"run: {path}")
+    for k, name in enumerate(info.class_names):
+        print(f"  channel {k} = {name}: {info.audit['prevalence'][k]:.1%} of the pixels")
+    print("images: " + ", ".join(f"{len(ids)} {name}" for name, ids in info.splits.items()))
+    from unet_jax.runs import abstract_state
+
+    print(f"parameters: {num_parameters(abstract_state(info).params):,}")
+    with open_checkpoints(path, info.config) as store:
+        best = store.best_step
+        for step in store.steps:
+            scores = ", ".join(f"{name} {value:.4f}" for name, value in store.metrics(step).items())
+            print(f"checkpoint {step} of {info.num_steps}{' (best)' if step == best else ''}: {scores or 'not evaluated'}")
+    print("versions: " + ", ".join(f"{name} {version}" for name, version in info.versions.items()))
+    for name, value in flatten_config(info.config).items():
+        print(f"  {name} = {value!r}")
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "synth": _synth,
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "info": _info,
+}
+
+
+def _unknown(kind: str, given: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(given, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"{given!r} is not a {kind}; there are {', '.join(known)}.{hint}" if given else f"{kind} is missing; there are {', '.join(known)}."
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one command. Ends the process with 2 after a user's mistake, 130 after Ctrl-C."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(_USAGE.format(presets=", ".join(PRESETS)))
+        return
+    _quiet_libraries()
+    try:
+        if args[0] not in _COMMANDS:
+            raise InputError(_unknown("command", args[0], list(_COMMANDS)))
+        _COMMANDS[args[0]](args[1:])
+    except InputError as error:
+        print(f"unet-jax: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nunet-jax: interrupted. The same command continues from the last checkpoint.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _quiet_libraries() -> None:
+    """Libraries log their inner life at INFO and WARNING; a user's terminal is not the place."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import absl.logging
+
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    logging.getLogger("jax").setLevel(logging.ERROR)

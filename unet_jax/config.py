@@ -1,0 +1,332 @@
+"""Every setting of a run, as frozen dataclasses that refuse impossible values before any device is touched."""
+
+import dataclasses
+import json
+import typing
+from typing import Any, Literal
+
+from unet_jax._types import InputError
+
+
+def _require(ok: bool, field: str, value: object, requirement: str) -> None:
+    if not ok:
+        raise InputError(f"{field} is {value!r}, but must be {requirement}.")
+
+
+def _require_fraction(field: str, value: float) -> None:
+    _require(0.0 <= value <= 1.0, field, value, "between 0 and 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where images and masks are and how they become arrays of one size."""
+
+    root: str = ""
+    """Folder with images/ID.ext and masks/CLASS/ID.ext (or train/ val/ test/ folders of that layout)."""
+    classes: tuple[str, ...] = ()
+    """Class order, which is the order of the output channels. Empty: the mask folders, sorted by name."""
+    splits: str | None = None
+    """CSV file with the columns id,split (train, val, test). Without val, a part of train becomes val."""
+    val_fraction: float = 0.2
+    """Part of the training ids, chosen by hashed id, that becomes val when no split says which."""
+    split_seed: int = 0
+    """Another number, another choice of val ids."""
+    image_size: int = 256
+    """Images and masks are resized to a square of this many pixels."""
+    image_pattern: str = ""
+    """Path below root with {id}, when the images do not lie in images/: 'train/IMG_{id}.JPG'."""
+    mask_patterns: tuple[str, ...] = ()
+    """CLASS=path with {id}, one for each class: 'cell=train_mask/{id}_cell.png'."""
+    image_key: str = ""
+    """Regular expression applied to a mask's id; its first group is the {id} of the image."""
+    index_map: str = ""
+    """Path with {id} of one file per image whose pixel values are class numbers (see index_values)."""
+    index_values: tuple[str, ...] = ()
+    """CLASS=values of the index map that belong to the class: 'cell=1,2' 'nucleus=2'."""
+    missing_masks: Literal["error", "empty"] = "error"
+    """What an absent mask file means: a mistake, or that the class does not occur in that image."""
+    soft_masks: bool = False
+    """Accept gray levels between black and white in mask files as partial membership."""
+    mask_interpolation: Literal["nearest", "linear"] = "nearest"
+    """How masks are resized and warped; linear makes soft borders, as the Keras original did."""
+    on_bad_sample: Literal["error", "skip"] = "error"
+    """A sample that cannot be used stops the run, or is left out, counted and reported."""
+    cache: Literal["auto", "memory", "none"] = "auto"
+    """Keep decoded, resized samples in memory; auto does so below 2 GiB."""
+    num_threads: int = 4
+    """Threads that read and augment. Does not change the data."""
+    num_workers: int = 0
+    """Processes that read and augment, each with num_threads threads. Does not change the data."""
+
+    def __post_init__(self) -> None:
+        _require(self.image_size >= 1, "data.image_size", self.image_size, "at least 1")
+        _require(0.0 < self.val_fraction < 1.0, "data.val_fraction", self.val_fraction, "between 0 and 1")
+        _require(self.num_threads >= 1, "data.num_threads", self.num_threads, "at least 1")
+        _require(self.num_workers >= 0, "data.num_workers", self.num_workers, "at least 0")
+        for name in self.classes:
+            ok = bool(name) and "/" not in name and name == name.strip() and name not in (".", "..")
+            _require(ok, "data.classes", name, "a plain name (it is used as a folder)")
+        duplicates = sorted({name for name in self.classes if self.classes.count(name) > 1})
+        _require(not duplicates, "data.classes", duplicates, "free of repeated names")
+        ways = [bool(self.mask_patterns), bool(self.index_map)]
+        _require(sum(ways) <= 1, "data.index_map", self.index_map, "left empty when data.mask_patterns is given")
+        _require(
+            bool(self.index_map) == bool(self.index_values),
+            "data.index_values",
+            self.index_values,
+            "given exactly when data.index_map is",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of training samples. Limits are symmetric: 0.1 means from -0.1 to 0.1."""
+
+    color_prob: float = 0.5
+    """Probability of a shift in hue, saturation and value."""
+    hue: float = 10.0
+    """Largest hue shift, in OpenCV's units of 2 degrees."""
+    saturation: float = 5.0
+    """Largest saturation shift, of 255."""
+    value: float = 15.0
+    """Largest value (brightness) shift, of 255."""
+    circular_hue: bool = True
+    """Wrap hue at red. Off: clamp at 0 as `cv2.add` does, which is what the Keras original did."""
+    geometry_prob: float = 0.5
+    """Probability of a shift, scale and rotation."""
+    shift: float = 0.0625
+    """Largest shift as a part of the image's side."""
+    scale: float = 0.1
+    """Largest relative change of size."""
+    rotate: float = 0.0
+    """Largest rotation in degrees."""
+    aspect: float = 0.0
+    """Largest relative change of the ratio of width to height."""
+    border: Literal["constant", "reflect"] = "constant"
+    """What fills the image outside its border: black, or its mirror image (without the edge row)."""
+    horizontal_flip_prob: float = 0.5
+    """Probability of mirroring left to right."""
+    vertical_flip_prob: float = 0.0
+    """Probability of mirroring top to bottom."""
+    transpose_prob: float = 0.0
+    """Probability of exchanging rows and columns; with both flips, all eight symmetries of the square."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name.endswith("_prob"):
+                _require_fraction(f"augment.{field.name}", value)
+        for name in ("hue", "saturation", "value", "shift", "rotate"):
+            _require(getattr(self, name) >= 0.0, f"augment.{name}", getattr(self, name), "at least 0")
+        for name in ("scale", "aspect"):
+            _require(0.0 <= getattr(self, name) < 1.0, f"augment.{name}", getattr(self, name), "from 0 to below 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The U-Net: one encoder and one decoder stage per width, and a centre between them."""
+
+    widths: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
+    """Channels of each encoder stage, highest resolution first; the decoder mirrors them."""
+    center_width: int = 1024
+    """Channels at the lowest resolution."""
+    num_convs_down: int = 2
+    """3x3 convolutions in an encoder stage and in the centre."""
+    num_convs_up: int = 3
+    """3x3 convolutions in a decoder stage."""
+    norm: Literal["batch", "group", "none"] = "batch"
+    """Normalisation after each 3x3 convolution."""
+    batch_norm_momentum: float = 0.99
+    """Share of the old running statistics kept at each step."""
+    norm_eps: float = 1e-3
+    """Added to the variance (Keras's default; Flax's is 1e-5)."""
+    group_size: int = 8
+    """Channels in a group of group normalisation (all channels where there are fewer)."""
+    kernel_init: Literal["glorot_uniform", "he_normal"] = "glorot_uniform"
+    """How convolution kernels start."""
+    head_bias: Literal["zero", "prior"] = "zero"
+    """The last bias starts at 0, or at the log-odds of each class's share of the training pixels."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of activations; parameters, statistics, the head and the loss are always float32."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.widths) >= 1 and min(self.widths) >= 1, "model.widths", self.widths, "positive numbers")
+        for name in ("center_width", "num_convs_down", "num_convs_up", "group_size"):
+            _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        momentum = self.batch_norm_momentum
+        _require(0.0 <= momentum < 1.0, "model.batch_norm_momentum", momentum, "from 0 to below 1")
+        _require(self.norm_eps > 0.0, "model.norm_eps", self.norm_eps, "positive")
+        if self.norm == "group":
+            for width in (*self.widths, self.center_width):
+                ok = width % min(self.group_size, width) == 0
+                _require(ok, "model.group_size", self.group_size, f"a divisor of every width, of {width} too")
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of the network's input must be multiples of this: 2 to the number of poolings."""
+        return 2 ** len(self.widths)
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """bce_weight * BCE + dice_weight * Dice loss, both on sigmoid outputs of independent class channels."""
+
+    bce_weight: float = 1.0
+    """Factor of the mean binary cross entropy."""
+    dice_weight: float = 1.0
+    """Factor of the mean soft Dice loss."""
+    dice_reduction: Literal["batch", "class", "image"] = "batch"
+    """One Dice over batch and classes together; one per class over the batch; or one per image and class."""
+    dice_smooth: float = 1.0
+    """Added to both sides of the Dice ratio."""
+
+    def __post_init__(self) -> None:
+        _require(self.bce_weight >= 0.0, "loss.bce_weight", self.bce_weight, "at least 0")
+        _require(self.dice_weight >= 0.0, "loss.dice_weight", self.dice_weight, "at least 0")
+        total = self.bce_weight + self.dice_weight
+        _require(total > 0.0, "loss.bce_weight + loss.dice_weight", total, "positive")
+        _require(self.dice_smooth >= 0.0, "loss.dice_smooth", self.dice_smooth, "at least 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """The optimizer and how its learning rate moves."""
+
+    name: Literal["rmsprop", "adamw", "sgd"] = "adamw"
+    """rmsprop has Keras's semantics (see rmsprop_variant); sgd has Nesterov momentum."""
+    learning_rate: float = 2e-3
+    """The schedule's highest value."""
+    schedule: Literal["constant", "cosine", "polynomial", "plateau"] = "cosine"
+    """cosine and polynomial fall to 0 over the run; plateau is divided when validation stops improving."""
+    warmup_fraction: float = 0.0
+    """Part of the run in which the learning rate rises linearly from a 25th of its highest value."""
+    polynomial_power: float = 0.9
+    """Exponent of the polynomial schedule."""
+    rmsprop_variant: Literal["keras2.0", "keras2.1", "keras3"] = "keras2.0"
+    """Size and place of RMSprop's epsilon, which differ between versions of Keras."""
+    momentum: float = 0.9
+    """Of sgd."""
+    weight_decay: float = 1e-4
+    """Of adamw (decoupled), on kernels only."""
+    clip_norm: float = 0.0
+    """Scale gradients down to this global norm; 0 leaves them."""
+    plateau_factor: float = 0.1
+    """The learning rate's factor at a plateau."""
+    plateau_patience: int = 4
+    """Evaluations without improvement before a plateau is called."""
+    plateau_min_delta: float = 1e-4
+    """Smaller changes of the validation loss are no improvement."""
+
+    def __post_init__(self) -> None:
+        _require(self.learning_rate > 0.0, "optim.learning_rate", self.learning_rate, "positive")
+        _require(0.0 <= self.warmup_fraction < 1.0, "optim.warmup_fraction", self.warmup_fraction, "from 0 to below 1")
+        for name in ("weight_decay", "clip_norm", "polynomial_power", "plateau_min_delta"):
+            _require(getattr(self, name) >= 0.0, f"optim.{name}", getattr(self, name), "at least 0")
+        _require(0.0 <= self.momentum < 1.0, "optim.momentum", self.momentum, "from 0 to below 1")
+        _require(0.0 < self.plateau_factor < 1.0, "optim.plateau_factor", self.plateau_factor, "between 0 and 1")
+        _require(self.plateau_patience >= 1, "optim.plateau_patience", self.plateau_patience, "at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long to train, and what to keep."""
+
+    num_epochs: int = 25
+    """Passes over the training images."""
+    batch_size: int = 8
+    """Images in a step, over all devices."""
+    eval_every_epochs: int = 1
+    """Epochs between evaluations on val; each saves a checkpoint."""
+    checkpoint_every_steps: int = 0
+    """Further checkpoints between evaluations, for long epochs; 0 saves at evaluations only."""
+    keep_last: int = 1
+    """Newest checkpoints to keep, besides the best."""
+    monitor: Literal["dice", "loss"] = "dice"
+    """What makes a checkpoint the best one: mean per-image Dice on val, or the loss on val."""
+    early_stop_patience: int = 0
+    """Stop after so many evaluations without a better validation loss; 0 never stops."""
+    early_stop_min_delta: float = 1e-4
+    """Smaller changes of the validation loss are no improvement."""
+    threshold: float = 0.5
+    """Probability above which a pixel belongs to a class."""
+    num_pictures: int = 4
+    """Validation images in the picture drawn after an evaluation; 0 draws none."""
+    tensorboard: bool = False
+    """Write TensorBoard files as well (needs the package tensorboardX)."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_epochs", "batch_size", "eval_every_epochs", "keep_last"):
+            _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        for name in ("checkpoint_every_steps", "early_stop_patience", "num_pictures", "early_stop_min_delta"):
+            _require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "at least 0")
+        _require(0.0 < self.threshold < 1.0, "train.threshold", self.threshold, "between 0 and 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run. Two runs with equal configs on equal data give equal numbers."""
+
+    seed: int = 0
+    """Of the first weights, the order of the images and the augmentation."""
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2**31 - 1")
+        multiple = self.model.size_multiple
+        size = self.data.image_size
+        if size % multiple:
+            nearest = max(multiple, round(size / multiple) * multiple)
+            raise InputError(
+                f"data.image_size is {size}, but {len(self.model.widths)} poolings need a multiple of {multiple}: "
+                f"use --data.image-size {nearest}, or fewer --model.widths."
+            )
+
+
+# Fields that say how or where a run is computed, not what it computes: a resumed run may change them.
+_FREE_FIELDS = frozenset(
+    {"data.root", "data.splits", "data.cache", "data.num_threads", "data.num_workers", "train.tensorboard"}
+)
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """The config as nested dictionaries of JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def config_from_dict(values: dict[str, Any], cls: type = Config, prefix: str = "") -> Any:
+    """The inverse of `config_to_dict`; raises `InputError` on a field that does not exist."""
+    hints = typing.get_type_hints(cls)
+    kwargs = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise InputError(f"config field {prefix}{name} is not known to this version of unet_jax.")
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            value = config_from_dict(value, typing.cast(type, hint), f"{prefix}{name}.")
+        elif isinstance(value, list):
+            value = tuple(value)
+        kwargs[name] = value
+    return cls(**kwargs)
+
+
+def flatten_config(config: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"data.image_size": 128, ...}`: every setting by its dotted name."""
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            flat.update(flatten_config(value, f"{prefix}{field.name}."))
+        else:
+            flat[prefix + field.name] = value
+    return flat
+
+
+def config_differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Settings that would change a run's numbers, with both values."""
+    before, after = flatten_config(old), flatten_config(new)
+    return {k: (before[k], after[k]) for k in before if k not in _FREE_FIELDS and before[k] != after[k]}

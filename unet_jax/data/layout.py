@@ -1,0 +1,305 @@
+"""Which files belong to which sample: joined by id, never by position in a listing."""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import re
+
+from etils import epath
+
+from unet_jax._types import InputError
+from unet_jax.config import DataConfig
+from unet_jax.data.pixels import IMAGE_SUFFIXES
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One sample's files."""
+
+    id: str
+    image: epath.Path
+    masks: tuple[epath.Path | None, ...]  # one per class; None: no such file, and that means empty
+    split: str = ""  # where the folders say it
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A data set before any pixel is read."""
+
+    records: tuple[Record, ...]  # sorted by id
+    class_names: tuple[str, ...]
+    index_values: tuple[frozenset[int], ...] = ()  # per class, when masks are one index map
+    bad: tuple[str, ...] = ()  # samples left out because files are missing, with the reason
+
+
+def find_layout(config: DataConfig) -> Layout:
+    """Lists the data set's files.
+
+    Raises:
+      InputError: a folder or file is missing, an id occurs twice, or nothing was found; with the path.
+    """
+    if not config.root:
+        raise InputError("data.root is empty: say where the data set is with --data.root DIR.")
+    root = epath.Path(config.root)
+    if not root.is_dir():
+        raise InputError(f"{root}: is not a folder. --data.root must name one with images/ and masks/CLASS/.")
+    if config.index_map:
+        return _index_map_layout(root, config)
+    if config.mask_patterns:
+        return _pattern_layout(root, config)
+    split_folders = [name for name in SPLITS if (root / name / "images").is_dir()]
+    if split_folders and not (root / "images").is_dir():
+        parts = [_folder_layout(root / name, config, name) for name in split_folders]
+        for name, part in zip(split_folders, parts, strict=True):
+            if part.class_names != parts[0].class_names:
+                raise InputError(
+                    f"{root / name / 'masks'}: has the classes {list(part.class_names)}, but {root / split_folders[0]} "
+                    f"has {list(parts[0].class_names)}. Make them equal or choose with --data.classes."
+                )
+        return _checked(
+            [r for part in parts for r in part.records],
+            parts[0].class_names,
+            config,
+            bad=[b for part in parts for b in part.bad],
+        )
+    return _folder_layout(root, config, "")
+
+
+def _folder_layout(root: epath.Path, config: DataConfig, split: str) -> Layout:
+    masks_root = root / "masks"
+    for folder in (root / "images", masks_root):
+        if not folder.is_dir():
+            raise InputError(
+                f"{folder}: there is no such folder. Expected {root}/images/ID.ext and {root}/masks/CLASS/ID.ext; for "
+                f"files that lie elsewhere see --data.image-pattern, --data.mask-patterns and --data.index-map."
+            )
+    found = sorted(p.name for p in masks_root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    class_names = config.classes or tuple(found)
+    if not class_names:
+        raise InputError(f"{masks_root}: has no class folders. Put each class's masks into {masks_root}/CLASS/.")
+    for name in class_names:
+        if name not in found:
+            raise InputError(f"{masks_root / name}: there is no such folder, but data.classes names it; found {found}.")
+    images = _files_by_id(root / "images")
+    masks = [_files_by_id(masks_root / name) for name in class_names]
+    records, bad = [], []
+    for id_ in images:
+        paths, missing = [], []
+        for name, files in zip(class_names, masks, strict=True):
+            paths.append(files.get(id_))
+            if id_ not in files and config.missing_masks == "error":
+                missing.append(f"{masks_root / name / id_}.* is missing (the image is {images[id_]})")
+        if missing:
+            bad.append("; ".join(missing))
+        else:
+            records.append(Record(id_, images[id_], tuple(paths), split))
+    for name, files in zip(class_names, masks, strict=True):
+        bad.extend(f"{path}: there is no image of this id in {root / 'images'}" for i, path in files.items()
+                   if i not in images)
+    return _checked(records, class_names, config, bad=bad)
+
+
+def _files_by_id(folder: epath.Path) -> dict[str, epath.Path]:
+    """Image files of a folder and its subfolders by id: the path without suffix, relative to the folder."""
+    files: dict[str, epath.Path] = {}
+    pending = [(folder, "")]
+    while pending:
+        directory, prefix = pending.pop()
+        for path in directory.iterdir():
+            if path.name.startswith("."):
+                continue
+            if path.is_dir():
+                pending.append((path, f"{prefix}{path.name}/"))
+            elif path.suffix.lower() in IMAGE_SUFFIXES:
+                id_ = prefix + path.stem
+                if id_ in files:
+                    raise InputError(f"{path}: and {files[id_]} have the same id {id_!r}. Rename one of them.")
+                files[id_] = path
+    return dict(sorted(files.items()))
+
+
+def _split_assignments(entries: tuple[str, ...], field: str) -> dict[str, str]:
+    pairs = {}
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise InputError(f"{field} has {entry!r}, but each entry must look like CLASS=value.")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def _ordered(pairs: dict[str, str], config: DataConfig, field: str) -> dict[str, str]:
+    """The assignments in the order of data.classes."""
+    if not config.classes:
+        return pairs
+    if set(config.classes) - set(pairs):
+        missing = sorted(set(config.classes) - set(pairs))
+        raise InputError(f"{field} says nothing of {missing}, which data.classes names; it has {sorted(pairs)}.")
+    return {name: pairs[name] for name in config.classes}
+
+
+def _match_pattern(root: epath.Path, pattern: str, field: str) -> dict[str, epath.Path]:
+    """Files below root that a pattern with {id} matches, by id."""
+    if pattern.count("{id}") != 1:
+        raise InputError(f"{field} is {pattern!r}, but must contain {{id}} once.")
+    directory, _, name = pattern.rpartition("/")
+    if "{id}" in directory:
+        raise InputError(f"{field} is {pattern!r}, but {{id}} must be in the file name, after the last '/'.")
+    folder = root / directory if directory else root
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder, but {field} is {pattern!r}.")
+    before, after = name.split("{id}")
+    files = {}
+    for path in folder.iterdir():
+        long_enough = len(path.name) > len(before) + len(after)
+        if long_enough and path.name.startswith(before) and path.name.endswith(after):
+            files[path.name[len(before) : len(path.name) - len(after)]] = path
+    if not files:
+        raise InputError(f"{folder}: no file matches {name!r} ({field}).")
+    return dict(sorted(files.items()))
+
+
+def _find_image(id_: str, images: dict[str, epath.Path], config: DataConfig) -> epath.Path | None:
+    if config.image_key:
+        try:
+            match = re.search(config.image_key, id_)
+        except re.error as error:
+            raise InputError(
+                f"data.image_key is {config.image_key!r}, which is no regular expression: {error}."
+            ) from error
+        if match is None or not match.groups():
+            raise InputError(
+                f"data.image_key is {config.image_key!r}, which finds no group in the id {id_!r}. Put parentheses "
+                f"around the part that names the image."
+            )
+        id_ = match.group(1)
+    return images.get(id_)
+
+
+def _images(root: epath.Path, config: DataConfig) -> dict[str, epath.Path]:
+    if config.image_pattern:
+        return _match_pattern(root, config.image_pattern, "data.image_pattern")
+    if not (root / "images").is_dir():
+        raise InputError(f"{root / 'images'}: there is no such folder. Say where images are: --data.image-pattern.")
+    return _files_by_id(root / "images")
+
+
+def _pattern_layout(root: epath.Path, config: DataConfig) -> Layout:
+    patterns = _ordered(_split_assignments(config.mask_patterns, "data.mask_patterns"), config, "data.mask_patterns")
+    images = _images(root, config)
+    masks = {name: _match_pattern(root, p, f"data.mask_patterns {name}") for name, p in patterns.items()}
+    records, bad = [], []
+    for id_ in sorted({i for files in masks.values() for i in files}):
+        image = _find_image(id_, images, config)
+        absent = [name for name, files in masks.items() if id_ not in files]
+        if image is None:
+            bad.append(f"id {id_!r}: there is no image for it ({config.image_pattern or 'images/'})")
+        elif absent and config.missing_masks == "error":
+            bad.append(f"{image}: has no mask of {absent} (id {id_!r})")
+        else:
+            records.append(Record(id_, image, tuple(files.get(id_) for files in masks.values())))
+    return _checked(records, tuple(masks), config, bad=bad)
+
+
+def _index_map_layout(root: epath.Path, config: DataConfig) -> Layout:
+    pairs = _ordered(_split_assignments(config.index_values, "data.index_values"), config, "data.index_values")
+    values = []
+    for name, text in pairs.items():
+        try:
+            numbers = frozenset(int(part) for part in text.split(","))
+        except ValueError as error:
+            raise InputError(f"data.index_values has {name}={text}, but values must be numbers: {name}=1,2.") from error
+        values.append(numbers)
+    images = _images(root, config)
+    records, bad = [], []
+    for id_, path in _match_pattern(root, config.index_map, "data.index_map").items():
+        image = _find_image(id_, images, config)
+        if image is None:
+            bad.append(f"{path}: there is no image for it ({config.image_pattern or 'images/'})")
+        else:
+            records.append(Record(id_, image, (path,)))
+    layout = _checked(records, tuple(pairs), config, bad=bad)
+    return dataclasses.replace(layout, index_values=tuple(values))
+
+
+def _checked(records: list[Record], class_names: tuple[str, ...], config: DataConfig, *, bad: list[str]) -> Layout:
+    if bad and config.on_bad_sample == "error":
+        shown = "\n  ".join(bad[:10]) + (f"\n  and {len(bad) - 10} more" if len(bad) > 10 else "")
+        raise InputError(
+            f"{config.root}: {len(bad)} files have no partner:\n  {shown}\n"
+            f"Add or remove files; or use --data.missing-masks empty (no file means no object) or "
+            f"--data.on-bad-sample skip (leave these out)."
+        )
+    if not records:
+        raise InputError(f"{config.root}: no sample was found. Images end in {', '.join(IMAGE_SUFFIXES)}.")
+    ids: dict[str, Record] = {}
+    for record in records:
+        if record.id in ids:
+            raise InputError(f"{record.image}: and {ids[record.id].image} have the same id {record.id!r}.")
+        ids[record.id] = record
+    return Layout(tuple(ids[i] for i in sorted(ids)), class_names, bad=tuple(bad))
+
+
+def hashed_fraction(id_: str, seed: int) -> float:
+    """A number in [0, 1) that depends on nothing but id and seed, the same on every machine."""
+    digest = hashlib.sha256(f"{seed}:{id_}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def read_splits(path: epath.Path) -> dict[str, str]:
+    """id -> split from a CSV file with the columns id,split."""
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file, but --data.splits names it.")
+    reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
+    if reader.fieldnames is None or not {"id", "split"} <= set(reader.fieldnames):
+        raise InputError(f"{path}: has the columns {reader.fieldnames}, but needs id and split in its first line.")
+    splits: dict[str, str] = {}
+    for line, row in enumerate(reader, start=2):
+        id_, split = (row["id"] or "").strip(), (row["split"] or "").strip()
+        if split not in SPLITS:
+            raise InputError(f"{path}, line {line}: split is {split!r}, but must be one of {', '.join(SPLITS)}.")
+        if splits.get(id_, split) != split:
+            raise InputError(f"{path}, line {line}: {id_!r} is in {splits[id_]} and in {split}. Keep one.")
+        splits[id_] = split
+    return splits
+
+
+def assign_splits(layout: Layout, config: DataConfig) -> dict[str, list[str]]:
+    """Ids of train, val and test, each sorted.
+
+    From the CSV file, else from train/ val/ test/ folders, else 80/20 into train and val by hashed id. Where there is
+    a train but no val, a part of train becomes val by hashed id; test is never touched.
+    """
+    ids = [r.id for r in layout.records]
+    if config.splits:
+        path = epath.Path(config.splits)
+        given = read_splits(path)
+        known = set(ids)
+        unknown = sorted(set(given) - known)
+        if unknown and not layout.bad:
+            raise InputError(
+                f"{path}: names {len(unknown)} ids that are not in {config.root}, the first is {unknown[0]!r} (ids there "
+                f"look like {ids[0]!r}). An id is the file name without its ending."
+            )
+        splits = {name: sorted(i for i in ids if given.get(i) == name) for name in SPLITS}
+    elif any(r.split for r in layout.records):
+        splits = {name: [r.id for r in layout.records if r.split == name] for name in SPLITS}
+    else:
+        splits = {"train": ids, "val": [], "test": []}
+    if splits["train"] and not splits["val"]:
+        splits["train"], splits["val"] = _hashed_split(splits["train"], config)
+    return splits
+
+
+def _hashed_split(ids: list[str], config: DataConfig) -> tuple[list[str], list[str]]:
+    """Train and val. Each id decides for itself, so new images never move old ones; both parts get at least one."""
+    if len(ids) < 2:
+        return ids, []
+    fractions = {id_: hashed_fraction(id_, config.split_seed) for id_ in ids}
+    val = {id_ for id_ in ids if fractions[id_] < config.val_fraction} or {min(ids, key=fractions.__getitem__)}
+    if len(val) == len(ids):
+        val.remove(max(ids, key=fractions.__getitem__))
+    return [i for i in ids if i not in val], [i for i in ids if i in val]

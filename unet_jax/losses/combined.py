@@ -1,0 +1,52 @@
+"""The training objective: weighted sum of the reduced terms."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from unet_jax.losses.overlap import batch_soft_dice_loss, class_soft_dice_loss, soft_dice_loss
+from unet_jax.losses.pixel import bce_loss
+
+
+def _weighted_mean(per_image: Float[Array, "b *rest"], weight: Float[Array, " b"]) -> Float[Array, ""]:
+    """Mean over images of positive weight; 0 when there is none."""
+    per_image = jnp.mean(per_image, axis=tuple(range(1, per_image.ndim)))
+    return jnp.sum(per_image * weight) / jnp.maximum(jnp.sum(weight), 1e-12)
+
+
+def bce_dice_loss(
+    logits: Float[Array, "b h w k"],
+    labels: Float[Array, "b h w k"],
+    weight: Float[Array, " b"],
+    *,
+    bce_weight: float = 1.0,
+    dice_weight: float = 1.0,
+    dice_reduction: Literal["batch", "class", "image"] = "batch",
+    dice_smooth: float = 1.0,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """bce_weight * mean BCE + dice_weight * mean soft Dice loss, and both terms by name.
+
+    Args:
+      logits: float32, one per class and pixel.
+      labels: membership in [0, 1].
+      weight: one per image; 0 leaves an image (padding) out.
+      bce_weight, dice_weight: factors of the two terms. (1, 1) is the loss of the Keras U-Net this library follows,
+        (0.2, 0.8) and (0.5, 0.5) are other public losses of the same name.
+      dice_reduction: what one Dice ratio is taken over; see `unet_jax.losses.overlap`.
+      dice_smooth: added to both sides of the Dice ratio.
+
+    Returns:
+      The scalar to minimise, and `{"bce": ..., "dice_loss": ...}`, all float32.
+    """
+    bce = _weighted_mean(bce_loss(logits, labels), weight)
+    match dice_reduction:
+        case "batch":
+            dice = batch_soft_dice_loss(logits, labels, weight, smooth=dice_smooth)
+        case "class":
+            dice = jnp.mean(class_soft_dice_loss(logits, labels, weight, smooth=dice_smooth))
+        case "image":
+            dice = _weighted_mean(soft_dice_loss(logits, labels, smooth=dice_smooth), weight)
+        case _:
+            raise ValueError(f"dice_reduction is {dice_reduction!r}, but must be 'batch', 'class' or 'image'.")
+    return bce_weight * bce + dice_weight * dice, {"bce": bce, "dice_loss": dice}

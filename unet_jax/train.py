@@ -1,0 +1,420 @@
+"""The training run, from files to checkpoints, readable top to bottom; resumes by itself."""
+
+import contextlib
+import dataclasses
+import math
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from unet_jax import metrics
+from unet_jax._types import Batch, InputError
+from unet_jax.checkpoint import CheckpointStore
+from unet_jax.config import Config, config_differences
+from unet_jax.data.audit import Audit, audit_source
+from unet_jax.data.layout import Layout, assign_splits, find_layout
+from unet_jax.data.pipeline import TrainOrder, eval_batches, train_batches
+from unet_jax.data.sources import FileSource, Source, training_source
+from unet_jax.display import Display
+from unet_jax.evaluate import Scores, evaluate_batches
+from unet_jax.losses import bce_dice_loss
+from unet_jax.monitor import Patience, Plateau, should_stop
+from unet_jax.optim import make_optimizer, make_schedule, scale_learning_rate
+from unet_jax.report import save_curves, save_grid
+from unet_jax.runs import RunInfo, abstract_state, current_versions, info_path, load_info, open_checkpoints, save_info
+from unet_jax.sharding import batch_sharding, check_batch_size, make_mesh, put_batch, put_replicated
+from unet_jax.state import TrainState, init_state, make_model, num_parameters, with_prior_bias
+from unet_jax.steps import TrainStep, make_eval_step, make_predict_step, make_train_step
+from unet_jax.writers import MetricsFile, TensorBoard
+
+_LOG_EVERY_STEPS = 10
+
+
+class NonFiniteLossError(InputError):
+    """The loss or its gradient is not a finite number any more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """Where a finished run stands."""
+
+    path: epath.Path
+    step: int  # last
+    best_step: int
+    best_metrics: dict[str, float]  # mean per-image Dice and loss on val, at the best checkpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class _Progress:
+    """What must survive a kill besides the arrays: saved as JSON in each checkpoint."""
+
+    step: int = 0
+    loss_sum: float = 0.0  # of the steps since the last evaluation
+    num_losses: int = 0
+    early_stop: Patience = Patience()
+    plateau: Plateau = Plateau()
+    finished: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> "_Progress":
+        plateau = values["plateau"]
+        nested = {
+            "early_stop": Patience(**values["early_stop"]),
+            "plateau": Plateau(Patience(**plateau["patience"]), plateau["lr_scale"]),
+        }
+        return _Progress(**{**values, **nested})
+
+
+def train(config: Config, out: str | epath.Path, display: Display | None = None) -> TrainResult:
+    """Trains a run to its end, or continues it from its newest checkpoint.
+
+    Args:
+      config: the whole run. On an existing run it must be the one that the run began with.
+      out: the run directory, local or in a bucket.
+      display: where lines and bars go; standard error by default.
+
+    Raises:
+      InputError: the data set or the config cannot be used, or differs from the run's.
+      NonFiniteLossError: training diverged; says when, on which images, and what is left.
+    """
+    out, display = epath.Path(out), display or Display()
+    mesh = make_mesh()
+    check_batch_size(config.train.batch_size, mesh)
+    layout = find_layout(config.data)
+    info = _continue_info(config, layout, out) if info_path(out).exists() else _new_info(config, layout, out, display)
+    with open_checkpoints(out, config) as store:
+        if store.latest_step is not None:
+            progress = _Progress.from_dict(store.progress(store.latest_step))
+            state = store.load(store.latest_step, abstract_state(info), mesh)
+            display.line(f"continuing {out} at step {progress.step} of {info.num_steps}")
+        else:
+            progress = _Progress()
+            state = put_replicated(_initial_state(info), mesh)
+        if not progress.finished:
+            _Loop(info, layout, out, store, mesh, display).run(state, progress)
+        best = store.best_step
+        assert best is not None and store.latest_step is not None
+        return TrainResult(out, store.latest_step, best, store.metrics(best))
+
+
+def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display) -> RunInfo:
+    """Audits the data, prints what was found, and begins the run directory."""
+    splits = assign_splits(layout, config.data)
+    for name in ("train", "val"):
+        if not splits[name]:
+            raise InputError(
+                f"{config.data.root}: the split {name!r} is empty (train {len(splits['train'])}, val "
+                f"{len(splits['val'])}, test {len(splits['test'])} of {len(layout.records)} samples). "
+                f"Give it images, or correct --data.splits."
+            )
+    used = set(splits["train"]) | set(splits["val"])
+    source = _file_source(layout, [r.id for r in layout.records if r.id in used], config)
+    with display.bar("reading data", len(source), unit="images") as show:
+        audit = audit_source(
+            source,
+            layout.class_names,
+            skip_bad=config.data.on_bad_sample == "skip",
+            num_threads=config.data.num_threads,
+            on_progress=lambda done, _: show(done, ""),
+        )
+    usable = set(audit.ids)
+    for name in ("train", "val"):
+        splits[name] = [i for i in splits[name] if i in usable]
+        if not splits[name]:
+            raise InputError(f"{config.data.root}: no sample of the split {name!r} can be used:\n  {audit.bad[0]}")
+    TrainOrder(len(splits["train"]), config.train.batch_size, config.train.num_epochs, config.seed)  # or an error, now
+    _describe_data(layout, audit, splits, display)
+    info = RunInfo(config, layout.class_names, splits, audit.to_dict(), current_versions())
+    save_info(out, info)
+    return info
+
+
+def _describe_data(layout: Layout, audit: Audit, splits: dict[str, list[str]], display: Display) -> None:
+    sizes = "x".join(map(str, audit.smallest[::-1]))
+    if audit.largest != audit.smallest:
+        sizes += " to " + "x".join(map(str, audit.largest[::-1]))
+    counts = ", ".join(f"{len(ids)} {name}" for name, ids in splits.items())
+    display.line(f"data: {counts}; {sizes} pixels")
+    for k, name in enumerate(audit.class_names):
+        others = [
+            f"{share:.0%} also {other}"
+            for other, share in zip(audit.class_names, audit.overlap[k], strict=True)
+            if other != name and share > 0
+        ]
+        empty = f", absent from {audit.num_empty[k]} images" if audit.num_empty[k] else ""
+        overlaps = f" ({', '.join(others)})" if others else ""
+        display.line(f"  channel {k} = {name}: {audit.prevalence[k]:.1%} of the pixels{overlaps}{empty}")
+    for reason in (*layout.bad, *audit.bad):
+        display.line(f"  left out: {reason}")
+    if layout.bad or audit.bad:
+        display.line(f"  {len(layout.bad) + len(audit.bad)} left out in all (data.on_bad_sample is skip)")
+    split_of = {i: name for name, ids in splits.items() for i in ids}
+    for group in audit.duplicates:
+        names = {split_of[i] for i in group}
+        warning = "  WARNING, in different splits" if len(names) > 1 else ""
+        display.line(f"  identical images: {', '.join(group)}{warning}")
+
+
+def _continue_info(config: Config, layout: Layout, out: epath.Path) -> RunInfo:
+    """The existing run's info, if this config and this data would give the same numbers."""
+    info = load_info(out)
+    differences = config_differences(info.config, config)
+    if differences:
+        shown = "\n  ".join(f"{name}: was {old!r}, now {new!r}" for name, (old, new) in differences.items())
+        raise InputError(
+            f"{out}: holds a run with other settings:\n  {shown}\n"
+            f"Use the same settings to continue it, or another --out to start anew."
+        )
+    if info.class_names != layout.class_names:
+        raise InputError(f"{out}: was begun with the classes {list(info.class_names)}, found {list(layout.class_names)}.")
+    known = {r.id for r in layout.records}
+    lost = [i for name in ("train", "val") for i in info.splits[name] if i not in known]
+    if lost:
+        raise InputError(
+            f"{out}: {len(lost)} images that the run uses are not in {config.data.root} any more, the first is "
+            f"{lost[0]!r}. Restore them, or start anew with another --out."
+        )
+    return dataclasses.replace(info, config=config)
+
+
+def _file_source(layout: Layout, ids: list[str], config: Config) -> FileSource:
+    by_id = {r.id: r for r in layout.records}
+    return FileSource(layout, [by_id[i] for i in ids], soft_masks=config.data.soft_masks)
+
+
+def _initial_state(info: RunInfo) -> TrainState:
+    config = info.config
+    model = make_model(config.model, len(info.class_names))
+    tx = make_optimizer(config.optim, info.num_steps)
+    state = jax.jit(lambda key: init_state(key, model, tx))(jax.random.key(config.seed))
+    if config.model.head_bias == "prior":
+        params = with_prior_bias(state.params, np.asarray(info.audit["prevalence"]))
+        state = dataclasses.replace(state, params=params)
+    return state
+
+
+class _Loop:
+    """The pieces that every step of one run uses, and the loop over them."""
+
+    def __init__(
+        self, info: RunInfo, layout: Layout, out: epath.Path, store: CheckpointStore, mesh: Mesh, display: Display
+    ):
+        config = info.config
+        self.info, self.config, self.out, self.store, self.mesh, self.display = info, config, out, store, mesh, display
+        self.train_source = self._source(layout, "train")
+        self.val_source = self._source(layout, "val")
+        self.order = TrainOrder(
+            len(self.train_source), config.train.batch_size, config.train.num_epochs, config.seed
+        )
+        self.schedule = make_schedule(config.optim, info.num_steps)
+        model = make_model(config.model, len(info.class_names))
+
+        def loss_fn(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+            return bce_dice_loss(logits, labels, weight, **dataclasses.asdict(config.loss))
+
+        self.train_step = make_train_step(model.apply, loss_fn, make_optimizer(config.optim, info.num_steps))
+        self.eval_step = make_eval_step(model.apply, loss_fn, threshold=config.train.threshold)
+        self.predict_step = make_predict_step(model.apply, size_multiple=config.model.size_multiple)
+        self.metrics_file = MetricsFile(out / "metrics.jsonl")
+        self.tensorboard = TensorBoard(out / "tensorboard") if config.train.tensorboard else None
+
+    def _source(self, layout: Layout, split: str) -> Source:
+        files = _file_source(layout, self.info.splits[split], self.config)
+        return training_source(files, self.config.data, len(self.info.class_names))
+
+    def run(self, state: TrainState, progress: _Progress) -> None:
+        """Trains from `progress.step` to the end, evaluating and saving on the way."""
+        config, num_steps = self.config, self.info.num_steps
+        self.metrics_file.rewind(progress.step)
+        step_fn = self._compile(state)
+        eval_every = config.train.eval_every_epochs * self.order.steps_per_epoch
+        save_every = config.train.checkpoint_every_steps
+        batches = train_batches(
+            self.train_source, self.order, config.augment, config.data, start_step=progress.step,
+            process_index=jax.process_index(), process_count=jax.process_count(),
+        )
+        pending: tuple[int, dict[str, jax.Array]] | None = None  # metrics still on the device: read one step late
+        clock = _Clock()
+        with (
+            contextlib.closing(batches),
+            jax.transfer_guard("disallow"),
+            self.display.bar("training", num_steps, progress.step, "steps") as show,
+        ):
+            for step in range(progress.step + 1, num_steps + 1):
+                with clock.waiting():
+                    batch = next(batches)
+                state, metrics_now = step_fn(state, put_batch(batch, self.mesh))
+                if pending is not None:
+                    progress = self._read(progress, pending)
+                pending = (step, metrics_now)
+                clock.count(config.train.batch_size)
+                loss = progress.loss_sum / max(1, progress.num_losses)
+                show(step, f"loss {loss:.4f}  {clock.rate:.1f} images/s  {clock.wait_share:.0%} waiting for data")
+                at_evaluation = step % eval_every == 0 or step == num_steps
+                if not at_evaluation and not (save_every and step % save_every == 0):
+                    continue
+                progress = dataclasses.replace(self._read(progress, pending), step=step)
+                pending = None
+                scores = None
+                if at_evaluation:
+                    state, progress, scores = self._evaluate(state, progress, clock)
+                    clock = _Clock()
+                self.store.save(step, state, progress=progress.to_dict(), metrics=scores)
+                if progress.finished:
+                    break
+
+    def _compile(self, state: TrainState) -> TrainStep:
+        """The train step for exactly these shapes: another shape later is an error that names it, not a compilation."""
+        size, num_classes, batch_size = self.config.data.image_size, len(self.info.class_names), self.config.train.batch_size
+        sharding = batch_sharding(self.mesh)
+        batch = Batch(
+            jax.ShapeDtypeStruct((batch_size, size, size, 3), np.uint8, sharding=sharding),
+            jax.ShapeDtypeStruct((batch_size, size, size, num_classes), np.uint8, sharding=sharding),
+            jax.ShapeDtypeStruct((batch_size,), np.float32, sharding=sharding),
+        )
+        parameters = f"{num_parameters(state.params):,} parameters"
+        device = f"{self.mesh.size} {self.mesh.devices.flat[0].device_kind} device{'s' if self.mesh.size > 1 else ''}"
+        start = time.perf_counter()
+        compiled = self.train_step.lower(state, batch).compile()  # type: ignore[attr-defined]
+        self.display.line(f"network: {parameters}; compiled for {device} in {time.perf_counter() - start:.1f} s")
+        return compiled
+
+    def _read(self, progress: _Progress, pending: tuple[int, dict[str, jax.Array]]) -> _Progress:
+        """Fetches a step's metrics, logs them, and refuses to go on when they are not finite."""
+        step, on_device = pending
+        values = {name: float(value) for name, value in jax.device_get(on_device).items()}
+        if not all(math.isfinite(value) for value in values.values()):
+            ids = [self.train_source.ids[draw.index] for draw in self.order.batch(step - 1)]
+            self.store.wait()
+            good = self.store.latest_step
+            raise NonFiniteLossError(
+                f"step {step}: {', '.join(f'{n} is {v}' for n, v in values.items() if not math.isfinite(v))} "
+                f"(images {', '.join(ids)}). "
+                + (f"The last good checkpoint is {self.out}/checkpoints/{good}. " if good else "")
+                + "Try a lower --optim.learning-rate or --optim.clip-norm 1."
+            )
+        if step % _LOG_EVERY_STEPS == 0:
+            self._write({"step": step, **{f"step/{name}": value for name, value in values.items()}})
+        return dataclasses.replace(
+            progress, loss_sum=progress.loss_sum + values["loss"], num_losses=progress.num_losses + 1
+        )
+
+    def _evaluate(
+        self, state: TrainState, progress: _Progress, clock: "_Clock"
+    ) -> tuple[TrainState, _Progress, dict[str, float]]:
+        """Scores val, writes numbers and pictures, and moves early stopping and plateau."""
+        config, step = self.config, progress.step
+        batches = eval_batches(
+            self.val_source, config.train.batch_size,
+            process_index=jax.process_index(), process_count=jax.process_count(),
+        )
+        scores, loss = evaluate_batches(
+            self.eval_step, state, batches, ids=self.val_source.ids, class_names=self.info.class_names, mesh=self.mesh
+        )
+        early_stop = progress.early_stop.seen(loss, min_delta=config.train.early_stop_min_delta)
+        plateau = progress.plateau
+        with jax.transfer_guard("allow"):  # the schedule takes a Python number to the device and back
+            lr = float(self.schedule(step)) * plateau.lr_scale
+        if config.optim.schedule == "plateau":
+            plateau = plateau.seen(
+                loss,
+                min_delta=config.optim.plateau_min_delta,
+                max_waits=config.optim.plateau_patience,
+                factor=config.optim.plateau_factor,
+            )
+            opt_state = scale_learning_rate(state.opt_state, plateau.lr_scale)
+            state = dataclasses.replace(state, opt_state=opt_state)
+        finished = step == self.info.num_steps or should_stop(early_stop, config.train.early_stop_patience)
+        train_loss = progress.loss_sum / max(1, progress.num_losses)
+        self._report(scores, loss, train_loss, lr, step, clock)
+        self._draw(state, scores)
+        if finished and step < self.info.num_steps:
+            self.display.line(f"stopped early: no better validation loss in {early_stop.num_waits} evaluations")
+        progress = _Progress(step=step, early_stop=early_stop, plateau=plateau, finished=finished)
+        return state, progress, {"dice": scores.dice_mean, "loss": loss}
+
+    def _report(
+        self, scores: Scores, loss: float, train_loss: float, lr: float, step: int, clock: "_Clock"
+    ) -> None:
+        epoch = step / self.order.steps_per_epoch
+        dice = scores.per_image(metrics.dice)
+        self._write(
+            {
+                "step": step,
+                "epoch": epoch,
+                "train/loss": train_loss,
+                "eval/loss": loss,
+                "eval/dice": scores.dice_mean,
+                **{f"eval/dice/{name}": value for name, value in dice.items()},
+                **{f"eval/iou/{name}": value for name, value in scores.per_image(metrics.iou).items()},
+                "learning_rate": lr,
+                "images_per_s": clock.rate,
+                "wait_share": clock.wait_share,
+                "time": time.time(),
+            }
+        )
+        by_class = ", ".join(f"{name} {value:.4f}" for name, value in dice.items())
+        self.display.line(
+            f"epoch {epoch:g}/{self.config.train.num_epochs}  step {step}  loss {train_loss:.4f}  val loss {loss:.4f}  "
+            f"val Dice {scores.dice_mean:.4f} ({by_class})  lr {lr:.1e}  {clock.rate:.1f} images/s  "
+            f"{clock.wait_share:.0%} waiting for data"
+        )
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self.metrics_file.write(row)
+        if self.tensorboard is not None:
+            self.tensorboard.write(row)
+
+    def _draw(self, state: TrainState, scores: Scores) -> None:
+        """Curves, and the first validation images with truth, prediction and error."""
+        count = min(self.config.train.num_pictures, len(self.val_source))
+        if not count:
+            return
+        save_curves(self.out / "pictures" / "curves.png", self.metrics_file.read(), self.info.class_names)
+        samples = [self.val_source[i] for i in range(count)]
+        images = np.stack([s.image for s in samples])
+        probs = jax.device_get(
+            self.predict_step(state.params, state.batch_stats, put_replicated(images, self.mesh))
+        )
+        dice = metrics.dice(scores.counts)
+        save_grid(
+            self.out / "pictures" / "validation.png",
+            images=images,
+            truths=[s.mask >= 128 for s in samples],
+            predictions=np.asarray(probs) > self.config.train.threshold,
+            titles=[f"{scores.ids[i]}\nDice " + ", ".join(f"{d:.3f}" for d in dice[i]) for i in range(count)],
+            class_names=self.info.class_names,
+        )
+
+
+class _Clock:
+    """Images per second since it was made, and the share of that time spent waiting for data."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._waited_s = 0.0
+        self._images = 0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Any:
+        start = time.perf_counter()
+        yield
+        self._waited_s += time.perf_counter() - start
+
+    def count(self, images: int) -> None:
+        self._images += images
+
+    @property
+    def rate(self) -> float:
+        return self._images / max(1e-9, time.perf_counter() - self._start)
+
+    @property
+    def wait_share(self) -> float:
+        return self._waited_s / max(1e-9, time.perf_counter() - self._start)
