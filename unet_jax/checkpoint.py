@@ -6,7 +6,7 @@ plateau, sums of the running epoch.
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 from etils import epath
@@ -22,7 +22,7 @@ class CheckpointStore:
     """The checkpoints of one run, saved in the background; keeps the newest ones and the best one."""
 
     def __init__(self, folder: epath.Path, *, keep_last: int, best_metric: str, best_is_larger: bool):
-        policies = ocp.training.preservation_policies
+        policies: Any = ocp.training.preservation_policies
         self._best_metric, self._best_is_larger = best_metric, best_is_larger
         keep = policies.AnyPreservationPolicy(
             [
@@ -36,12 +36,10 @@ class CheckpointStore:
         value = metrics[self._best_metric]
         return value if self._best_is_larger else -value
 
-    def save(
-        self, step: int, state: TrainState, *, progress: dict[str, Any], metrics: dict[str, float] | None
-    ) -> None:
+    def save(self, step: int, state: TrainState, *, progress: dict[str, Any], metrics: dict[str, float] | None) -> None:
         """Starts saving and returns once the arrays are copied; waits first for a save still under way."""
         self._checkpointer.save_checkpointables_async(
-            step, {"state": state}, force=True, metrics=metrics, custom_metadata=progress
+            step, {"state": state}, force=True, metrics=cast(Any, metrics), custom_metadata=progress
         )
 
     @property
@@ -63,7 +61,7 @@ class CheckpointStore:
 
     def metrics(self, step: int) -> dict[str, float]:
         """The evaluation stored with a checkpoint; empty when it was saved between evaluations."""
-        return next((dict(c.metrics or {}) for c in self._checkpointer.checkpoints if c.step == step), {})
+        return next((dict(cast(Any, c.metrics) or {}) for c in self._checkpointer.checkpoints if c.step == step), {})
 
     def load(self, step: int, abstract_state: TrainState, mesh: Mesh) -> TrainState:
         """The state, on all devices of the mesh, whatever devices it was saved from."""

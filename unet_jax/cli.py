@@ -146,7 +146,9 @@ def _evaluate(args: Sequence[str]) -> None:
     seen = set(run.info.splits["train"]) & set(scores.ids)
     if options.split != "train" and seen:
         display.line(f"WARNING: {len(seen)} of these ids were trained on, the first is {min(seen)!r}.")
-    table = Table(title=f"{options.split}: {len(scores.ids)} images, checkpoint {run.step}", caption=result["reduction"])
+    table = Table(
+        title=f"{options.split}: {len(scores.ids)} images, checkpoint {run.step}", caption=result["reduction"]
+    )
     columns = ("dice", "iou", "precision", "recall", "accuracy", "dice_pooled")
     for title in ("class", *columns):
         table.add_column(title, justify="left" if title == "class" else "right")
@@ -180,7 +182,7 @@ def _predict(args: Sequence[str]) -> None:
 
 
 def _info(args: Sequence[str]) -> None:
-    from unet_jax.runs import load_info, open_checkpoints
+    from unet_jax.runs import abstract_state, load_info, open_checkpoints
     from unet_jax.state import num_parameters
 
     options = tyro.cli(_Info, args=args, prog="unet-jax info")
@@ -190,14 +192,14 @@ def _info(args: Sequence[str]) -> None:
     for k, name in enumerate(info.class_names):
         print(f"  channel {k} = {name}: {info.audit['prevalence'][k]:.1%} of the pixels")
     print("images: " + ", ".join(f"{len(ids)} {name}" for name, ids in info.splits.items()))
-    from unet_jax.runs import abstract_state
-
     print(f"parameters: {num_parameters(abstract_state(info).params):,}")
     with open_checkpoints(path, info.config) as store:
         best = store.best_step
         for step in store.steps:
             scores = ", ".join(f"{name} {value:.4f}" for name, value in store.metrics(step).items())
-            print(f"checkpoint {step} of {info.num_steps}{' (best)' if step == best else ''}: {scores or 'not evaluated'}")
+            print(
+                f"checkpoint {step} of {info.num_steps}{' (best)' if step == best else ''}: {scores or 'not evaluated'}"
+            )
     print("versions: " + ", ".join(f"{name} {version}" for name, version in info.versions.items()))
     for name, value in flatten_config(info.config).items():
         print(f"  {name} = {value!r}")
@@ -215,7 +217,11 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 def _unknown(kind: str, given: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(given, known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"{given!r} is not a {kind}; there are {', '.join(known)}.{hint}" if given else f"{kind} is missing; there are {', '.join(known)}."
+    return (
+        f"{given!r} is not a {kind}; there are {', '.join(known)}.{hint}"
+        if given
+        else f"{kind} is missing; there are {', '.join(known)}."
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

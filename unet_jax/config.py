@@ -138,6 +138,8 @@ class ModelConfig:
     """Normalisation after each 3x3 convolution."""
     batch_norm_momentum: float = 0.99
     """Share of the old running statistics kept at each step."""
+    batch_norm_variance: Literal["biased", "keras2.1"] = "biased"
+    """What the running variance follows: the batch's (Keras 2.0 and 3), or that corrected by n / (n - 1 - eps)."""
     norm_eps: float = 1e-3
     """Added to the variance (Keras's default; Flax's is 1e-5)."""
     group_size: int = 8

@@ -24,8 +24,9 @@ from unet_jax.state import TrainState
 from unet_jax.steps import EvalStep
 
 RULE = (
-    "mean over images of the per-image score; a class absent from image and prediction scores 1, "
-    "a class predicted where it is absent scores 0"
+    "mean over images of the per-image score (dice_pooled: of all pixels together); a score whose denominator is 0 "
+    "is 1: dice and iou where a class is absent and not predicted, precision where nothing is predicted, recall where "
+    "nothing is there"
 )
 
 
@@ -98,8 +99,8 @@ def select_records(run: Run, data: DataConfig, split: str) -> tuple[Layout, list
     records = [by_id[i] for i in ids if i in by_id]
     if not records:
         raise InputError(
-            f"{data.root}: no sample of the split {split!r} was found. Name it in --data.splits FILE (columns id,split), "
-            f"or use --split val (the images that chose the checkpoint) or --split all."
+            f"{data.root}: no sample of the split {split!r} was found. Name it in --data.splits FILE (columns "
+            f"id,split), or use --split val (the images that chose the checkpoint) or --split all."
         )
     return layout, records
 

@@ -78,7 +78,7 @@ def _scale_by_state() -> optax.GradientTransformation:
         del params
         return jnp.ones((), jnp.float32)
 
-    def update_fn(updates: PyTree, state: jax.Array, params: PyTree | None = None) -> tuple[PyTree, jax.Array]:
+    def update_fn(updates: PyTree, state: Any, params: Any = None, **_: Any) -> tuple[PyTree, Any]:
         del params
         return jax.tree.map(lambda u: u * state, updates), state
 

@@ -13,6 +13,7 @@ from unet_jax.config import ModelConfig
 from unet_jax.data.pixels import IMAGE_SUFFIXES, read_image, resize_image, resize_probs, write_png
 from unet_jax.report import draw_overlay
 from unet_jax.runs import Run
+from unet_jax.sharding import batch_sharding
 from unet_jax.state import make_model
 from unet_jax.steps import PredictStep, make_predict_step
 
@@ -27,8 +28,12 @@ def _predict_step(config: ModelConfig, num_classes: int) -> PredictStep:
 
 
 def _run_step(run: Run, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b h w k"]:
+    """The batch, filled up so that it splits evenly over the devices, through the network."""
+    fill = -len(images) % run.mesh.size
+    padded = np.concatenate([images, np.zeros((fill, *images.shape[1:]), np.uint8)])
     step = _predict_step(run.config.model, len(run.class_names))
-    return np.asarray(jax.device_get(step(run.state.params, run.state.batch_stats, jax.device_put(images))))
+    probs = step(run.state.params, run.state.batch_stats, jax.device_put(padded, batch_sharding(run.mesh)))
+    return np.asarray(jax.device_get(probs))[: len(images)]
 
 
 def predict_images(run: Run, images: Iterable[UInt8[np.ndarray, "h w 3"]]) -> Iterator[Float[np.ndarray, "h w k"]]:
@@ -56,6 +61,16 @@ def predict_images(run: Run, images: Iterable[UInt8[np.ndarray, "h w 3"]]) -> It
         yield from flush()
 
 
+def _checked_batch(images: np.ndarray) -> np.ndarray:
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+        raise InputError(
+            f"images have shape {images.shape} and dtype {images.dtype}, but must be [batch height width 3] uint8 RGB; "
+            f"for one image: images[None]."
+        )
+    return images
+
+
 def _checked_image(image: np.ndarray) -> np.ndarray:
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8 or image.size == 0:
@@ -78,9 +93,7 @@ def predict_probs(run: Run, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.nd
     Raises:
       InputError: another shape or dtype.
     """
-    images = np.asarray(images)
-    if images.ndim != 4:
-        raise InputError(f"images have shape {images.shape}, but must be [batch height width 3]; for one: images[None].")
+    images = _checked_batch(images)
     if len(images) == 0:
         return np.zeros((*images.shape[:3], len(run.class_names)), np.float32)
     return np.stack(list(predict_images(run, images)))
@@ -91,11 +104,7 @@ def predict_probs_unresized(run: Run, images: UInt8[np.ndarray, "b h w 3"]) -> F
 
     For networks that should meet objects at the scale of the files. Compiles once per shape.
     """
-    images = np.asarray(images)
-    if images.ndim != 4:
-        raise InputError(f"images have shape {images.shape}, but must be [batch height width 3]; for one: images[None].")
-    for image in images:
-        _checked_image(image)
+    images = _checked_batch(images)
     return _run_step(run, images)
 
 

@@ -25,7 +25,9 @@ def default() -> Config:
     """A good modern recipe: AdamW, one rise and fall of the learning rate, gentle colours, all symmetries."""
     return Config(
         data=DataConfig(image_size=256),
-        augment=AugmentConfig(hue=10.0, saturation=15.0, value=20.0, rotate=15.0, border="reflect", vertical_flip_prob=0.5),
+        augment=AugmentConfig(
+            hue=10.0, saturation=15.0, value=20.0, rotate=15.0, border="reflect", vertical_flip_prob=0.5
+        ),
         model=ModelConfig(
             widths=(16, 32, 64, 128),
             center_width=256,

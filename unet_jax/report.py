@@ -24,6 +24,12 @@ def class_color(k: int) -> tuple[int, int, int]:
     return _COLORS[k % len(_COLORS)]
 
 
+def _unit(color: tuple[int, int, int]) -> tuple[float, float, float]:
+    """As matplotlib takes it."""
+    red, green, blue = color
+    return red / 255, green / 255, blue / 255
+
+
 def draw_overlay(image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w k"]) -> UInt8[np.ndarray, "h w 3"]:
     """The image with each class tinted and outlined in its colour; overlapping classes mix."""
     canvas = image.astype(np.float32)
@@ -64,7 +70,12 @@ def save_grid(
     figure = Figure(figsize=(10.0, 2.6 * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, 4, squeeze=False)
     for row, (image, truth, predicted) in enumerate(zip(images, truths, predictions, strict=True)):
-        panels = (image, draw_overlay(image, truth), draw_overlay(image, predicted), draw_errors(image, truth, predicted))
+        panels = (
+            image,
+            draw_overlay(image, truth),
+            draw_overlay(image, predicted),
+            draw_errors(image, truth, predicted),
+        )
         for axis, panel in zip(axes[row], panels, strict=True):
             axis.imshow(panel)
             axis.set_xticks([])
@@ -72,12 +83,9 @@ def save_grid(
         axes[row][0].set_ylabel(titles[row], fontsize=8)
     for axis, name in zip(axes[0], ("image", "truth", "prediction", "error"), strict=True):
         axis.set_title(name, fontsize=9)
-    patches = [
-        Patch(color=np.array(class_color(k)) / 255, label=name)
-        for k, name in enumerate(class_names)
-    ]
-    patches.append(Patch(color=np.array(_FALSE_POSITIVE) / 255, label="error: too much"))
-    patches.append(Patch(color=np.array(_FALSE_NEGATIVE) / 255, label="error: missed"))
+    patches = [Patch(color=_unit(class_color(k)), label=name) for k, name in enumerate(class_names)]
+    patches.append(Patch(color=_unit(_FALSE_POSITIVE), label="error: too much"))
+    patches.append(Patch(color=_unit(_FALSE_NEGATIVE), label="error: missed"))
     figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=8, frameon=False)
     _save(figure, path)
 
@@ -94,7 +102,7 @@ def save_curves(path: epath.Path, rows: Sequence[dict[str, Any]], class_names: S
     left.legend(frameon=False)
     for k, name in enumerate(class_names):
         values = [_number(row.get(f"eval/dice/{name}")) for row in evaluations]
-        right.plot(epochs, values, marker=".", label=name, color=np.array(class_color(k)) / 255)
+        right.plot(epochs, values, marker=".", label=name, color=_unit(class_color(k)))
     right.set(xlabel="epoch", ylabel="mean per-image Dice on val", ylim=(None, 1.0))
     right.legend(frameon=False)
     for axis in (left, right):

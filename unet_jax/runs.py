@@ -1,9 +1,9 @@
 """A run directory: what is in it, and how a trained network comes out of it.
 
-    RUN/run.json            config, class names, ids of each split, versions: written once, before the first step
-    RUN/metrics.jsonl       numbers over time
-    RUN/checkpoints/STEP/   Orbax: the newest and the best
-    RUN/pictures/           curves and validation pictures
+RUN/run.json            config, class names, ids of each split, versions: written once, before the first step
+RUN/metrics.jsonl       numbers over time
+RUN/checkpoints/STEP/   Orbax: the newest and the best
+RUN/pictures/           curves and validation pictures
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import jax
 from etils import epath
+from jax.sharding import Mesh
 
 from unet_jax._types import InputError
 from unet_jax.checkpoint import CheckpointStore, open_store
@@ -54,6 +55,7 @@ class Run:
     class_names: tuple[str, ...]
     info: RunInfo
     metrics: dict[str, float]  # on val, stored with the checkpoint
+    mesh: Mesh  # the devices that hold the state
 
 
 def info_path(path: epath.Path) -> epath.Path:
@@ -63,7 +65,17 @@ def info_path(path: epath.Path) -> epath.Path:
 
 def current_versions() -> dict[str, str]:
     """Of Python and the packages that numbers depend on."""
-    names = ("unet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "opencv-python-headless")
+    names = (
+        "unet_jax",
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "grain",
+        "numpy",
+        "opencv-python-headless",
+    )
     return {"python": platform.python_version(), **{name: _version(name) for name in names}}
 
 
@@ -127,23 +139,24 @@ def abstract_state(info: RunInfo) -> TrainState:
     return jax.eval_shape(lambda key: init_state(key, model, tx), jax.random.key(0))
 
 
-def load_run(path: str | epath.Path, checkpoint: Literal["best", "last"] = "best") -> Run:
+def load_run(path: str | epath.Path, checkpoint: Literal["best", "last"] = "best", *, mesh: Mesh | None = None) -> Run:
     """A trained network, restored on whatever devices are there.
 
     Args:
       path: the run directory, local or in a bucket.
       checkpoint: the best on val by `train.monitor`, or the newest.
+      mesh: the devices to use, from `make_mesh`; all by default.
 
     Raises:
       InputError: the folder is no run, or holds no checkpoint yet.
     """
-    path = epath.Path(path)
+    path, mesh = epath.Path(path), mesh or make_mesh()
     info = load_info(path)
     with open_checkpoints(path, info.config) as store:
         step = choose_step(store, checkpoint, path)
-        state = store.load(step, abstract_state(info), make_mesh())
+        state = store.load(step, abstract_state(info), mesh)
         metrics = store.metrics(step)
-    return Run(path, step, state, info.config, info.class_names, info, metrics)
+    return Run(path, step, state, info.config, info.class_names, info, metrics, mesh)
 
 
 def choose_step(store: CheckpointStore, checkpoint: Literal["best", "last"], path: epath.Path) -> int:

@@ -45,7 +45,7 @@ def make_train_step(apply_fn: ApplyFn, loss_fn: LossFn, tx: optax.GradientTransf
         (loss, (terms, batch_stats)), grads = grad_fn(state.params, state.batch_stats, batch)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, **terms, "grad_norm": optax.global_norm(grads)}
+        metrics = {"loss": loss, **terms, "grad_norm": optax.tree.norm(grads)}
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
     return jax.jit(train_step, donate_argnums=0)
@@ -68,9 +68,7 @@ def make_predict_step(apply_fn: ApplyFn, *, size_multiple: int) -> PredictStep:
     Sizes that the network cannot take are padded at the bottom and right by mirroring, and cropped afterwards.
     """
 
-    def predict_step(
-        params: PyTree, batch_stats: PyTree, images: UInt8[Array, "b h w c"]
-    ) -> Float[Array, "b h w k"]:
+    def predict_step(params: PyTree, batch_stats: PyTree, images: UInt8[Array, "b h w c"]) -> Float[Array, "b h w k"]:
         height, width = images.shape[1:3]
         pad_h, pad_w = -height % size_multiple, -width % size_multiple
         padded = jnp.pad(images, ((0, 0), (0, pad_h), (0, pad_w), (0, 0)), mode="symmetric")

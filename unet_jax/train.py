@@ -13,19 +13,19 @@ from jax.sharding import Mesh
 
 from unet_jax import metrics
 from unet_jax._types import Batch, InputError
+from unet_jax.begin import begin_run, split_source
 from unet_jax.checkpoint import CheckpointStore
-from unet_jax.config import Config, config_differences
-from unet_jax.data.audit import Audit, audit_source
-from unet_jax.data.layout import Layout, assign_splits, find_layout
+from unet_jax.config import Config
+from unet_jax.data.layout import Layout
 from unet_jax.data.pipeline import TrainOrder, eval_batches, train_batches
-from unet_jax.data.sources import FileSource, Source, training_source
+from unet_jax.data.sources import Source, training_source
 from unet_jax.display import Display
 from unet_jax.evaluate import Scores, evaluate_batches
 from unet_jax.losses import bce_dice_loss
 from unet_jax.monitor import Patience, Plateau, should_stop
 from unet_jax.optim import make_optimizer, make_schedule, scale_learning_rate
 from unet_jax.report import save_curves, save_grid
-from unet_jax.runs import RunInfo, abstract_state, current_versions, info_path, load_info, open_checkpoints, save_info
+from unet_jax.runs import RunInfo, abstract_state, open_checkpoints
 from unet_jax.sharding import batch_sharding, check_batch_size, make_mesh, put_batch, put_replicated
 from unet_jax.state import TrainState, init_state, make_model, num_parameters, with_prior_bias
 from unet_jax.steps import TrainStep, make_eval_step, make_predict_step, make_train_step
@@ -55,8 +55,8 @@ class _Progress:
     step: int = 0
     loss_sum: float = 0.0  # of the steps since the last evaluation
     num_losses: int = 0
-    early_stop: Patience = Patience()
-    plateau: Plateau = Plateau()
+    early_stop: Patience = dataclasses.field(default_factory=Patience)
+    plateau: Plateau = dataclasses.field(default_factory=Plateau)
     finished: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,23 +72,24 @@ class _Progress:
         return _Progress(**{**values, **nested})
 
 
-def train(config: Config, out: str | epath.Path, display: Display | None = None) -> TrainResult:
+def train(
+    config: Config, out: str | epath.Path, *, display: Display | None = None, mesh: Mesh | None = None
+) -> TrainResult:
     """Trains a run to its end, or continues it from its newest checkpoint.
 
     Args:
       config: the whole run. On an existing run it must be the one that the run began with.
       out: the run directory, local or in a bucket.
       display: where lines and bars go; standard error by default.
+      mesh: the devices to use, from `make_mesh`; all by default.
 
     Raises:
       InputError: the data set or the config cannot be used, or differs from the run's.
       NonFiniteLossError: training diverged; says when, on which images, and what is left.
     """
-    out, display = epath.Path(out), display or Display()
-    mesh = make_mesh()
+    out, display, mesh = epath.Path(out), display or Display(), mesh or make_mesh()
     check_batch_size(config.train.batch_size, mesh)
-    layout = find_layout(config.data)
-    info = _continue_info(config, layout, out) if info_path(out).exists() else _new_info(config, layout, out, display)
+    info, layout = begin_run(config, out, display)
     with open_checkpoints(out, config) as store:
         if store.latest_step is not None:
             progress = _Progress.from_dict(store.progress(store.latest_step))
@@ -102,91 +103,6 @@ def train(config: Config, out: str | epath.Path, display: Display | None = None)
         best = store.best_step
         assert best is not None and store.latest_step is not None
         return TrainResult(out, store.latest_step, best, store.metrics(best))
-
-
-def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display) -> RunInfo:
-    """Audits the data, prints what was found, and begins the run directory."""
-    splits = assign_splits(layout, config.data)
-    for name in ("train", "val"):
-        if not splits[name]:
-            raise InputError(
-                f"{config.data.root}: the split {name!r} is empty (train {len(splits['train'])}, val "
-                f"{len(splits['val'])}, test {len(splits['test'])} of {len(layout.records)} samples). "
-                f"Give it images, or correct --data.splits."
-            )
-    used = set(splits["train"]) | set(splits["val"])
-    source = _file_source(layout, [r.id for r in layout.records if r.id in used], config)
-    with display.bar("reading data", len(source), unit="images") as show:
-        audit = audit_source(
-            source,
-            layout.class_names,
-            skip_bad=config.data.on_bad_sample == "skip",
-            num_threads=config.data.num_threads,
-            on_progress=lambda done, _: show(done, ""),
-        )
-    usable = set(audit.ids)
-    for name in ("train", "val"):
-        splits[name] = [i for i in splits[name] if i in usable]
-        if not splits[name]:
-            raise InputError(f"{config.data.root}: no sample of the split {name!r} can be used:\n  {audit.bad[0]}")
-    TrainOrder(len(splits["train"]), config.train.batch_size, config.train.num_epochs, config.seed)  # or an error, now
-    _describe_data(layout, audit, splits, display)
-    info = RunInfo(config, layout.class_names, splits, audit.to_dict(), current_versions())
-    save_info(out, info)
-    return info
-
-
-def _describe_data(layout: Layout, audit: Audit, splits: dict[str, list[str]], display: Display) -> None:
-    sizes = "x".join(map(str, audit.smallest[::-1]))
-    if audit.largest != audit.smallest:
-        sizes += " to " + "x".join(map(str, audit.largest[::-1]))
-    counts = ", ".join(f"{len(ids)} {name}" for name, ids in splits.items())
-    display.line(f"data: {counts}; {sizes} pixels")
-    for k, name in enumerate(audit.class_names):
-        others = [
-            f"{share:.0%} also {other}"
-            for other, share in zip(audit.class_names, audit.overlap[k], strict=True)
-            if other != name and share > 0
-        ]
-        empty = f", absent from {audit.num_empty[k]} images" if audit.num_empty[k] else ""
-        overlaps = f" ({', '.join(others)})" if others else ""
-        display.line(f"  channel {k} = {name}: {audit.prevalence[k]:.1%} of the pixels{overlaps}{empty}")
-    for reason in (*layout.bad, *audit.bad):
-        display.line(f"  left out: {reason}")
-    if layout.bad or audit.bad:
-        display.line(f"  {len(layout.bad) + len(audit.bad)} left out in all (data.on_bad_sample is skip)")
-    split_of = {i: name for name, ids in splits.items() for i in ids}
-    for group in audit.duplicates:
-        names = {split_of[i] for i in group}
-        warning = "  WARNING, in different splits" if len(names) > 1 else ""
-        display.line(f"  identical images: {', '.join(group)}{warning}")
-
-
-def _continue_info(config: Config, layout: Layout, out: epath.Path) -> RunInfo:
-    """The existing run's info, if this config and this data would give the same numbers."""
-    info = load_info(out)
-    differences = config_differences(info.config, config)
-    if differences:
-        shown = "\n  ".join(f"{name}: was {old!r}, now {new!r}" for name, (old, new) in differences.items())
-        raise InputError(
-            f"{out}: holds a run with other settings:\n  {shown}\n"
-            f"Use the same settings to continue it, or another --out to start anew."
-        )
-    if info.class_names != layout.class_names:
-        raise InputError(f"{out}: was begun with the classes {list(info.class_names)}, found {list(layout.class_names)}.")
-    known = {r.id for r in layout.records}
-    lost = [i for name in ("train", "val") for i in info.splits[name] if i not in known]
-    if lost:
-        raise InputError(
-            f"{out}: {len(lost)} images that the run uses are not in {config.data.root} any more, the first is "
-            f"{lost[0]!r}. Restore them, or start anew with another --out."
-        )
-    return dataclasses.replace(info, config=config)
-
-
-def _file_source(layout: Layout, ids: list[str], config: Config) -> FileSource:
-    by_id = {r.id: r for r in layout.records}
-    return FileSource(layout, [by_id[i] for i in ids], soft_masks=config.data.soft_masks)
 
 
 def _initial_state(info: RunInfo) -> TrainState:
@@ -210,9 +126,7 @@ class _Loop:
         self.info, self.config, self.out, self.store, self.mesh, self.display = info, config, out, store, mesh, display
         self.train_source = self._source(layout, "train")
         self.val_source = self._source(layout, "val")
-        self.order = TrainOrder(
-            len(self.train_source), config.train.batch_size, config.train.num_epochs, config.seed
-        )
+        self.order = TrainOrder(len(self.train_source), config.train.batch_size, config.train.num_epochs, config.seed)
         self.schedule = make_schedule(config.optim, info.num_steps)
         model = make_model(config.model, len(info.class_names))
 
@@ -226,7 +140,7 @@ class _Loop:
         self.tensorboard = TensorBoard(out / "tensorboard") if config.train.tensorboard else None
 
     def _source(self, layout: Layout, split: str) -> Source:
-        files = _file_source(layout, self.info.splits[split], self.config)
+        files = split_source(layout, self.info.splits[split], self.config.data)
         return training_source(files, self.config.data, len(self.info.class_names))
 
     def run(self, state: TrainState, progress: _Progress) -> None:
@@ -237,8 +151,13 @@ class _Loop:
         eval_every = config.train.eval_every_epochs * self.order.steps_per_epoch
         save_every = config.train.checkpoint_every_steps
         batches = train_batches(
-            self.train_source, self.order, config.augment, config.data, start_step=progress.step,
-            process_index=jax.process_index(), process_count=jax.process_count(),
+            self.train_source,
+            self.order,
+            config.augment,
+            config.data,
+            start_step=progress.step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         )
         pending: tuple[int, dict[str, jax.Array]] | None = None  # metrics still on the device: read one step late
         clock = _Clock()
@@ -271,8 +190,12 @@ class _Loop:
                     break
 
     def _compile(self, state: TrainState) -> TrainStep:
-        """The train step for exactly these shapes: another shape later is an error that names it, not a compilation."""
-        size, num_classes, batch_size = self.config.data.image_size, len(self.info.class_names), self.config.train.batch_size
+        """The train step for exactly these shapes: another one later is an error that names it."""
+        size, num_classes, batch_size = (
+            self.config.data.image_size,
+            len(self.info.class_names),
+            self.config.train.batch_size,
+        )
         sharding = batch_sharding(self.mesh)
         batch = Batch(
             jax.ShapeDtypeStruct((batch_size, size, size, 3), np.uint8, sharding=sharding),
@@ -312,8 +235,10 @@ class _Loop:
         """Scores val, writes numbers and pictures, and moves early stopping and plateau."""
         config, step = self.config, progress.step
         batches = eval_batches(
-            self.val_source, config.train.batch_size,
-            process_index=jax.process_index(), process_count=jax.process_count(),
+            self.val_source,
+            config.train.batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         )
         scores, loss = evaluate_batches(
             self.eval_step, state, batches, ids=self.val_source.ids, class_names=self.info.class_names, mesh=self.mesh
@@ -321,7 +246,7 @@ class _Loop:
         early_stop = progress.early_stop.seen(loss, min_delta=config.train.early_stop_min_delta)
         plateau = progress.plateau
         with jax.transfer_guard("allow"):  # the schedule takes a Python number to the device and back
-            lr = float(self.schedule(step)) * plateau.lr_scale
+            lr = float(np.asarray(self.schedule(step))) * plateau.lr_scale
         if config.optim.schedule == "plateau":
             plateau = plateau.seen(
                 loss,
@@ -340,9 +265,7 @@ class _Loop:
         progress = _Progress(step=step, early_stop=early_stop, plateau=plateau, finished=finished)
         return state, progress, {"dice": scores.dice_mean, "loss": loss}
 
-    def _report(
-        self, scores: Scores, loss: float, train_loss: float, lr: float, step: int, clock: "_Clock"
-    ) -> None:
+    def _report(self, scores: Scores, loss: float, train_loss: float, lr: float, step: int, clock: "_Clock") -> None:
         epoch = step / self.order.steps_per_epoch
         dice = scores.per_image(metrics.dice)
         self._write(
@@ -380,15 +303,13 @@ class _Loop:
         save_curves(self.out / "pictures" / "curves.png", self.metrics_file.read(), self.info.class_names)
         samples = [self.val_source[i] for i in range(count)]
         images = np.stack([s.image for s in samples])
-        probs = jax.device_get(
-            self.predict_step(state.params, state.batch_stats, put_replicated(images, self.mesh))
-        )
+        probs = jax.device_get(self.predict_step(state.params, state.batch_stats, put_replicated(images, self.mesh)))
         dice = metrics.dice(scores.counts)
         save_grid(
             self.out / "pictures" / "validation.png",
-            images=images,
+            images=list(images),
             truths=[s.mask >= 128 for s in samples],
-            predictions=np.asarray(probs) > self.config.train.threshold,
+            predictions=list(np.asarray(probs) > self.config.train.threshold),
             titles=[f"{scores.ids[i]}\nDice " + ", ".join(f"{d:.3f}" for d in dice[i]) for i in range(count)],
             class_names=self.info.class_names,
         )

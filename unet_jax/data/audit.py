@@ -12,6 +12,8 @@ from unet_jax._types import InputError
 from unet_jax.data.pixels import BadSampleError, read_bytes
 from unet_jax.data.sources import FileSource
 
+_ROWS_AT_ONCE = 2**20  # float32 counts exactly up to 2**24
+
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
@@ -33,8 +35,8 @@ class Audit:
 
 class _Facts(NamedTuple):
     size: tuple[int, int]
-    share: np.ndarray  # [k]
-    joint: np.ndarray  # [k k] pixels in both classes
+    joint: np.ndarray  # [k k] float64, pixels in both classes
+    num_pixels: int
     digest: str
 
 
@@ -56,9 +58,8 @@ def audit_source(
     def facts_of(index: int) -> _Facts | str:
         try:
             image, mask = source[index]
-            inside = (mask >= 128).reshape(-1, mask.shape[-1]).astype(np.float32)
             digest = hashlib.sha256(read_bytes(source.records[index].image)).hexdigest()
-            return _Facts(image.shape[:2], inside.mean(axis=0), inside.T @ inside, digest)
+            return _Facts(image.shape[:2], _joint_counts(mask), mask[..., 0].size, digest)
         except BadSampleError as error:
             return str(error)
 
@@ -83,9 +84,19 @@ def audit_source(
     return _summary(good, tuple(class_names), tuple(bad))
 
 
+def _joint_counts(mask: np.ndarray) -> np.ndarray:
+    """`[k k]` float64: [i, j] pixels in class i and in class j."""
+    inside = (mask >= 128).reshape(-1, mask.shape[-1])
+    joint = np.zeros((mask.shape[-1], mask.shape[-1]))
+    for start in range(0, len(inside), _ROWS_AT_ONCE):
+        rows = inside[start : start + _ROWS_AT_ONCE].astype(np.float32)
+        joint += rows.T @ rows
+    return joint
+
+
 def _summary(good: dict[str, _Facts], class_names: tuple[str, ...], bad: tuple[str, ...]) -> Audit:
-    shares = np.stack([f.share for f in good.values()])
-    joint = np.sum([f.joint.astype(np.float64) for f in good.values()], axis=0)
+    shares = np.stack([np.diag(f.joint) / f.num_pixels for f in good.values()])
+    joint = np.sum([f.joint for f in good.values()], axis=0)
     never = [name for name, total in zip(class_names, np.diag(joint), strict=True) if total == 0]
     if never:
         raise InputError(

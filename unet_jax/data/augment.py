@@ -3,7 +3,8 @@
 Each change has a `draw_` function, which turns random numbers into parameters, and a plain function that applies
 them. Formulas, order of draws, rounding and borders of the colour shift, of shift-scale-rotate and of the horizontal
 flip are those of the Keras original (petrosgk, Kaggle-Carvana-Image-Masking-Challenge, `train.py`), so that equal
-random numbers give equal pixels.
+random numbers give equal pixels. The one exception is an aspect limit above 0 (the original was used with 0), where
+its formula changes the size instead of the ratio of width to height.
 """
 
 import math
@@ -67,12 +68,11 @@ def geometry_matrix(geometry: Geometry, height: int, width: int) -> np.ndarray:
     """`[3 3]` float64: where the image's corners go, as `cv2.warpPerspective` takes it."""
     sx = geometry.scale * geometry.aspect / geometry.aspect**0.5
     sy = geometry.scale / geometry.aspect**0.5
-    cos = math.cos(geometry.angle / 180 * math.pi) * sx
-    sin = math.sin(geometry.angle / 180 * math.pi) * sy
-    rotation = np.array([[cos, -sin], [sin, cos]])
+    cos, sin = math.cos(geometry.angle / 180 * math.pi), math.sin(geometry.angle / 180 * math.pi)
+    linear_part = np.array([[cos * sx, -sin * sy], [sin * sx, cos * sy]])
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]])
     center = np.array([width / 2, height / 2])
-    moved = np.dot(corners - center, rotation.T) + np.array([width / 2 + geometry.dx, height / 2 + geometry.dy])
+    moved = np.dot(corners - center, linear_part.T) + np.array([width / 2 + geometry.dx, height / 2 + geometry.dy])
     return cv2.getPerspectiveTransform(corners.astype(np.float32), moved.astype(np.float32))
 
 

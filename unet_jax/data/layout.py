@@ -5,6 +5,8 @@ import dataclasses
 import hashlib
 import io
 import re
+import unicodedata
+from collections.abc import Iterable
 
 from etils import epath
 
@@ -32,6 +34,7 @@ class Layout:
     records: tuple[Record, ...]  # sorted by id
     class_names: tuple[str, ...]
     index_values: tuple[frozenset[int], ...] = ()  # per class, when masks are one index map
+    known_values: frozenset[int] = frozenset()  # that the index map may hold, also of classes not chosen
     bad: tuple[str, ...] = ()  # samples left out because files are missing, with the reason
 
 
@@ -50,6 +53,12 @@ def find_layout(config: DataConfig) -> Layout:
         return _index_map_layout(root, config)
     if config.mask_patterns:
         return _pattern_layout(root, config)
+    for name in ("image_pattern", "image_key"):
+        if getattr(config, name):
+            raise InputError(
+                f"data.{name} is {getattr(config, name)!r}, but does nothing without data.mask_patterns or "
+                f"data.index_map. Say where the masks are: --data.mask-patterns 'CLASS=masks/CLASS/{{id}}.png'."
+            )
     split_folders = [name for name in SPLITS if (root / name / "images").is_dir()]
     if split_folders and not (root / "images").is_dir():
         parts = [_folder_layout(root / name, config, name) for name in split_folders]
@@ -96,9 +105,10 @@ def _folder_layout(root: epath.Path, config: DataConfig, split: str) -> Layout:
             bad.append("; ".join(missing))
         else:
             records.append(Record(id_, images[id_], tuple(paths), split))
-    for name, files in zip(class_names, masks, strict=True):
-        bad.extend(f"{path}: there is no image of this id in {root / 'images'}" for i, path in files.items()
-                   if i not in images)
+    for files in masks:
+        bad.extend(
+            f"{path}: there is no image of this id in {root / 'images'}" for i, path in files.items() if i not in images
+        )
     return _checked(records, class_names, config, bad=bad)
 
 
@@ -111,14 +121,19 @@ def _files_by_id(folder: epath.Path) -> dict[str, epath.Path]:
         for path in directory.iterdir():
             if path.name.startswith("."):
                 continue
-            if path.is_dir():
-                pending.append((path, f"{prefix}{path.name}/"))
-            elif path.suffix.lower() in IMAGE_SUFFIXES:
-                id_ = prefix + path.stem
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                id_ = _normal(prefix + path.stem)
                 if id_ in files:
                     raise InputError(f"{path}: and {files[id_]} have the same id {id_!r}. Rename one of them.")
                 files[id_] = path
+            elif path.is_dir():
+                pending.append((path, f"{prefix}{path.name}/"))
     return dict(sorted(files.items()))
+
+
+def _normal(text: str) -> str:
+    """File systems and programs disagree on whether an accented letter is one character or two; ids have one."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _split_assignments(entries: tuple[str, ...], field: str) -> dict[str, str]:
@@ -127,7 +142,12 @@ def _split_assignments(entries: tuple[str, ...], field: str) -> dict[str, str]:
         name, equals, value = entry.partition("=")
         if not equals or not name.strip() or not value.strip():
             raise InputError(f"{field} has {entry!r}, but each entry must look like CLASS=value.")
-        pairs[name.strip()] = value.strip()
+        name = name.strip()
+        if "/" in name or name in (".", ".."):
+            raise InputError(f"{field} has {entry!r}, but a class must be a plain name (it is used as a folder).")
+        if name in pairs:
+            raise InputError(f"{field} names {name!r} twice: {pairs[name]!r} and {value.strip()!r}. Keep one.")
+        pairs[name] = value.strip()
     return pairs
 
 
@@ -151,78 +171,99 @@ def _match_pattern(root: epath.Path, pattern: str, field: str) -> dict[str, epat
     folder = root / directory if directory else root
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder, but {field} is {pattern!r}.")
-    before, after = name.split("{id}")
-    files = {}
+    before, after = _normal(name).split("{id}")
+    files: dict[str, epath.Path] = {}
     for path in folder.iterdir():
-        long_enough = len(path.name) > len(before) + len(after)
-        if long_enough and path.name.startswith(before) and path.name.endswith(after):
-            files[path.name[len(before) : len(path.name) - len(after)]] = path
+        found = _normal(path.name)
+        hidden = found.startswith(".") and not before.startswith(".")
+        long_enough = len(found) > len(before) + len(after)
+        if long_enough and not hidden and found.startswith(before) and found.endswith(after) and not path.is_dir():
+            files[found[len(before) : len(found) - len(after)]] = path
     if not files:
         raise InputError(f"{folder}: no file matches {name!r} ({field}).")
     return dict(sorted(files.items()))
 
 
-def _find_image(id_: str, images: dict[str, epath.Path], config: DataConfig) -> epath.Path | None:
-    if config.image_key:
-        try:
-            match = re.search(config.image_key, id_)
-        except re.error as error:
-            raise InputError(
-                f"data.image_key is {config.image_key!r}, which is no regular expression: {error}."
-            ) from error
-        if match is None or not match.groups():
-            raise InputError(
-                f"data.image_key is {config.image_key!r}, which finds no group in the id {id_!r}. Put parentheses "
-                f"around the part that names the image."
-            )
-        id_ = match.group(1)
-    return images.get(id_)
+def _image_id(id_: str, config: DataConfig) -> str:
+    """The id of the image that a mask of this id belongs to."""
+    if not config.image_key:
+        return id_
+    try:
+        match = re.search(config.image_key, id_)
+    except re.error as error:
+        raise InputError(f"data.image_key is {config.image_key!r}, which is no regular expression: {error}.") from error
+    if match is None or not match.groups() or match.group(1) is None:
+        raise InputError(
+            f"data.image_key is {config.image_key!r}, which finds no group in the id {id_!r}. Put parentheses around "
+            f"the part that names the image."
+        )
+    return match.group(1)
 
 
-def _images(root: epath.Path, config: DataConfig) -> dict[str, epath.Path]:
+def _images(root: epath.Path, config: DataConfig, masks: Iterable[epath.Path]) -> dict[str, epath.Path]:
+    """Images by id, without files that are masks, for one folder may hold both."""
     if config.image_pattern:
-        return _match_pattern(root, config.image_pattern, "data.image_pattern")
-    if not (root / "images").is_dir():
+        found = _match_pattern(root, config.image_pattern, "data.image_pattern")
+    elif (root / "images").is_dir():
+        found = _files_by_id(root / "images")
+    else:
         raise InputError(f"{root / 'images'}: there is no such folder. Say where images are: --data.image-pattern.")
-    return _files_by_id(root / "images")
+    taken = set(masks)
+    return {id_: path for id_, path in found.items() if path not in taken}
 
 
 def _pattern_layout(root: epath.Path, config: DataConfig) -> Layout:
-    patterns = _ordered(_split_assignments(config.mask_patterns, "data.mask_patterns"), config, "data.mask_patterns")
-    images = _images(root, config)
-    masks = {name: _match_pattern(root, p, f"data.mask_patterns {name}") for name, p in patterns.items()}
-    records, bad = [], []
-    for id_ in sorted({i for files in masks.values() for i in files}):
-        image = _find_image(id_, images, config)
-        absent = [name for name, files in masks.items() if id_ not in files]
-        if image is None:
-            bad.append(f"id {id_!r}: there is no image for it ({config.image_pattern or 'images/'})")
-        elif absent and config.missing_masks == "error":
-            bad.append(f"{image}: has no mask of {absent} (id {id_!r})")
-        else:
-            records.append(Record(id_, image, tuple(files.get(id_) for files in masks.values())))
-    return _checked(records, tuple(masks), config, bad=bad)
+    pairs = _split_assignments(config.mask_patterns, "data.mask_patterns")
+    found = {name: _match_pattern(root, pattern, f"data.mask_patterns {name}") for name, pattern in pairs.items()}
+    names = tuple(_ordered(pairs, config, "data.mask_patterns"))
+    images = _images(root, config, [path for files in found.values() for path in files.values()])
+    masks = {id_: tuple(found[name].get(id_) for name in names) for name in names for id_ in found[name]}
+    return _join(masks, images, names, config)
 
 
 def _index_map_layout(root: epath.Path, config: DataConfig) -> Layout:
-    pairs = _ordered(_split_assignments(config.index_values, "data.index_values"), config, "data.index_values")
-    values = []
+    pairs = _split_assignments(config.index_values, "data.index_values")
+    values = {}
     for name, text in pairs.items():
         try:
-            numbers = frozenset(int(part) for part in text.split(","))
+            values[name] = frozenset(int(part) for part in text.split(","))
         except ValueError as error:
             raise InputError(f"data.index_values has {name}={text}, but values must be numbers: {name}=1,2.") from error
-        values.append(numbers)
-    images = _images(root, config)
-    records, bad = [], []
-    for id_, path in _match_pattern(root, config.index_map, "data.index_map").items():
-        image = _find_image(id_, images, config)
-        if image is None:
-            bad.append(f"{path}: there is no image for it ({config.image_pattern or 'images/'})")
+    names = tuple(_ordered(pairs, config, "data.index_values"))
+    maps = _match_pattern(root, config.index_map, "data.index_map")
+    images = _images(root, config, maps.values())
+    layout = _join({id_: (path,) for id_, path in maps.items()}, images, ("index map",), config)
+    known = frozenset({0}).union(*values.values())
+    return dataclasses.replace(
+        layout, class_names=names, index_values=tuple(values[name] for name in names), known_values=known
+    )
+
+
+def _join(
+    masks: dict[str, tuple[epath.Path | None, ...]],
+    images: dict[str, epath.Path],
+    names: tuple[str, ...],
+    config: DataConfig,
+) -> Layout:
+    """Masks by id with the image each belongs to, and images to which no mask belongs."""
+    records, bad, used = [], [], set()
+    for id_, paths in masks.items():
+        image_id = _image_id(id_, config)
+        used.add(image_id)
+        absent = [name for name, path in zip(names, paths, strict=True) if path is None]
+        if image_id not in images:
+            wanted = (config.image_pattern or "images/{id}.*").replace("{id}", image_id)
+            bad.append(f"{next(p for p in paths if p)}: its image {wanted} is missing")
+        elif absent and config.missing_masks == "error":
+            bad.append(f"{images[image_id]}: has no {', '.join(absent)} mask (id {id_!r})")
         else:
-            records.append(Record(id_, image, (path,)))
-    layout = _checked(records, tuple(pairs), config, bad=bad)
-    return dataclasses.replace(layout, index_values=tuple(values))
+            records.append(Record(id_, images[image_id], paths))
+    for image_id, image in images.items():
+        if image_id not in used and config.missing_masks == "error":
+            bad.append(f"{image}: has no mask")
+        elif image_id not in used:
+            records.append(Record(image_id, image, (None,) * len(names)))
+    return _checked(records, names, config, bad=bad)
 
 
 def _checked(records: list[Record], class_names: tuple[str, ...], config: DataConfig, *, bad: list[str]) -> Layout:
@@ -234,11 +275,15 @@ def _checked(records: list[Record], class_names: tuple[str, ...], config: DataCo
             f"--data.on-bad-sample skip (leave these out)."
         )
     if not records:
-        raise InputError(f"{config.root}: no sample was found. Images end in {', '.join(IMAGE_SUFFIXES)}.")
+        why = f"All {len(bad)} are bad, the first: {bad[0]}." if bad else f"Images end in {', '.join(IMAGE_SUFFIXES)}."
+        raise InputError(f"{config.root}: no sample was found. {why}")
     ids: dict[str, Record] = {}
     for record in records:
         if record.id in ids:
-            raise InputError(f"{record.image}: and {ids[record.id].image} have the same id {record.id!r}.")
+            raise InputError(
+                f"{record.image}: and {ids[record.id].image} have the same id {record.id!r}. Rename one of them, with "
+                f"its masks."
+            )
         ids[record.id] = record
     return Layout(tuple(ids[i] for i in sorted(ids)), class_names, bad=tuple(bad))
 
@@ -253,16 +298,28 @@ def read_splits(path: epath.Path) -> dict[str, str]:
     """id -> split from a CSV file with the columns id,split."""
     if not path.is_file():
         raise InputError(f"{path}: there is no such file, but --data.splits names it.")
-    reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
-    if reader.fieldnames is None or not {"id", "split"} <= set(reader.fieldnames):
-        raise InputError(f"{path}: has the columns {reader.fieldnames}, but needs id and split in its first line.")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text ({error}). Save it as CSV in UTF-8.") from error
+    reader = csv.reader(io.StringIO(text, newline=""))
+    columns = [name.strip() for name in next(reader, [])]
+    if not {"id", "split"} <= set(columns):
+        raise InputError(
+            f"{path}: has the columns {columns}, but needs id and split in its first line, separated by a comma."
+        )
     splits: dict[str, str] = {}
-    for line, row in enumerate(reader, start=2):
-        id_, split = (row["id"] or "").strip(), (row["split"] or "").strip()
+    for cells in reader:
+        if not cells:
+            continue
+        row = dict(zip(columns, (cell.strip() for cell in cells), strict=False))
+        id_, split = _normal(row.get("id", "")), row.get("split", "")
         if split not in SPLITS:
-            raise InputError(f"{path}, line {line}: split is {split!r}, but must be one of {', '.join(SPLITS)}.")
+            raise InputError(
+                f"{path}, line {reader.line_num}: split is {split!r}, but must be one of {', '.join(SPLITS)}."
+            )
         if splits.get(id_, split) != split:
-            raise InputError(f"{path}, line {line}: {id_!r} is in {splits[id_]} and in {split}. Keep one.")
+            raise InputError(f"{path}, line {reader.line_num}: {id_!r} is in {splits[id_]} and in {split}. Keep one.")
         splits[id_] = split
     return splits
 
@@ -277,12 +334,11 @@ def assign_splits(layout: Layout, config: DataConfig) -> dict[str, list[str]]:
     if config.splits:
         path = epath.Path(config.splits)
         given = read_splits(path)
-        known = set(ids)
-        unknown = sorted(set(given) - known)
-        if unknown and not layout.bad:
+        unknown = sorted(set(given) - set(ids))
+        if len(unknown) > len(layout.bad):  # more than were left out
             raise InputError(
-                f"{path}: names {len(unknown)} ids that are not in {config.root}, the first is {unknown[0]!r} (ids there "
-                f"look like {ids[0]!r}). An id is the file name without its ending."
+                f"{path}: names {len(unknown)} ids that are not in {config.root}, the first is {unknown[0]!r} (ids "
+                f"there look like {ids[0]!r}). An id is the file name without its ending."
             )
         splits = {name: sorted(i for i in ids if given.get(i) == name) for name in SPLITS}
     elif any(r.split for r in layout.records):
@@ -295,7 +351,10 @@ def assign_splits(layout: Layout, config: DataConfig) -> dict[str, list[str]]:
 
 
 def _hashed_split(ids: list[str], config: DataConfig) -> tuple[list[str], list[str]]:
-    """Train and val. Each id decides for itself, so new images never move old ones; both parts get at least one."""
+    """Train and val. Each id decides for itself, so new images do not move old ones.
+
+    But both parts get at least one id: while no id decided for a part, the one nearest to it is lent to it.
+    """
     if len(ids) < 2:
         return ids, []
     fractions = {id_: hashed_fraction(id_, config.split_seed) for id_ in ids}

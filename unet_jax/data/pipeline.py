@@ -1,8 +1,9 @@
 """From samples to batches with Grain: which sample comes when, and with which random numbers, are pure functions.
 
-Sample i of epoch e is augmented with `np.random.default_rng((seed, e, i))`, and epoch e visits the samples in an order
-that depends on (seed, e) alone. So a position in the data is one number, the count of batches so far; threads and
-worker processes cannot change what comes out; and a process of many reads every n-th row of each global batch.
+Sample i of epoch e is augmented with random numbers that depend on (seed, e, i) alone, and epoch e visits the samples
+in an order that depends on (seed, e) alone. So a position in the data is one number, the count of batches so far;
+threads and worker processes cannot change what comes out; and a process of many reads every n-th row of each global
+batch.
 """
 
 import functools
@@ -39,9 +40,9 @@ class TrainOrder:
 
     def __init__(self, num_samples: int, batch_size: int, num_epochs: int, seed: int):
         if num_samples < batch_size:
+            remedy = f"use --train.batch-size {num_samples} or less" if num_samples else "check --data.splits"
             raise InputError(
-                f"the training split has {num_samples} images, fewer than train.batch_size {batch_size}: "
-                f"use --train.batch-size {max(1, num_samples)} or less."
+                f"the training split has {num_samples} images, fewer than train.batch_size {batch_size}: {remedy}."
             )
         self.num_samples, self.batch_size, self.num_epochs, self.seed = num_samples, batch_size, num_epochs, seed
         self.steps_per_epoch = steps_per_epoch(num_samples, batch_size)
@@ -111,10 +112,7 @@ def train_batches(
       start_step: batches already used; continues exactly there.
       process_index, process_count: rows process_index, process_index + process_count, ... of each global batch.
     """
-    if order.batch_size % process_count:
-        raise InputError(
-            f"train.batch_size is {order.batch_size}, but must be a multiple of the {process_count} processes."
-        )
+    _check_shares(order.batch_size, process_count)
     soft = data_config.mask_interpolation == "linear"
     make_sample = _MakeSample(source, order.seed, augment_config, soft)
     positions = grain.MapDataset.source(order)[start_step * order.batch_size :]
@@ -134,6 +132,11 @@ def train_batches(
     return iter(iterable)
 
 
+def _check_shares(batch_size: int, process_count: int) -> None:
+    if batch_size % process_count:
+        raise InputError(f"train.batch_size is {batch_size}, but must be a multiple of the {process_count} processes.")
+
+
 def _parse_absl_flags() -> None:
     """Grain's worker processes read absl flags, which nobody else parses here."""
     from absl import flags
@@ -142,13 +145,12 @@ def _parse_absl_flags() -> None:
         flags.FLAGS.mark_as_parsed()
 
 
-def eval_batches(
-    source: Source, batch_size: int, *, process_index: int = 0, process_count: int = 1
-) -> Iterator[Batch]:
+def eval_batches(source: Source, batch_size: int, *, process_index: int = 0, process_count: int = 1) -> Iterator[Batch]:
     """All samples once, in order, not augmented; the last batch is filled up with zeros of weight 0.
 
     With several processes, each gets the rows of the global batches that `train_batches` would give it.
     """
+    _check_shares(batch_size, process_count)
     for start in range(0, len(source), batch_size):
         rows = range(start + process_index, start + batch_size, process_count)
         samples = [source[i] for i in rows if i < len(source)]

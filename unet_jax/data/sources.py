@@ -49,9 +49,7 @@ class FileSource:
         record = self._records[index]
         image = read_image(record.image)
         if self._layout.index_values:
-            path = record.masks[0]
-            assert path is not None
-            mask = self._classes_of(path)
+            mask = self._classes_of(record.masks[0], image)
         else:
             planes = [self._plane(path, image) for path in record.masks]
             mask = np.stack(planes, axis=-1)
@@ -64,9 +62,12 @@ class FileSource:
         _check_size(path, plane, image)
         return plane
 
-    def _classes_of(self, path: epath.Path) -> np.ndarray:
-        indices = read_gray(path).astype(np.int64)
-        known = frozenset({0}).union(*self._layout.index_values)
+    def _classes_of(self, path: epath.Path | None, image: np.ndarray) -> np.ndarray:
+        if path is None:
+            return np.zeros((*image.shape[:2], len(self._layout.class_names)), np.uint8)
+        indices = read_gray(path, class_numbers=True).astype(np.int64)
+        _check_size(path, indices, image)
+        known = self._layout.known_values
         for value in np.unique(indices):
             if int(value) not in known:
                 raise BadSampleError(
@@ -79,9 +80,11 @@ class FileSource:
 
 def _check_size(path: epath.Path, mask: np.ndarray, image: np.ndarray) -> None:
     if mask.shape[:2] != image.shape[:2]:
+        turned = mask.shape[1::-1] == image.shape[:2]
+        remedy = "One of them is turned: apply its EXIF rotation." if turned else "Export both at the same size."
         raise BadSampleError(
             f"{path}: is {mask.shape[1]}x{mask.shape[0]} pixels (width x height), but its image is "
-            f"{image.shape[1]}x{image.shape[0]}. Export both at the same size."
+            f"{image.shape[1]}x{image.shape[0]}. {remedy}"
         )
 
 

@@ -32,7 +32,7 @@ def synthetic_sample(rng: np.random.Generator, image_size: int, num_classes: int
         for _ in range(rng.integers(1, 4)):
             shape = _draw_shape(rng, size, _SHAPE_NAMES[k % len(_SHAPE_NAMES)])
             hue = (k * 180 / num_classes + rng.uniform(-6, 6)) % 180
-            hsv = np.uint8([[[hue, rng.uniform(130, 220), rng.uniform(150, 240)]]])
+            hsv = np.array([[[hue, rng.uniform(130, 220), rng.uniform(150, 240)]]], np.uint8)
             color = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float32)
             opacity = rng.uniform(0.55, 0.8)
             inside = shape > 0
@@ -80,21 +80,39 @@ def write_synthetic(
     Image i depends on (seed, i) alone.
 
     Raises:
-      InputError: a number is too small, or `out` already holds other data.
+      InputError: a number is too small, or `out` already holds a file that this call would not write.
     """
-    for name, value, least in (("num_images", num_images, 1), ("image_size", image_size, 8), ("num_classes", num_classes, 1)):
+    for name, value, least in (
+        ("num_images", num_images, 1),
+        ("image_size", image_size, 8),
+        ("num_classes", num_classes, 1),
+    ):
         if value < least:
             raise InputError(f"{name} is {value}, but must be at least {least}.")
-    if out.exists() and any(out.iterdir()) and not (out / "splits.csv").is_file():
-        raise InputError(f"{out}: is not empty and was not made by this command. Choose another folder.")
     names = class_names(num_classes)
+    ids = [f"{i:04d}" for i in range(num_images)]
+    written = {out / "splits.csv"}.union(
+        out / folder / f"{id_}.png" for folder in ("images", *(f"masks/{name}" for name in names)) for id_ in ids
+    )
+    foreign = sorted(set(_files_below(out)) - written)
+    if foreign:
+        raise InputError(
+            f"{out}: already holds other files, such as {foreign[0]}. Choose another folder, or empty this one."
+        )
     lines = ["id,split"]
-    for i in range(num_images):
+    for i, id_ in enumerate(ids):
         sample = synthetic_sample(np.random.default_rng((seed, i)), image_size, num_classes)
-        id_ = f"{i:04d}"
         write_png(out / "images" / f"{id_}.png", sample.image)
         for k, name in enumerate(names):
             write_png(out / "masks" / name / f"{id_}.png", sample.mask[..., k])
         lines.append(f"{id_},{('train', 'train', 'train', 'val', 'test')[i % 5]}")
     (out / "splits.csv").write_text("\n".join(lines) + "\n")
     return names
+
+
+def _files_below(path: epath.Path) -> list[epath.Path]:
+    if not path.exists():
+        return []
+    if not path.is_dir():
+        return [path]
+    return [file for entry in path.iterdir() if not entry.name.startswith(".") for file in _files_below(entry)]

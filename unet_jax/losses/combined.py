@@ -1,12 +1,37 @@
 """The training objective: weighted sum of the reduced terms."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unet_jax.losses.overlap import batch_soft_dice_loss, class_soft_dice_loss, soft_dice_loss
 from unet_jax.losses.pixel import bce_loss
+
+
+class BceDice(NamedTuple):
+    """Constants of `bce_dice_loss` with one Dice ratio for the whole batch."""
+
+    bce_weight: float
+    dice_weight: float
+    dice_smooth: float
+
+    def kwargs(self) -> dict[str, float]:
+        """Arguments of `bce_dice_loss`."""
+        return self._asdict()
+
+
+PUBLIC_BCE_DICE: dict[str, BceDice] = {
+    "petrosgk": BceDice(1.0, 1.0, 1.0),
+    "killthekitten": BceDice(0.2, 0.8, 1.0),
+    "selimsef": BceDice(0.5, 0.5, 1e-3),
+}
+"""What 'bce_dice' means in three public programs; the seed names it without saying which.
+
+petrosgk/Kaggle-Carvana-Image-Masking-Challenge is where the seed's network comes from; `make_loss('bce_dice')` is a
+function of killthekitten/kaggle-carvana-2017 and of selimsef/dsb2018_topcoders. The values differ by constant factors of
+the two terms, so losses of different programs cannot be compared.
+"""
 
 
 def _weighted_mean(per_image: Float[Array, "b *rest"], weight: Float[Array, " b"]) -> Float[Array, ""]:
@@ -31,8 +56,7 @@ def bce_dice_loss(
       logits: float32, one per class and pixel.
       labels: membership in [0, 1].
       weight: one per image; 0 leaves an image (padding) out.
-      bce_weight, dice_weight: factors of the two terms. (1, 1) is the loss of the Keras U-Net this library follows,
-        (0.2, 0.8) and (0.5, 0.5) are other public losses of the same name.
+      bce_weight, dice_weight: factors of the two terms; `PUBLIC_BCE_DICE` has those of public programs.
       dice_reduction: what one Dice ratio is taken over; see `unet_jax.losses.overlap`.
       dice_smooth: added to both sides of the Dice ratio.
 

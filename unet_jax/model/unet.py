@@ -28,7 +28,8 @@ class ConvBlock(nn.Module):
                 name=f"conv{i}",
             )(x)
             if config.norm == "batch":
-                x = BatchNorm(config.batch_norm_momentum, config.norm_eps, name=f"norm{i}")(x, train)
+                norm = BatchNorm(config.batch_norm_momentum, config.norm_eps, config.batch_norm_variance, name=f"norm{i}")
+                x = norm(x, train)
             elif config.norm == "group":
                 group_size = min(config.group_size, self.features)
                 group_norm = nn.GroupNorm(

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Sets up .venv and runs the tests; further arguments go to pytest (scripts/test.sh -m slow, scripts/test.sh -k dice).
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+install dev
+cd "$repository"
+exec .venv/bin/python -m pytest -n "${UNET_JAX_TEST_PROCESSES:-2}" "$@"

@@ -1,0 +1,123 @@
+"""The command line as a person meets it: in this process where that is the same, in its own where a kill is needed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from unet_jax import load_run
+from unet_jax.cli import main
+
+SMALL_NETWORK = ("--model.widths", "4", "8", "--model.center-width", "8", "--model.num-convs-down", "1")
+TINY = (*SMALL_NETWORK, "--model.num-convs-up", "1", "--data.image-size", "32", "--train.num-pictures", "1")
+
+
+def call(*args):
+    main([str(a) for a in args])
+
+
+def refused(capsys, *args):
+    """The message of a command that must end with 2 and without a traceback."""
+    with pytest.raises(SystemExit) as end:
+        call(*args)
+    assert end.value.code == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cli") / "data"
+    call("synth", "--out", root, "--num-images", 30, "--image-size", 32, "--num-classes", 3, "--seed", 1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(data):
+    out = data.parent / "run"
+    call("train", "small", "--data.root", data, "--out", out, "--train.num-epochs", 2, "--seed", 5, *TINY)
+    return out
+
+
+def test_synth_train_evaluate_predict_info(data, run, tmp_path, capsys):
+    capsys.readouterr()
+    where = ("--data.root", data, "--data.splits", data / "splits.csv")
+    call("evaluate", run, *where, "--split", "test", "--csv", tmp_path / "s.csv")
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"num_images", "dice", "dice_mean", "iou", "threshold"} <= set(result)
+    assert result["num_images"] == 6 and set(result["dice"]) == {"disk", "square", "ring"}
+    assert len((tmp_path / "s.csv").read_text().splitlines()) == 7
+    call("predict", run, data / "images", "--out", tmp_path / "out")
+    for name in ("disk", "square", "ring", "overlay"):
+        assert len(list((tmp_path / "out" / name).glob("*.png"))) == 30
+    capsys.readouterr()
+    call("info", run)
+    said = capsys.readouterr().out
+    assert "channel 1 = ring" in said and "seed = 5" in said and "(best)" in said
+
+
+def test_training_again_says_it_is_finished(data, run, capsys):
+    call("train", "small", "--data.root", data, "--out", run, "--train.num-epochs", 2, "--seed", 5, *TINY)
+    assert "finished at step" in capsys.readouterr().out
+
+
+def test_help_names_every_command_and_preset(capsys):
+    call()
+    said = capsys.readouterr().out
+    for word in ("synth", "train", "evaluate", "predict", "info", "default", "seed", "small"):
+        assert word in said
+    call("train", "--help")
+    assert "Keras original" in capsys.readouterr().out
+
+
+def test_typos_are_refused_with_a_suggestion(capsys, data, tmp_path):
+    assert "Did you mean 'train'" in refused(capsys, "trian")
+    assert "Did you mean 'default'" in refused(capsys, "train", "defualt")
+    said = refused(capsys, "train", "small", "--data.root", data, "--out", tmp_path / "x", "--train.num-epoch", 2)
+    assert "--train.num-epochs" in said
+
+
+def test_mistakes_are_told_without_a_traceback(capsys, data, run, tmp_path):
+    out = tmp_path / "x"
+    assert "data.root is empty" in refused(capsys, "train", "small", "--out", out)
+    assert "is not a folder" in refused(capsys, "train", "small", "--data.root", tmp_path / "no", "--out", out)
+    said = refused(capsys, "train", "small", "--data.root", data, "--out", out, "--data.image-size", 100)
+    assert "data.image_size is 100" in said and "multiple of 16" in said
+    said = refused(capsys, "train", "small", "--data.root", data, "--out", run, "--seed", 6, *TINY)
+    assert "seed: was 5, now 6" in said
+    assert "is not a run" in refused(capsys, "evaluate", tmp_path, "--data.root", data)
+    assert "is not a run" in refused(capsys, "info", tmp_path)
+    assert "no such file" in refused(capsys, "predict", run, tmp_path / "no.png", "--out", out)
+    assert "num_images is 0" in refused(capsys, "synth", "--out", out, "--num-images", 0)
+    assert not out.exists()
+
+
+def test_kill_at_a_random_moment_and_the_same_command_continues(data, tmp_path):
+    """The process is killed for real; the run that was killed ends with the parameters of one that was not."""
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+
+    def command(out):
+        args = ["train", "small", "--data.root", data, "--out", out, "--train.num-epochs", 6, *TINY]
+        return [sys.executable, "-m", "unet_jax", *map(str, args), "--train.checkpoint-every-steps", "1"]
+
+    killed, straight = tmp_path / "killed", tmp_path / "straight"
+    process = subprocess.Popen(command(killed), env=environment, stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (killed / "checkpoints" / "2").exists() and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read().decode()
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    again = subprocess.run(command(killed), env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "continuing" in again.stderr
+    subprocess.run(command(straight), env=environment, check=True, capture_output=True)
+    a, b = load_run(killed, "last"), load_run(straight, "last")
+    jax.tree.map(np.testing.assert_array_equal, a.state, b.state)

@@ -1,0 +1,81 @@
+import dataclasses
+
+import pytest
+
+from unet_jax import InputError
+from unet_jax.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    config_differences,
+    config_from_dict,
+    config_to_dict,
+)
+from unet_jax.presets import PRESETS
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_json(name):
+    config = PRESETS[name]()
+    assert config_from_dict(config_to_dict(config)) == config
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_say_what_they_are_for(name):
+    assert len((PRESETS[name].__doc__ or "").strip()) > 40
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: DataConfig(image_size=0), ["data.image_size", "0", "at least 1"]),
+        (lambda: DataConfig(val_fraction=1.0), ["data.val_fraction", "1.0"]),
+        (lambda: DataConfig(classes=("a", "a")), ["data.classes", "'a'", "repeated"]),
+        (lambda: DataConfig(classes=("a/b",)), ["data.classes", "a/b", "plain name"]),
+        (lambda: DataConfig(index_map="x/{id}.png"), ["data.index_values"]),
+        (lambda: AugmentConfig(horizontal_flip_prob=1.5), ["augment.horizontal_flip_prob", "1.5"]),
+        (lambda: AugmentConfig(scale=1.0), ["augment.scale", "1.0"]),
+        (lambda: AugmentConfig(hue=-1.0), ["augment.hue", "-1.0"]),
+        (lambda: ModelConfig(widths=()), ["model.widths"]),
+        (lambda: ModelConfig(widths=(12,), center_width=24, norm="group"), ["model.group_size", "12"]),
+        (lambda: LossConfig(bce_weight=0.0, dice_weight=0.0), ["loss.bce_weight + loss.dice_weight"]),
+        (lambda: OptimConfig(learning_rate=0.0), ["optim.learning_rate"]),
+        (lambda: TrainConfig(batch_size=0), ["train.batch_size", "at least 1"]),
+        (lambda: TrainConfig(threshold=1.0), ["train.threshold"]),
+        (lambda: Config(seed=-1), ["seed", "-1"]),
+    ],
+)
+def test_impossible_values_are_refused_by_name(make, words):
+    with pytest.raises(InputError) as error:
+        make()
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_image_size_that_does_not_divide_names_the_nearest_that_does():
+    with pytest.raises(InputError, match=r"data.image_size is 200.*multiple of 128.*--data.image-size 256"):
+        Config(data=DataConfig(image_size=200))
+    with pytest.raises(InputError, match=r"--data.image-size 128"):
+        Config(data=DataConfig(image_size=20))
+
+
+def test_unknown_field_is_refused():
+    values = config_to_dict(Config())
+    values["model"]["depth"] = 3
+    with pytest.raises(InputError, match=r"model\.depth"):
+        config_from_dict(values)
+
+
+def test_differences_leave_out_what_does_not_change_numbers():
+    old = Config()
+    new = dataclasses.replace(
+        old,
+        seed=1,
+        data=dataclasses.replace(old.data, root="elsewhere", num_threads=9),
+        loss=LossConfig(bce_weight=0.5),
+    )
+    assert config_differences(old, new) == {"seed": (0, 1), "loss.bce_weight": (1.0, 0.5)}

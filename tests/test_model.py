@@ -1,0 +1,170 @@
+import dataclasses
+import functools
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from unet_jax import InputError, UNet
+from unet_jax.config import ModelConfig
+from unet_jax.model.layers import BatchNorm, conv_same, max_pool, upsample
+from unet_jax.state import init_state, num_parameters, with_prior_bias
+
+TINY = ModelConfig(widths=(4, 8), center_width=16, num_convs_up=2)
+
+
+@functools.cache
+def evaluate(model):
+    """Op-by-op execution compiles every operation by itself; one jit is many times faster."""
+    return jax.jit(lambda variables, images: model.apply(variables, images, False, mutable=["batch_stats"]))
+
+
+@functools.cache
+def train(model):
+    return jax.jit(lambda variables, images: model.apply(variables, images, True, mutable=["batch_stats"]))
+
+
+def make(config=TINY, num_classes=2, size=16, seed=0):
+    model = UNet(config, num_classes)
+    images = jax.random.uniform(jax.random.key(seed + 1), (2, size, size, 3))
+    variables = jax.jit(lambda key: model.init(key, images, False))(jax.random.key(seed))
+    return model, variables, images
+
+
+@pytest.mark.parametrize(
+    ("widths", "num_classes", "trainable", "statistics"),
+    [
+        # Counted by hand from the original's layer list; see also keras' model.summary().
+        ((8, 16, 32, 64, 128, 256, 512), 2, 34_623_090, 14_256),
+        ((8, 16, 32, 64, 128, 256, 512), 1, 34_623_081, 14_256),
+        ((16, 32, 64, 128, 256, 512), 2, 34_618_594, 14_176),
+        ((32, 64, 128, 256, 512), 2, 34_600_386, 14_016),
+        ((64, 128, 256, 512), 2, 34_527_106, 13_696),
+    ],
+)
+def test_parameter_counts_of_the_original(widths, num_classes, trainable, statistics):
+    model = UNet(ModelConfig(widths=widths), num_classes)
+    state = jax.eval_shape(lambda key: init_state(key, model, optax.sgd(1.0)), jax.random.key(0))
+    assert (num_parameters(state.params), num_parameters(state.batch_stats)) == (trainable, statistics)
+
+
+def numpy_conv(x, kernel):
+    """A float64 loop over taps: cross-correlation with zeros outside."""
+    size = kernel.shape[0]
+    margin = size // 2
+    padded = np.pad(np.float64(x), ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    y = np.zeros((*x.shape[:3], kernel.shape[-1]))
+    for i in range(size):
+        for j in range(size):
+            y += padded[:, i : i + x.shape[1], j : j + x.shape[2]] @ np.float64(kernel[i, j])
+    return y
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (1, 5), (2, 7), (3, 3), (5, 4)])
+@pytest.mark.parametrize("size", [1, 3])
+def test_convolution_equals_a_loop_on_ordinary_and_tiny_grids(shape, size):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, *shape, 3)).astype(np.float32)
+    kernel = rng.normal(size=(size, size, 3, 4)).astype(np.float32)
+    np.testing.assert_allclose(conv_same(x, jnp.asarray(kernel)), numpy_conv(x, kernel), atol=1e-5)
+
+
+def test_pool_and_upsample_by_hand():
+    x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    np.testing.assert_array_equal(max_pool(x)[0, :, :, 0], [[5, 7], [13, 15]])
+    up = upsample(jnp.array([[[[1.0], [2.0]], [[3.0], [4.0]]]]))
+    np.testing.assert_array_equal(up[0, :, :, 0], [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]])
+
+
+def test_batch_norm_against_numpy():
+    rng = np.random.default_rng(0)
+    x = rng.normal(100.0, 2.0, size=(3, 4, 5, 6)).astype(np.float32)  # large mean: a one-pass variance loses digits
+    layer = BatchNorm(momentum=0.9, eps=1e-3)
+    variables = layer.init(jax.random.key(0), x, False)
+    y, updated = layer.apply(variables, x, True, mutable=["batch_stats"])
+    mean, var = np.float64(x).mean((0, 1, 2)), np.float64(x).var((0, 1, 2))
+    np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-3), atol=2e-5)
+    np.testing.assert_allclose(updated["batch_stats"]["mean"], 0.1 * mean, rtol=1e-6)
+    np.testing.assert_allclose(updated["batch_stats"]["var"], 0.9 + 0.1 * var, rtol=1e-5)
+    evaluated = layer.apply({**variables, **updated}, x, False)
+    running_mean, running_var = 0.1 * mean, 0.9 + 0.1 * var
+    np.testing.assert_allclose(evaluated, (x - running_mean) / np.sqrt(running_var + 1e-3), rtol=1e-4)
+
+
+def test_evaluation_leaves_statistics_alone():
+    model, variables, images = make()
+    _, updated = evaluate(model)(variables, images)
+    jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"], variables["batch_stats"])
+    _, moved = train(model)(variables, images)
+    assert not np.allclose(moved["batch_stats"]["down0"]["norm0"]["mean"], 0.0)
+
+
+def test_every_skip_connection_matters():
+    """Zeroing the kernel rows that read a stage's skip connection changes the logits, at every resolution."""
+    model, variables, images = make(ModelConfig(widths=(4, 8, 8), center_width=8, num_convs_up=2))
+    logits, _ = evaluate(model)(variables, images)
+    for i, width in enumerate((8, 8, 4)):
+        params = jax.tree.map(lambda x: x, variables["params"])
+        kernel = params[f"up{i}"]["conv0"]["kernel"]
+        params[f"up{i}"]["conv0"]["kernel"] = kernel.at[:, :, :width].set(0.0)  # skip first in the concatenation
+        changed, _ = evaluate(model)({**variables, "params": params}, images)
+        assert np.abs(changed - logits).max() > 1e-3, f"up{i}"
+
+
+def test_skip_comes_first_in_the_concatenation():
+    """The skip of the highest resolution carries detail finer than the up-sampled stage can."""
+    model, variables, images = make()
+    params = jax.tree.map(lambda x: x, variables["params"])
+    kernel = params["up1"]["conv0"]["kernel"]
+    params["up1"]["conv0"]["kernel"] = jnp.zeros_like(kernel).at[1, 1, 4:].set(1.0)  # only the up-sampled half, no blur
+    _, state = model.apply({**variables, "params": params}, images, False, capture_intermediates=True, mutable=True)
+    seen = state["intermediates"]["up1"]["conv0"]["__call__"][0]
+    np.testing.assert_array_equal(seen[:, ::2, ::2], seen[:, 1::2, 1::2])
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+def test_norms_run_and_only_batch_norm_has_statistics(norm):
+    model, variables, images = make(dataclasses.replace(TINY, norm=norm))
+    assert ("batch_stats" in variables) == (norm == "batch")
+    assert np.isfinite(evaluate(model)(variables, images)[0]).all()
+
+
+def test_bfloat16_keeps_parameters_statistics_and_logits_float32():
+    model, variables, images = make(dataclasses.replace(TINY, dtype="bfloat16"))
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {np.dtype("float32")}
+    logits, updated = train(model)(variables, images)
+    assert logits.dtype == np.float32
+    assert {x.dtype for x in jax.tree.leaves(updated)} == {np.dtype("float32")}
+    exact, _ = train(UNet(TINY, 2))(variables, images)
+    assert 0 < np.abs(logits - exact).max() < 0.2
+
+
+def test_size_that_does_not_divide_is_an_error_with_both_numbers():
+    model, variables, _ = make()
+    with pytest.raises(InputError, match=r"18x16.*multiples of 4"):
+        model.apply(variables, jnp.zeros((1, 18, 16, 3)), False)
+
+
+def test_prior_bias_is_the_log_odds():
+    _, variables, _ = make()
+    bias = with_prior_bias(variables["params"], np.array([0.5, 0.2]))["head"]["bias"]
+    np.testing.assert_allclose(1.0 / (1.0 + np.exp(-bias)), [0.5, 0.2], rtol=1e-6)
+    assert np.isfinite(with_prior_bias(variables["params"], np.array([0.0, 1.0]))["head"]["bias"]).all()
+
+
+@hypothesis.given(
+    depth=st.integers(1, 3), width=st.integers(1, 5), down=st.integers(1, 2), up=st.integers(1, 3), k=st.integers(1, 5)
+)
+@hypothesis.settings(max_examples=8)
+def test_any_depth_and_width_gives_one_logit_per_pixel_and_class(depth, width, down, up, k):
+    config = ModelConfig(widths=(width,) * depth, center_width=width, num_convs_down=down, num_convs_up=up)
+    model = UNet(config, k)
+    size = 2 * config.size_multiple
+    shape = jax.eval_shape(
+        lambda key: model.init_with_output(key, jnp.zeros((1, size, size, 3)), False)[0], jax.random.key(0)
+    )
+    assert shape.shape == (1, size, size, k)

@@ -1,0 +1,125 @@
+import cv2
+import numpy as np
+import pytest
+from etils import epath
+from runs_for_tests import tiny_config
+
+from unet_jax import InputError, load_run, metrics, predict_images, predict_probs, predict_probs_unresized, train
+from unet_jax.data.layout import find_layout
+from unet_jax.data.pixels import read_image, read_mask
+from unet_jax.display import Quiet
+from unet_jax.evaluate import evaluate_run, select_records, summary
+from unet_jax.predict import find_inputs, predict_files
+
+
+@pytest.fixture(scope="module")
+def loaded(synthetic_root, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    train(tiny_config(synthetic_root, num_epochs=6), out, display=Quiet())
+    return load_run(out)
+
+
+def random_images(*sizes):
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+
+
+def test_probs_have_the_size_of_each_image_and_do_not_depend_on_company(loaded):
+    sizes = [(32, 32), (7, 90), (33, 31), (64, 48), (1, 1), (5, 5), (8, 8), (9, 9), (10, 10), (11, 11)]
+    images = random_images(*sizes)  # more than one internal batch
+    probs = list(predict_images(loaded, images))
+    assert [p.shape for p in probs] == [(*size, 2) for size in sizes]
+    for image, expected in zip(images[:3], probs, strict=False):
+        np.testing.assert_allclose(predict_probs(loaded, image[None])[0], expected, atol=1e-6)
+
+
+def test_own_size_equals_resized_prediction_when_the_sizes_are_equal(loaded):
+    images = np.stack(random_images((32, 32), (32, 32)))
+    np.testing.assert_allclose(predict_probs_unresized(loaded, images), predict_probs(loaded, images), atol=1e-6)
+    assert predict_probs_unresized(loaded, np.stack(random_images((30, 41)))).shape == (1, 30, 41, 2)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((4, 4, 3), np.uint8),
+        np.zeros((1, 4, 4, 1), np.uint8),
+        np.zeros((1, 4, 4, 3), np.float32),
+    ],
+)
+def test_wrong_arrays_are_refused_with_their_shape(loaded, images):
+    with pytest.raises(InputError, match=r"images have shape .*uint8 RGB"):
+        predict_probs(loaded, images)
+
+
+def test_no_images_give_no_probabilities(loaded):
+    assert predict_probs(loaded, np.zeros((0, 4, 5, 3), np.uint8)).shape == (0, 4, 5, 2)
+
+
+def test_files_hold_the_thresholded_probabilities_at_the_images_own_size(loaded, synthetic_root, tmp_path):
+    wide = tmp_path / "in" / "sub" / "wide.JPG"
+    wide.parent.mkdir(parents=True)
+    cv2.imwrite(str(wide), random_images((20, 50))[0])
+    files = find_inputs([str(tmp_path / "in"), str(synthetic_root / "images" / "0003.png")])
+    assert list(files) == ["sub/wide", "0003"]
+    assert list(predict_files(loaded, files, epath.Path(tmp_path / "out"))) == list(files)
+    for id_, path in files.items():
+        probs = predict_probs(loaded, read_image(path)[None])[0]
+        for k, name in enumerate(loaded.class_names):
+            written = cv2.imread(str(tmp_path / "out" / name / f"{id_}.png"), cv2.IMREAD_UNCHANGED)
+            np.testing.assert_array_equal(written, (probs[..., k] > 0.5) * np.uint8(255))
+        overlay = cv2.imread(str(tmp_path / "out" / "overlay" / f"{id_}.png"))
+        assert overlay.shape == (*probs.shape[:2], 3)
+
+
+def test_inputs_that_cannot_be_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"nothing.png: there is no such file"):
+        find_inputs([str(tmp_path / "nothing.png")])
+    with pytest.raises(InputError, match="holds no image"):
+        find_inputs([str(tmp_path)])
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(InputError, match=r"notes.txt: does not end in one of"):
+        find_inputs([str(tmp_path / "notes.txt")])
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"same output same.png"):
+        find_inputs([str(tmp_path / "a" / "same.png"), str(tmp_path / "b" / "same.png")])
+
+
+def test_evaluation_scores_what_prediction_writes(loaded, synthetic_root, tmp_path):
+    """Dice computed from the files, with the textbook formula, is the Dice that evaluation reports."""
+    layout, records = select_records(loaded, loaded.config.data, "test")
+    assert [r.id for r in records] == [f"{i:04d}" for i in range(30) if i % 5 == 4]
+    scores = evaluate_run(loaded, layout, records)
+    out = epath.Path(tmp_path / "out")
+    list(predict_files(loaded, {r.id: r.image for r in records}, out))
+    for k, name in enumerate(loaded.class_names):
+        by_file = []
+        for record in records:
+            predicted = cv2.imread(str(out / name / f"{record.id}.png"), cv2.IMREAD_UNCHANGED) > 0
+            truth = read_mask(record.masks[k], soft=False) > 0
+            union = predicted.sum() + truth.sum()
+            by_file.append(1.0 if union == 0 else 2 * (predicted & truth).sum() / union)
+        np.testing.assert_allclose(scores.per_image(metrics.dice)[name], np.mean(by_file), rtol=1e-12)
+        np.testing.assert_allclose(metrics.dice(scores.counts)[:, k], by_file, rtol=1e-12)
+    result = summary(scores, split="test", threshold=0.5)
+    assert result["num_images"] == 6
+    assert result["dice_mean"] == pytest.approx(np.mean(list(result["dice"].values())))
+    lines = scores.to_csv().splitlines()
+    assert lines[0] == "id,dice/disk,dice/square,iou/disk,iou/square" and len(lines) == 7
+
+
+def test_splits_come_from_the_file_or_the_run(loaded, synthetic_root, tmp_path):
+    import dataclasses
+
+    data = dataclasses.replace(loaded.config.data, splits=None)
+    assert len(select_records(loaded, data, "val")[1]) == 6
+    assert len(select_records(loaded, data, "all")[1]) == 30
+    other = tmp_path / "splits.csv"
+    other.write_text("id,split\n0000,train\n0001,test\n0002,test\n")
+    with_file = dataclasses.replace(data, splits=str(other))
+    assert [r.id for r in select_records(loaded, with_file, "test")[1]] == ["0001", "0002"]
+    with pytest.raises(InputError, match=r"--split is 'tset'"):
+        select_records(loaded, data, "tset")
+    assert find_layout(data).class_names == loaded.class_names

@@ -1,0 +1,115 @@
+"""Before the first step: the data set is read and described once, and the run directory begun or checked."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from etils import epath
+
+from unet_jax._types import InputError
+from unet_jax.config import Config, DataConfig, config_differences
+from unet_jax.data.audit import Audit, audit_source
+from unet_jax.data.layout import Layout, assign_splits, find_layout
+from unet_jax.data.pipeline import TrainOrder
+from unet_jax.data.sources import FileSource
+from unet_jax.display import Display
+from unet_jax.runs import RunInfo, current_versions, info_path, load_info, save_info
+
+
+def begin_run(config: Config, out: epath.Path, display: Display) -> tuple[RunInfo, Layout]:
+    """The run's fixed facts: made from the data set when `out` is new, else read and compared with this config.
+
+    Raises:
+      InputError: the data set cannot be used, or `out` holds a run of other settings, classes or images.
+    """
+    layout = find_layout(config.data)
+    if info_path(out).exists():
+        return _continue_info(config, layout, out), layout
+    return _new_info(config, layout, out, display), layout
+
+
+def split_source(layout: Layout, ids: Sequence[str], data: DataConfig) -> FileSource:
+    """The samples of these ids, in this order."""
+    by_id = {r.id: r for r in layout.records}
+    return FileSource(layout, [by_id[i] for i in ids], soft_masks=data.soft_masks)
+
+
+def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display) -> RunInfo:
+    """Audits the data, prints what was found, and begins the run directory."""
+    splits = assign_splits(layout, config.data)
+    for name in ("train", "val"):
+        if not splits[name]:
+            raise InputError(
+                f"{config.data.root}: the split {name!r} is empty (train {len(splits['train'])}, val "
+                f"{len(splits['val'])}, test {len(splits['test'])} of {len(layout.records)} samples). "
+                f"Give it images, or correct --data.splits."
+            )
+    used = set(splits["train"]) | set(splits["val"])
+    source = split_source(layout, [r.id for r in layout.records if r.id in used], config.data)
+    with display.bar("reading data", len(source), unit="images") as show:
+        audit = audit_source(
+            source,
+            layout.class_names,
+            skip_bad=config.data.on_bad_sample == "skip",
+            num_threads=config.data.num_threads,
+            on_progress=lambda done, _: show(done, ""),
+        )
+    usable = set(audit.ids)
+    for name in ("train", "val"):
+        splits[name] = [i for i in splits[name] if i in usable]
+        if not splits[name]:
+            raise InputError(f"{config.data.root}: no sample of the split {name!r} can be used:\n  {audit.bad[0]}")
+    TrainOrder(len(splits["train"]), config.train.batch_size, config.train.num_epochs, config.seed)  # or an error, now
+    _describe_data(layout, audit, splits, display)
+    info = RunInfo(config, layout.class_names, splits, audit.to_dict(), current_versions())
+    save_info(out, info)
+    return info
+
+
+def _describe_data(layout: Layout, audit: Audit, splits: dict[str, list[str]], display: Display) -> None:
+    sizes = "x".join(map(str, audit.smallest[::-1]))
+    if audit.largest != audit.smallest:
+        sizes += " to " + "x".join(map(str, audit.largest[::-1]))
+    counts = ", ".join(f"{len(ids)} {name}" for name, ids in splits.items())
+    display.line(f"data: {counts}; {sizes} pixels")
+    for k, name in enumerate(audit.class_names):
+        others = [
+            f"{share:.0%} also {other}"
+            for other, share in zip(audit.class_names, audit.overlap[k], strict=True)
+            if other != name and share > 0
+        ]
+        empty = f", absent from {audit.num_empty[k]} images" if audit.num_empty[k] else ""
+        overlaps = f" ({', '.join(others)})" if others else ""
+        display.line(f"  channel {k} = {name}: {audit.prevalence[k]:.1%} of the pixels{overlaps}{empty}")
+    for reason in (*layout.bad, *audit.bad):
+        display.line(f"  left out: {reason}")
+    if layout.bad or audit.bad:
+        display.line(f"  {len(layout.bad) + len(audit.bad)} left out in all (data.on_bad_sample is skip)")
+    split_of = {i: name for name, ids in splits.items() for i in ids}
+    for group in audit.duplicates:
+        names = {split_of[i] for i in group}
+        warning = "  WARNING, in different splits" if len(names) > 1 else ""
+        display.line(f"  identical images: {', '.join(group)}{warning}")
+
+
+def _continue_info(config: Config, layout: Layout, out: epath.Path) -> RunInfo:
+    """The existing run's info, if this config and this data would give the same numbers."""
+    info = load_info(out)
+    differences = config_differences(info.config, config)
+    if differences:
+        shown = "\n  ".join(f"{name}: was {old!r}, now {new!r}" for name, (old, new) in differences.items())
+        raise InputError(
+            f"{out}: holds a run with other settings:\n  {shown}\n"
+            f"Use the same settings to continue it, or another --out to start anew."
+        )
+    if info.class_names != layout.class_names:
+        raise InputError(
+            f"{out}: was begun with the classes {list(info.class_names)}, found {list(layout.class_names)}."
+        )
+    known = {r.id for r in layout.records}
+    lost = [i for name in ("train", "val") for i in info.splits[name] if i not in known]
+    if lost:
+        raise InputError(
+            f"{out}: {len(lost)} images that the run uses are not in {config.data.root} any more, the first is "
+            f"{lost[0]!r}. Restore them, or start anew with another --out."
+        )
+    return dataclasses.replace(info, config=config)
