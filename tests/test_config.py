@@ -14,6 +14,7 @@ from unet_jax.config import (
     config_differences,
     config_from_dict,
     config_to_dict,
+    replace,
 )
 from unet_jax.presets import PRESETS
 
@@ -79,3 +80,10 @@ def test_differences_leave_out_what_does_not_change_numbers():
         loss=LossConfig(bce_weight=0.5),
     )
     assert config_differences(old, new) == {"seed": (0, 1), "loss.bce_weight": (1.0, 0.5)}
+
+
+def test_replace_by_dotted_name_changes_things_together():
+    config = replace(Config(), {"model.widths": (4, 8), "data.image_size": 12, "seed": 3})
+    assert (config.model.widths, config.data.image_size, config.seed) == ((4, 8), 12, 3)
+    with pytest.raises(InputError, match=r"'data.image_sise' does not exist. Did you mean 'data.image_size'"):
+        replace(Config(), {"data.image_sise": 1})

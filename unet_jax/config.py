@@ -1,6 +1,7 @@
 """Every setting of a run, as frozen dataclasses that refuse impossible values before any device is touched."""
 
 import dataclasses
+import difflib
 import json
 import typing
 from typing import Any, Literal
@@ -326,6 +327,26 @@ def flatten_config(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + field.name] = value
     return flat
+
+
+def replace(config: Config, values: dict[str, Any]) -> Config:
+    """A config with some settings changed, by dotted name: `replace(config, {"data.image_size": 128})`.
+
+    All changes are made together, so that values that fit each other are not refused one by one.
+    """
+    nested = config_to_dict(config)
+    known = flatten_config(config)
+    for name, value in values.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise InputError(f"config field {name!r} does not exist.{hint}")
+        *parents, last = name.split(".")
+        level = nested
+        for parent in parents:
+            level = level[parent]
+        level[last] = list(value) if isinstance(value, tuple) else value
+    return config_from_dict(nested)
 
 
 def config_differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:

@@ -27,8 +27,9 @@ def read_bytes(path: epath.Path) -> bytes:
         raise BadSampleError(f"{path}: cannot be read ({error}). Restore the file or remove the sample.") from error
 
 
-def read_image(path: epath.Path) -> np.ndarray:
+def read_image(path: str | epath.Path) -> np.ndarray:
     """`[h w 3]` uint8 RGB. Gray images are repeated, alpha is dropped, 16 bits become 8, EXIF rotation is applied."""
+    path = epath.Path(path)
     data = read_bytes(path)
     if path.suffix.lower() in _STACK_SUFFIXES:
         _refuse_stack(path, data)

@@ -1,0 +1,35 @@
+"""The README's Python runs as printed."""
+
+import re
+from pathlib import Path
+
+from unet_jax.data.synthetic import write_synthetic
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def test_python_example_runs(tmp_path, monkeypatch, capsys):
+    from etils import epath
+
+    write_synthetic(epath.Path(tmp_path / "DATA"), num_images=20, image_size=48, num_classes=2, seed=0)
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), flags=re.S)
+    exec(compile(code, "README.md", "exec"), {})
+    said = capsys.readouterr().out.split()
+    assert said[0] == "disk" and said[2] == "square"
+    assert all(0.0 <= float(share) <= 1.0 for share in said[1::2])
+
+
+def test_every_file_the_readme_links_to_exists():
+    text = (REPOSITORY / "README.md").read_text()
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (REPOSITORY / target).exists(), target
+
+
+def test_every_module_in_the_map_exists_and_the_other_way_round():
+    text = (REPOSITORY / "README.md").read_text()
+    block = text[text.index("unet_jax/\n  config.py") :].split("```")[0]
+    named = set(re.findall(r"\b(\w+\.py)\b", block))
+    top = {p.name for p in (REPOSITORY / "unet_jax").glob("*.py") if not p.name.startswith("_")}
+    below = {p.name for p in (REPOSITORY / "unet_jax" / "data").glob("*.py") if not p.name.startswith("_")}
+    assert named == top | below
