@@ -89,7 +89,8 @@ def test_inputs_that_cannot_be_are_named(tmp_path):
 
 def test_evaluation_scores_what_prediction_writes(loaded, synthetic_root, tmp_path):
     """Dice computed from the files, with the textbook formula, is the Dice that evaluation reports."""
-    layout, records = select_records(loaded, loaded.config.data, "test")
+    split, layout, records = select_records(loaded, loaded.config.data, None)
+    assert split == "test"
     assert [r.id for r in records] == [f"{i:04d}" for i in range(30) if i % 5 == 4]
     scores = evaluate_run(loaded, layout, records)
     out = epath.Path(tmp_path / "out")
@@ -114,12 +115,16 @@ def test_splits_come_from_the_file_or_the_run(loaded, synthetic_root, tmp_path):
     import dataclasses
 
     data = dataclasses.replace(loaded.config.data, splits=None)
-    assert len(select_records(loaded, data, "val")[1]) == 6
-    assert len(select_records(loaded, data, "all")[1]) == 30
+    assert len(select_records(loaded, data, "val")[2]) == 6
+    assert len(select_records(loaded, data, "all")[2]) == 30
     other = tmp_path / "splits.csv"
     other.write_text("id,split\n0000,train\n0001,test\n0002,test\n")
     with_file = dataclasses.replace(data, splits=str(other))
-    assert [r.id for r in select_records(loaded, with_file, "test")[1]] == ["0001", "0002"]
+    assert [r.id for r in select_records(loaded, with_file, "test")[2]] == ["0001", "0002"]
+    other.write_text("id,split\n0000,train\n0001,val\n")
+    assert select_records(loaded, with_file, None)[0] == "val"
+    with pytest.raises(InputError, match=r"no sample of the split 'test'"):
+        select_records(loaded, with_file, "test")
     with pytest.raises(InputError, match=r"--split is 'tset'"):
         select_records(loaded, data, "tset")
     assert find_layout(data).class_names == loaded.class_names

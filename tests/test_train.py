@@ -221,3 +221,19 @@ def test_empty_split_and_small_split_are_refused_before_anything_is_written(synt
     with pytest.raises(InputError, match=r"split 'train' is empty"):
         run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_init_from_starts_with_the_other_runs_weights(finished, synthetic_root, tmp_path):
+    source, config = finished
+    still = with_optim(dataclasses.replace(config, seed=9, init_from=str(source.path)), name="sgd", learning_rate=1e-30)
+    run(still, tmp_path / "run")
+    started, given = load_run(tmp_path / "run", mesh=ONE_DEVICE), load_run(source.path, mesh=ONE_DEVICE)
+    jax.tree.map(np.testing.assert_array_equal, started.state.params, given.state.params)
+    one_class = dataclasses.replace(still, data=dataclasses.replace(config.data, classes=("square",)))
+    run(one_class, tmp_path / "other")
+    other = load_run(tmp_path / "other", mesh=ONE_DEVICE).state.params
+    jax.tree.map(np.testing.assert_array_equal, other["center"], given.state.params["center"])
+    assert other["head"]["kernel"].shape == (1, 1, 4, 1)
+    wider = dataclasses.replace(still, model=dataclasses.replace(config.model, widths=(4, 16)))
+    with pytest.raises(InputError, match=r"another one \(widths \(4, 8\).*widths \(4, 16\)"):
+        run(wider, tmp_path / "wider")

@@ -30,6 +30,8 @@ class CheckpointStore:
                 policies.BestN(get_metric_fn=self._goodness, n=1, keep_checkpoints_without_metrics=False),
             ]
         )
+        # Orbax wants absolute paths; `absolute()` would take a bucket's address for a relative path.
+        folder = folder if "://" in str(folder) else folder.absolute()
         self._checkpointer = ocp.training.Checkpointer(folder, preservation_policy=keep)
 
     def _goodness(self, metrics: Any) -> float:

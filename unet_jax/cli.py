@@ -69,8 +69,8 @@ class _Evaluate:
     run: tyro.conf.Positional[str]
     """Run directory."""
     data: _EvaluateData
-    split: str = "test"
-    """train, val, test, or all (every sample below the root)."""
+    split: str | None = None
+    """train, val, test, or all (every sample below the root). By default test, or val where there is no test."""
     checkpoint: Literal["best", "last"] = "best"
     csv: str | None = None
     """Write Dice and IoU of every image here."""
@@ -136,15 +136,17 @@ def _evaluate(args: Sequence[str]) -> None:
 
     options = tyro.cli(_Evaluate, args=args, prog="unet-jax evaluate")
     run = load_run(options.run, options.checkpoint)
-    layout, records = select_records(run, _run_data(run.config.data, run.class_names, options.data), options.split)
+    split, layout, records = select_records(
+        run, _run_data(run.config.data, run.class_names, options.data), options.split
+    )
     display = Display()
     with display.bar("evaluating", len(records), unit="images") as show:
         scores = evaluate_run(
             run, layout, records, soft_masks=run.config.data.soft_masks, on_progress=lambda done: show(done, "")
         )
-    result = summary(scores, split=options.split, threshold=run.config.train.threshold)
+    result = summary(scores, split=split, threshold=run.config.train.threshold)
     seen = set(run.info.splits["train"]) & set(scores.ids)
-    if options.split != "train" and seen:
+    if split != "train" and seen:
         display.line(f"WARNING: {len(seen)} of these ids were trained on, the first is {min(seen)!r}.")
     table = Table(
         title=f"{options.split}: {len(scores.ids)} images, checkpoint {run.step}", caption=result["reduction"]

@@ -271,6 +271,9 @@ class Config:
 
     seed: int = 0
     """Of the first weights, the order of the images and the augmentation."""
+    init_from: str = ""
+    """Run whose best weights training starts with, instead of random ones. The network must be the same; the head is
+    taken over when the classes are."""
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()

@@ -83,26 +83,29 @@ def evaluate_batches(
     return Scores(tuple(ids), class_names, counts), loss_sum / len(ids)
 
 
-def select_records(run: Run, data: DataConfig, split: str) -> tuple[Layout, list[Record]]:
+def select_records(run: Run, data: DataConfig, split: str | None) -> tuple[str, Layout, list[Record]]:
     """The samples of a split: by the file `data.splits` where given, else as the run recorded them when it began.
+
+    Without a split: test, or val where there is no test. Returns the split's name as well.
 
     Raises:
       InputError: no such split, or none of its ids is in the data set.
     """
-    if split not in (*SPLITS, "all"):
+    if split not in (*SPLITS, "all", None):
         raise InputError(f"--split is {split!r}, but must be one of {', '.join((*SPLITS, 'all'))}.")
     layout = find_layout(data)
-    by_id = {r.id: r for r in layout.records}
     if split == "all":
-        return layout, list(layout.records)
-    ids = assign_splits(layout, data)[split] if data.splits else run.info.splits[split]
-    records = [by_id[i] for i in ids if i in by_id]
+        return split, layout, list(layout.records)
+    splits = assign_splits(layout, data) if data.splits else run.info.splits
+    split = split or ("test" if splits["test"] else "val")
+    wanted = set(splits[split])
+    records = [r for r in layout.records if r.id in wanted]
     if not records:
         raise InputError(
             f"{data.root}: no sample of the split {split!r} was found. Name it in --data.splits FILE (columns "
             f"id,split), or use --split val (the images that chose the checkpoint) or --split all."
         )
-    return layout, records
+    return split, layout, records
 
 
 def evaluate_run(

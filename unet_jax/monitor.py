@@ -1,21 +1,34 @@
-"""Early stopping and reduce-on-plateau as pure functions of a JSON-able memory, with Keras's comparisons."""
+"""Early stopping and reduce-on-plateau as pure functions of a JSON-able memory.
+
+They decide as the callbacks of Keras 3 (and of Keras 2.1.6 and later), except that Keras 2 compares in float64. Up to
+2.0.8 early stopping came one evaluation later, and up to 2.1.5 the first reduction of the learning rate.
+"""
 
 import dataclasses
-import math
+
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
 class Patience:
     """How long a falling quantity has not fallen."""
 
-    best: float = math.inf
+    best: float | None = None  # nothing seen yet
     num_waits: int = 0
 
     def seen(self, value: float, *, min_delta: float) -> "Patience":
-        """The memory after one more evaluation; only a fall by more than `min_delta` is an improvement."""
-        if value < self.best - min_delta:
+        """The memory after one more evaluation; only a fall by more than `min_delta` is an improvement.
+
+        The first value is the best one so far whatever it is. When it is NaN, nothing will ever be better, as in Keras.
+        """
+        if self.best is None or _is_less(value + min_delta, self.best):
             return Patience(value, 0)
         return Patience(self.best, self.num_waits + 1)
+
+
+def _is_less(a: float, b: float) -> bool:
+    """In float32, in which Keras 3 compares: 0.5 - 0.0001 is no fall by more than 0.0001, whatever its last digit."""
+    return bool(np.float32(a) < np.float32(b))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,8 +42,8 @@ def rmsprop_keras(
 ) -> optax.GradientTransformation:
     """RMSprop with decay 0.9 as a version of Keras computes it.
 
-    Keras 2.0 divides by sqrt(v) + 1e-8, Keras 2.1 and later by sqrt(v) + 1e-7, Keras 3 by sqrt(v + 1e-7). For small
-    gradients the first steps differ by factors of hundreds.
+    "keras2.0" (to 2.1.2) divides by sqrt(v) + 1e-8, "keras2.1" (2.1.3 to 2.3) by sqrt(v) + 1e-7, and "keras3" by
+    sqrt(v + 1e-7). For small gradients the first steps differ by factors of hundreds.
     """
     eps, eps_in_sqrt = _RMSPROP_EPS[variant]
     return optax.rmsprop(learning_rate, decay=0.9, eps=eps, eps_in_sqrt=eps_in_sqrt)

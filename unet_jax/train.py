@@ -25,7 +25,7 @@ from unet_jax.losses import bce_dice_loss
 from unet_jax.monitor import Patience, Plateau, should_stop
 from unet_jax.optim import make_optimizer, make_schedule, scale_learning_rate
 from unet_jax.report import save_curves, save_grid
-from unet_jax.runs import RunInfo, abstract_state, open_checkpoints
+from unet_jax.runs import Run, RunInfo, abstract_state, load_run, open_checkpoints
 from unet_jax.sharding import batch_sharding, check_batch_size, make_mesh, put_batch, put_replicated
 from unet_jax.state import TrainState, init_state, make_model, num_parameters, with_prior_bias
 from unet_jax.steps import TrainStep, make_eval_step, make_predict_step, make_train_step
@@ -97,7 +97,7 @@ def train(
             display.line(f"continuing {out} at step {progress.step} of {info.num_steps}")
         else:
             progress = _Progress()
-            state = put_replicated(_initial_state(info), mesh)
+            state = put_replicated(_initial_state(info, mesh), mesh)
         if not progress.finished:
             _Loop(info, layout, out, store, mesh, display).run(state, progress)
         best = store.best_step
@@ -105,7 +105,7 @@ def train(
         return TrainResult(out, store.latest_step, best, store.metrics(best))
 
 
-def _initial_state(info: RunInfo) -> TrainState:
+def _initial_state(info: RunInfo, mesh: Mesh) -> TrainState:
     config = info.config
     model = make_model(config.model, len(info.class_names))
     tx = make_optimizer(config.optim, info.num_steps)
@@ -113,7 +113,25 @@ def _initial_state(info: RunInfo) -> TrainState:
     if config.model.head_bias == "prior":
         params = with_prior_bias(state.params, np.asarray(info.audit["prevalence"]))
         state = dataclasses.replace(state, params=params)
-    return state
+    return _with_weights_of(load_run(config.init_from, mesh=mesh), state, info) if config.init_from else state
+
+
+def _with_weights_of(source: Run, state: TrainState, info: RunInfo) -> TrainState:
+    """The state with another run's parameters and statistics, and its head where the classes are the same."""
+    params = dict(source.state.params)
+    if source.class_names != info.class_names:
+        params["head"] = state.params["head"]
+    ours, theirs = (
+        jax.tree.map(lambda x: x.shape, tree)
+        for tree in ((state.params, state.batch_stats), (params, source.state.batch_stats))
+    )
+    if ours != theirs:
+        raise InputError(
+            f"{source.path}: its network is another one (widths {source.config.model.widths}, centre "
+            f"{source.config.model.center_width}) than this config's (widths {info.config.model.widths}, centre "
+            f"{info.config.model.center_width}). Give the same --model settings, or leave --init-from out."
+        )
+    return dataclasses.replace(state, params=params, batch_stats=source.state.batch_stats)
 
 
 class _Loop:
@@ -136,6 +154,7 @@ class _Loop:
         self.train_step = make_train_step(model.apply, loss_fn, make_optimizer(config.optim, info.num_steps))
         self.eval_step = make_eval_step(model.apply, loss_fn, threshold=config.train.threshold)
         self.predict_step = make_predict_step(model.apply, size_multiple=config.model.size_multiple)
+        self.last_dice: float | None = None  # for the bar
         self.metrics_file = MetricsFile(out / "metrics.jsonl")
         self.tensorboard = TensorBoard(out / "tensorboard") if config.train.tensorboard else None
 
@@ -174,8 +193,7 @@ class _Loop:
                     progress = self._read(progress, pending)
                 pending = (step, metrics_now)
                 clock.count(config.train.batch_size)
-                loss = progress.loss_sum / max(1, progress.num_losses)
-                show(step, f"loss {loss:.4f}  {clock.rate:.1f} images/s  {clock.wait_share:.0%} waiting for data")
+                show(step, self._note(progress, clock))
                 at_evaluation = step % eval_every == 0 or step == num_steps
                 if not at_evaluation and not (save_every and step % save_every == 0):
                     continue
@@ -188,6 +206,12 @@ class _Loop:
                 self.store.save(step, state, progress=progress.to_dict(), metrics=scores)
                 if progress.finished:
                     break
+
+    def _note(self, progress: _Progress, clock: "_Clock") -> str:
+        """The bar's text."""
+        loss = f"loss {progress.loss_sum / progress.num_losses:.4f}  " if progress.num_losses else ""
+        dice = f"val Dice {self.last_dice:.4f}  " if self.last_dice is not None else ""
+        return f"{loss}{dice}{clock.rate:.1f} images/s  {clock.wait_share:.0%} waiting for data"
 
     def _compile(self, state: TrainState) -> TrainStep:
         """The train step for exactly these shapes: another one later is an error that names it."""
@@ -256,6 +280,7 @@ class _Loop:
             )
             opt_state = scale_learning_rate(state.opt_state, plateau.lr_scale)
             state = dataclasses.replace(state, opt_state=opt_state)
+        self.last_dice = scores.dice_mean
         finished = step == self.info.num_steps or should_stop(early_stop, config.train.early_stop_patience)
         train_loss = progress.loss_sum / max(1, progress.num_losses)
         self._report(scores, loss, train_loss, lr, step, clock)

@@ -7,7 +7,7 @@ batch.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -50,8 +50,8 @@ class TrainOrder:
     def __len__(self) -> int:
         return self.steps_per_epoch * self.num_epochs * self.batch_size
 
-    def __getitem__(self, position: int) -> Draw:
-        epoch, offset = divmod(position, self.steps_per_epoch * self.batch_size)
+    def __getitem__(self, index: int) -> Draw:
+        epoch, offset = divmod(index, self.steps_per_epoch * self.batch_size)
         return Draw(epoch, int(_permutation(self.seed, epoch, self.num_samples)[offset]))
 
     def batch(self, step: int) -> list[Draw]:
@@ -87,7 +87,7 @@ def _one_thread_opencv() -> None:
     cv2.setNumThreads(1)
 
 
-def _stack(samples: list[Sample]) -> Batch:
+def _stack(samples: Sequence[Sample]) -> Batch:
     images, masks = (np.stack(arrays) for arrays in zip(*samples, strict=True))
     return Batch(images, masks, np.ones(len(samples), np.float32))
 

@@ -61,7 +61,7 @@ def _draw_shape(rng: np.random.Generator, size: int, name: str) -> np.ndarray:
             polygon(np.arange(4) * np.pi / 2, np.full(4, radius))
         case "ring":
             cv2.circle(plane, point, round(radius), 255, -1)
-            cv2.circle(plane, point, round(0.55 * radius), 0, -1)
+            cv2.circle(plane, point, min(round(0.55 * radius), round(radius) - 1), 0, -1)
         case "triangle":
             polygon(np.arange(3) * 2 * np.pi / 3, np.full(3, 1.15 * radius))
         case "cross":

@@ -29,8 +29,8 @@ PUBLIC_BCE_DICE: dict[str, BceDice] = {
 """What 'bce_dice' means in three public programs; the seed names it without saying which.
 
 petrosgk/Kaggle-Carvana-Image-Masking-Challenge is where the seed's network comes from; `make_loss('bce_dice')` is a
-function of killthekitten/kaggle-carvana-2017 and of selimsef/dsb2018_topcoders. The values differ by constant factors of
-the two terms, so losses of different programs cannot be compared.
+function of killthekitten/kaggle-carvana-2017 and of selimsef/dsb2018_topcoders. The values of different programs cannot
+be compared.
 """
 
 

@@ -28,7 +28,9 @@ class ConvBlock(nn.Module):
                 name=f"conv{i}",
             )(x)
             if config.norm == "batch":
-                norm = BatchNorm(config.batch_norm_momentum, config.norm_eps, config.batch_norm_variance, name=f"norm{i}")
+                norm = BatchNorm(
+                    config.batch_norm_momentum, config.norm_eps, config.batch_norm_variance, name=f"norm{i}"
+                )
                 x = norm(x, train)
             elif config.norm == "group":
                 group_size = min(config.group_size, self.features)

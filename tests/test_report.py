@@ -1,0 +1,51 @@
+import cv2
+import numpy as np
+from etils import epath
+
+from unet_jax.report import class_color, draw_errors, draw_overlay, save_curves, save_grid
+
+IMAGE = np.full((40, 50, 3), 100, np.uint8)
+
+
+def square(top):
+    mask = np.zeros((40, 50), bool)
+    mask[top : top + 20, 10:30] = True
+    return mask
+
+
+def test_overlay_tints_inside_outlines_in_class_colour_and_leaves_the_rest():
+    mask = np.stack([square(5), square(15)], axis=-1)
+    overlay = draw_overlay(IMAGE, mask)
+    assert tuple(overlay[0, 0]) == (100, 100, 100)
+    assert tuple(overlay[5, 15]) == class_color(0)  # the first row of class 0 is its outline
+    expected = 0.65 * 100 + 0.35 * np.array(class_color(0))
+    np.testing.assert_allclose(overlay[10, 20], expected, atol=1)
+
+
+def test_errors_are_red_where_too_much_and_cyan_where_missed():
+    errors = draw_errors(IMAGE, square(5)[..., None], square(15)[..., None])
+    red, cyan = errors[30, 20], errors[7, 20]
+    assert red[0] > 200 and red[1] < 50
+    assert cyan[0] < 50 and cyan[1] > 200
+    assert len(set(errors[20, 20])) == 1  # right in both: gray
+
+
+def test_pictures_are_written(tmp_path):
+    mask = square(5)[..., None].repeat(9, axis=-1)  # more classes than colours
+    save_grid(
+        epath.Path(tmp_path / "a" / "grid.png"),
+        images=[IMAGE, IMAGE],
+        truths=[mask, mask],
+        predictions=[mask, ~mask],
+        titles=["one", "two"],
+        class_names=[f"class{k}" for k in range(9)],
+    )
+    rows = [
+        {"step": 1},
+        {"step": 2, "epoch": 1, "train/loss": 1.0, "eval/loss": "nan", "eval/dice/a": 0.5},
+        {"step": 4, "epoch": 2, "train/loss": 0.5, "eval/loss": 0.7, "eval/dice/a": 0.6},
+    ]
+    save_curves(epath.Path(tmp_path / "curves.png"), rows, ["a"])
+    for name in ("a/grid.png", "curves.png"):
+        picture = cv2.imread(str(tmp_path / name))
+        assert picture is not None and picture.std() > 5

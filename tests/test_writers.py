@@ -1,0 +1,38 @@
+import json
+import math
+
+from etils import epath
+
+from unet_jax.writers import MetricsFile
+
+
+def new_file(tmp_path):
+    return MetricsFile(epath.Path(tmp_path / "metrics.jsonl"))
+
+
+def test_rows_come_back_and_a_cut_off_line_does_not(tmp_path):
+    file = new_file(tmp_path)
+    assert file.read() == []
+    file.write({"step": 1, "loss": 0.5})
+    file.write({"step": 2, "loss": 0.25})
+    with (tmp_path / "metrics.jsonl").open("a") as raw:
+        raw.write('{"step": 3, "lo')
+    assert file.read() == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
+
+
+def test_rewind_drops_what_a_resumed_run_writes_again(tmp_path):
+    file = new_file(tmp_path)
+    for step in range(1, 6):
+        file.write({"step": step})
+    file.rewind(3)
+    assert [row["step"] for row in file.read()] == [1, 2, 3]
+    file.rewind(0)
+    assert file.read() == []
+
+
+def test_lines_are_json_even_when_a_number_is_not_finite(tmp_path):
+    new_file(tmp_path).write({"step": 1, "loss": math.nan})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=lambda _: 1 / 0) == {
+        "step": 1,
+        "loss": "nan",
+    }
