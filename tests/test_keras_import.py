@@ -1,0 +1,294 @@
+"""Weights in and out of Keras: files that Keras wrote (scripts/make_golden_keras.py), and files that lack something."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from unet_jax import InputError, load_run, predict_probs_unresized
+from unet_jax.config import ModelConfig
+from unet_jax.interop import export_keras, import_keras, read_network, write_network
+from unet_jax.interop.keras_network import _slots, infer_model_config
+from unet_jax.model import UNet
+
+h5py = pytest.importorskip("h5py", reason="reading Keras files needs h5py (the extra 'keras')")
+
+GOLDEN = Path(__file__).parent / "golden"
+SCRIPT = Path(__file__).parent.parent / "scripts" / "make_golden_keras.py"
+FILES = ("keras3.weights.h5", "keras3.keras", "keras_legacy_weights.h5", "keras_legacy_model.h5")
+CONVS = 2 * 2 + 2 + 2 * 3 + 1
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN / "keras_files.npz") as file:
+        return dict(file)
+
+
+def bits(tree):
+    return {
+        jax.tree_util.keystr(path): np.asarray(x).tobytes() for path, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def keras2_file(path, weights, *, first=1, below="", chunks=1):
+    """What Keras 2 writes: bytes in attributes, names that end in ':0' and go on counting from earlier models."""
+    names, groups = [b"input_1"], {}
+    values = iter(weights)
+    for i in range(CONVS):
+        conv, norm = f"conv2d_{i + first}", f"batch_normalization_{i + first}"
+        groups[conv] = [(f"{conv}/{part}:0", next(values)) for part in ("kernel", "bias")]
+        if i + 1 < CONVS:
+            parts = ("gamma", "beta", "moving_mean", "moving_variance")
+            groups[norm] = [(f"{norm}/{part}:0", next(values)) for part in parts]
+        names += [name.encode() for name in (conv, norm, f"activation_{i + first}") if name in groups or "act" in name]
+    with h5py.File(path, "w") as file:
+        root = file.create_group(below) if below else file
+        if chunks == 1:
+            root.attrs["layer_names"] = names
+        else:
+            for i, part in enumerate(np.array_split(np.array(names), chunks)):
+                root.attrs[f"layer_names{i}"] = part
+        for name in names:
+            arrays = groups.get(name.decode(), [])
+            group = root.create_group(name.decode())
+            group.attrs["weight_names"] = [path.encode() for path, _ in arrays]
+            for weight_path, value in arrays:
+                group.create_dataset(weight_path, data=value)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_format_gives_the_probabilities_of_keras(golden, name):
+    network = read_network(GOLDEN / name, channels="rgb")
+    assert network.config == ModelConfig(widths=(2, 3), center_width=4)
+    assert network.num_classes == 2
+    assert network.image_size == (8 if name in ("keras3.keras", "keras_legacy_model.h5") else None)
+    variables = {"params": network.params, "batch_stats": network.batch_stats}
+    logits = UNet(network.config, 2).apply(variables, golden["image"] / np.float32(255), False)
+    np.testing.assert_allclose(jax.nn.sigmoid(logits), golden["probs"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("first, below, chunks", [(1, "", 1), (24, "model_weights", 1), (95, "", 3)])
+def test_keras_2_files_are_read_in_the_order_they_name(golden, tmp_path, first, below, chunks):
+    # 9 and 10, 99 and 100: in the order of HDF5, by name, the layers would be exchanged.
+    weights = [golden[f"weight/{i}"] for i in range(CONVS * 2 + (CONVS - 1) * 4)]
+    keras2_file(tmp_path / "old.h5", weights, first=first, below=below, chunks=chunks)
+    found = read_network(tmp_path / "old.h5")
+    wanted = read_network(GOLDEN / "keras3.weights.h5")
+    assert bits(found.params) == bits(wanted.params)
+    assert bits(found.batch_stats) == bits(wanted.batch_stats)
+
+
+@pytest.mark.parametrize("channels", ["bgr", "rgb"])
+def test_what_is_exported_is_what_keras_wrote_bit_for_bit(tmp_path, channels):
+    original = GOLDEN / "keras3.weights.h5"
+    copy = tmp_path / "copy.weights.h5"
+    write_network(copy, read_network(original, channels=channels), channels=channels)
+    with h5py.File(original) as a, h5py.File(copy) as b:
+        paths = []
+        a["layers"].visititems(lambda name, x: paths.append(name) if isinstance(x, h5py.Dataset) else None)
+        assert len(paths) == CONVS * 2 + (CONVS - 1) * 4
+        for path in paths:
+            assert a["layers"][path][()].tobytes() == b["layers"][path][()].tobytes(), path
+    assert not list(tmp_path.glob("*.new"))
+
+
+def test_channels_say_which_colour_the_first_kernel_reads_first(golden):
+    bgr, rgb = (read_network(GOLDEN / "keras3.weights.h5", channels=c) for c in ("bgr", "rgb"))
+    images = golden["image"] / np.float32(255)
+    model = UNet(bgr.config, 2)
+    of_bgr = model.apply({"params": bgr.params, "batch_stats": bgr.batch_stats}, images[..., ::-1], False)
+    of_rgb = model.apply({"params": rgb.params, "batch_stats": rgb.batch_stats}, images, False)
+    np.testing.assert_allclose(of_bgr, of_rgb, rtol=0, atol=1e-6)
+    assert np.abs(np.asarray(of_bgr) - model.apply(
+        {"params": rgb.params, "batch_stats": rgb.batch_stats}, images[..., ::-1], False)).max() > 1e-2  # fmt: skip
+    with pytest.raises(InputError, match="must be 'bgr'"):
+        read_network(GOLDEN / "keras3.weights.h5", channels="gbr")
+
+
+@pytest.mark.parametrize("num_convs_down, num_convs_up", [(1, 1), (2, 3), (3, 2)])
+@pytest.mark.parametrize(
+    "widths, center", [((8,), 4), ((5, 5, 5), 5), ((8, 16, 32, 64, 128, 256, 512), 1024), ((9, 3), 7)]
+)
+def test_the_architecture_follows_from_the_shapes(widths, center, num_convs_down, num_convs_up):
+    config = ModelConfig(widths=widths, center_width=center, num_convs_down=num_convs_down, num_convs_up=num_convs_up)
+    kernels = [slot.shape for slot in _slots(config, 3)]
+    assert infer_model_config(kernels, GOLDEN) == (config, 3)
+
+
+def test_the_list_of_kernels_is_that_of_the_network():
+    config = ModelConfig(widths=(3, 5), center_width=7, num_convs_down=1)
+    params = jax.eval_shape(
+        lambda: UNet(config, 2).init(jax.random.key(0), np.zeros((1, 4, 4, 3), np.float32), False)["params"]
+    )
+    for slot in _slots(config, 2):
+        block = params["head"] if slot.stage == "head" else params[slot.stage][f"conv{slot.index}"]
+        assert block["kernel"].shape == slot.shape
+
+
+def edited(tmp_path, edit):
+    """A copy of the Keras 3 file, changed by `edit(layers)`."""
+    file = tmp_path / "edited.weights.h5"
+    shutil.copyfile(GOLDEN / "keras3.weights.h5", file)
+    with h5py.File(file, "r+") as h5:
+        edit(h5["layers"])
+    return file
+
+
+def remove(name):
+    return lambda layers: layers.__delitem__(name)
+
+
+def replace(name, shape, value=0.0):
+    def edit(layers):
+        del layers[name]
+        layers[name] = np.full(shape, value, np.float32)
+
+    return edit
+
+
+def add(name, *shapes):
+    def edit(layers):
+        for i, shape in enumerate(shapes):
+            layers[f"{name}/vars/{i}"] = np.zeros(shape, np.float32)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "edit, parts",
+    [
+        (remove("conv2d_3"), ["missing: kernel 3x3x3x3 (down1, convolution 1)"]),
+        (remove("batch_normalization_4"), ["missing: normalisation of 4 channels (center, 0)"]),
+        (remove("conv2d_12"), ["missing: kernel 1x1x", "surplus"]),
+        (remove("conv2d_5/vars/1"), ["lack a part of their weights", "conv2d_5 3x3x4x4"]),
+        (add("conv2d_13", (1, 1, 2, 2), (2,)), ["surplus: conv2d_1"]),
+        (add("dense", (4, 4), (4,)), ["not in the U-Net", "dense 4x4, 4"]),
+        (add("conv2d_transpose", (2, 2, 4, 4), (4,)), ["conv2d_transpose 2x2x4x4, 4"]),
+        (replace("conv2d/vars/0", (3, 3, 1, 2)), ["missing: kernel 3x3x3x2 (down0", "surplus: conv2d 3x3x1"]),
+        (replace("conv2d_7/vars/0", (3, 3, 3, 3), np.nan), ["not finite", "conv2d_7"]),
+    ],
+)  # fmt: skip
+def test_a_file_of_another_network_is_refused_with_a_list(tmp_path, edit, parts):
+    with pytest.raises(InputError) as error:
+        read_network(edited(tmp_path, edit))
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_files_that_are_no_weights(tmp_path):
+    (tmp_path / "text.h5").write_text("hello")
+    with zipfile.ZipFile(tmp_path / "other.keras", "w") as archive:
+        archive.writestr("a", "b")
+    with h5py.File(tmp_path / "empty.h5", "w"):
+        pass
+    cases = [
+        ("missing.h5", "no such file"),
+        ("text.h5", "not an HDF5 file"),
+        ("other.keras", "without model.weights.h5"),
+        ("empty.h5", "neither"),
+        ("", "is a folder"),
+    ]
+    for name, message in cases:
+        with pytest.raises(InputError, match=message):
+            read_network(tmp_path / name)
+
+
+def change_layer(kind, **changes):
+    def edit(config):
+        layer = next(x for x in config["config"]["layers"] if x["class_name"] == kind)
+        layer["config"].update(changes)
+
+    return edit
+
+
+def join_the_other_way(config):
+    layer = next(x for x in config["config"]["layers"] if x["class_name"] == "Concatenate")
+    layer["inbound_nodes"][0]["args"][0].reverse()
+
+
+@pytest.mark.parametrize(
+    "edit, message",
+    [
+        (change_layer("UpSampling2D", interpolation="bilinear"), "interpolation is 'bilinear', not 'nearest'"),
+        (change_layer("Activation", activation="elu"), "activation is 'elu'"),
+        (change_layer("BatchNormalization", epsilon=1e-5), "normalisations differ"),
+        (change_layer("Conv2D", padding="valid"), "padding is 'valid'"),
+        (join_the_other_way, "not a skip connection and then UpSampling2D"),
+        (lambda config: config["config"]["layers"][-1]["config"].update(activation="softmax"), "with softmax"),
+        (lambda config: config["config"]["layers"][4].update(class_name="AveragePooling2D"), "no such layer"),
+    ],
+)
+def test_a_description_of_another_network_is_refused(tmp_path, edit, message):
+    file = tmp_path / "other.keras"
+    with zipfile.ZipFile(GOLDEN / "keras3.keras") as old, zipfile.ZipFile(file, "w") as new:
+        config = json.loads(old.read("config.json"))
+        edit(config)
+        new.writestr("config.json", json.dumps(config))
+        new.writestr("model.weights.h5", old.read("model.weights.h5"))
+    with pytest.raises(InputError, match=message):
+        read_network(file)
+
+
+def test_an_imported_run_predicts_and_exports(golden, tmp_path):
+    run_path = tmp_path / "run"
+    import_keras(GOLDEN / "keras3.weights.h5", run_path, class_names=("a", "b"), image_size=8)
+    run = load_run(run_path)
+    assert (run.step, run.class_names, run.config.data.image_size) == (0, ("a", "b"), 8)
+    probs = predict_probs_unresized(run, golden["image"][..., ::-1])  # the golden images are in the file's order
+    np.testing.assert_allclose(probs, golden["probs"], rtol=0, atol=1e-6)
+    export_keras(run_path, tmp_path / "again.weights.h5")
+    again, original = read_network(tmp_path / "again.weights.h5"), read_network(GOLDEN / "keras3.weights.h5")
+    assert bits(again.params) == bits(original.params)
+    assert bits(again.batch_stats) == bits(original.batch_stats)
+    with pytest.raises(InputError, match="holds a run already"):
+        import_keras(GOLDEN / "keras3.weights.h5", run_path, image_size=8)
+
+
+def test_import_asks_for_what_the_file_does_not_say(tmp_path):
+    file = GOLDEN / "keras3.weights.h5"
+    with pytest.raises(InputError, match="--image-size"):
+        import_keras(file, tmp_path / "run")
+    with pytest.raises(InputError, match="has 2 output channels, but 1 class names"):
+        import_keras(file, tmp_path / "run", class_names=("a",), image_size=8)
+    with pytest.raises(InputError, match="multiple of 4"):
+        import_keras(file, tmp_path / "run", image_size=9)
+    assert not (tmp_path / "run").exists()
+    info = import_keras(GOLDEN / "keras3.keras", tmp_path / "run")
+    assert info.config.data.image_size == 8
+    assert info.class_names == ("class0", "class1")
+
+
+def test_what_cannot_be_exported(tmp_path):
+    network = read_network(GOLDEN / "keras3.weights.h5")
+    with pytest.raises(InputError, match=r"must end in \.weights\.h5"):
+        write_network(tmp_path / "x.h5", network)
+    group = network._replace(config=dataclasses.replace(network.config, norm="group", group_size=1))
+    with pytest.raises(InputError, match="group normalisation"):
+        write_network(tmp_path / "x.weights.h5", group)
+
+
+@pytest.mark.slow
+def test_keras_itself_loads_an_exported_file(golden, tmp_path):
+    if importlib.util.find_spec("keras") is None or importlib.util.find_spec("torch") is None:
+        pytest.skip("needs the packages keras and torch, see scripts/make_golden_keras.py")
+    network = read_network(GOLDEN / "keras3.weights.h5")
+    params = jax.tree.map(lambda x: x + np.float32(0.01), network.params)  # not what Keras wrote, but new weights
+    file = tmp_path / "ours.weights.h5"
+    write_network(file, network._replace(params=params))
+    np.save(tmp_path / "images.npy", golden["image"][..., ::-1])
+    command = [sys.executable, SCRIPT, "predict", file, tmp_path / "images.npy", tmp_path / "probs.npy"]
+    subprocess.run(command, check=True, env={**os.environ, "KERAS_BACKEND": "torch"})
+    logits = UNet(network.config, 2).apply(
+        {"params": params, "batch_stats": network.batch_stats}, golden["image"] / np.float32(255), False
+    )
+    np.testing.assert_allclose(jax.nn.sigmoid(logits), np.load(tmp_path / "probs.npy"), rtol=0, atol=1e-6)

@@ -1,0 +1,236 @@
+"""Our network, loss, gradients and training against what Keras computed (scripts/make_golden_keras.py)."""
+
+import dataclasses
+import functools
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from unet_jax.config import ModelConfig
+from unet_jax.interop.keras_metrics import accuracy, dice_coef
+from unet_jax.losses import bce_dice_loss
+from unet_jax.losses.combined import PUBLIC_BCE_DICE
+from unet_jax.model import UNet
+from unet_jax.model.layers import BatchNorm
+from unet_jax.optim import rmsprop_keras
+from unet_jax.steps import unit_range
+
+GOLDEN = Path(__file__).parent / "golden"
+SCRIPT = Path(__file__).parent.parent / "scripts" / "make_golden_keras.py"
+NAMES = ("keras_unet3", "keras_unet4")
+
+
+class Record:
+    """A golden file, and our network with its weights."""
+
+    def __init__(self, path):
+        with np.load(path) as file:
+            self.values = dict(file)
+        config = ModelConfig(widths=tuple(map(int, self["widths"])), center_width=int(self["center"]))
+        self.config, self.num_classes = config, self["label"].shape[-1]
+        downs = [(f"down{i}", 2) for i in range(len(config.widths))]
+        ups = [(f"up{i}", 3) for i in range(len(config.widths))]
+        self.convs = [(stage, i) for stage, num in (*downs, ("center", 2), *ups) for i in range(num)]
+        self.params, self.batch_stats = self.trees("start")
+        self.images, self.labels = unit_range(self["image"]), unit_range(self["label"])
+        self.weight = jnp.ones(self.images.shape[1])
+
+    def __getitem__(self, key):
+        return self.values[key]
+
+    def array_list(self, prefix):
+        count = sum(key.startswith(f"{prefix}/") for key in self.values)
+        return iter([self[f"{prefix}/{i}"] for i in range(count)])
+
+    def trees(self, prefix):
+        """Keras's list of all weights: kernel, bias, gamma, beta, moving mean and variance per convolution."""
+        values = self.array_list(prefix)
+        params, stats = {}, {}
+        for stage, i in self.convs:
+            block = params.setdefault(stage, {})
+            block[f"conv{i}"] = {"kernel": next(values), "bias": next(values)}
+            block[f"norm{i}"] = {"scale": next(values), "bias": next(values)}
+            stats.setdefault(stage, {})[f"norm{i}"] = {"mean": next(values), "var": next(values)}
+        params["head"] = {"kernel": next(values), "bias": next(values)}
+        return params, stats
+
+    def trainable(self, prefix):
+        values = self.array_list(prefix)
+        params = {}
+        for stage, i in self.convs:
+            block = params.setdefault(stage, {})
+            block[f"conv{i}"] = {"kernel": next(values), "bias": next(values)}
+            block[f"norm{i}"] = {"scale": next(values), "bias": next(values)}
+        params["head"] = {"kernel": next(values), "bias": next(values)}
+        return params
+
+    def moving(self, prefix):
+        values = self.array_list(prefix)
+        stats = {}
+        for stage, i in self.convs:
+            stats.setdefault(stage, {})[f"norm{i}"] = {"mean": next(values), "var": next(values)}
+        return stats
+
+    def model(self, variance="biased"):
+        return UNet(dataclasses.replace(self.config, batch_norm_variance=variance), self.num_classes)
+
+    @functools.cached_property
+    def apply(self):
+        model = self.model()
+        return jax.jit(lambda variables, x, train: model.apply(variables, x, train, mutable=["batch_stats"])[0],
+                       static_argnums=2)  # fmt: skip
+
+    def logits(self, params, batch_stats, train):
+        return np.asarray(self.apply({"params": params, "batch_stats": batch_stats}, self.images[0], train))
+
+    @functools.cache  # noqa: B019 - compiling is what takes the time here, and records live as long as this module
+    def loss_and_grads(self, variance="biased"):
+        model = self.model(variance)
+
+        def loss_fn(params, batch_stats, images, labels):
+            variables = {"params": params, "batch_stats": batch_stats}
+            logits, updated = model.apply(variables, images, True, mutable=["batch_stats"])
+            loss, _ = bce_dice_loss(logits, labels, self.weight, **PUBLIC_BCE_DICE["petrosgk"].kwargs())
+            return loss, updated["batch_stats"]
+
+        return jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
+
+    def train(self, variant, variance, num_steps):
+        """The state after each step."""
+        tx = rmsprop_keras(1e-4, variant=variant)
+        params, batch_stats = jax.tree.map(jnp.asarray, (self.params, self.batch_stats))
+        opt_state = tx.init(params)
+        update = jax.jit(tx.update)
+        states = []
+        for i in range(num_steps):
+            (_, batch_stats), grads = self.loss_and_grads(variance)(params, batch_stats, self.images[i], self.labels[i])
+            updates, opt_state = update(grads, opt_state, params)
+            params = optax.apply_updates(params, updates)
+            states.append((params, batch_stats))
+        return states
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def record(request):
+    return Record(GOLDEN / f"{request.param}.npz")
+
+
+def largest_error(found, wanted, *, relative=False, skip=lambda name: False):
+    """The largest difference in any array, and the name of that array; relative to the array's largest value."""
+    errors = {}
+    leaves = jax.tree_util.tree_leaves_with_path(wanted)
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    for (path, b), a in zip(leaves, jax.tree.leaves(found), strict=True):
+        name = "/".join(key.key for key in path)
+        if not skip(name):
+            error = np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).max()
+            errors[name] = error / max(np.abs(b).max(), 1e-30) if relative else error
+    name = max(errors, key=errors.get)
+    return errors[name], name
+
+
+def bias_before_norm(name):
+    """Batch normalisation takes a constant away again: the gradient of such a bias is 0, its value is moot."""
+    return "conv" in name and name.endswith("bias")
+
+
+def is_mean(name):
+    return name.endswith("mean")
+
+
+def never(name):
+    return False
+
+
+def check_forward(record, train_tolerance):
+    logits = record.logits(record.params, record.batch_stats, False)
+    np.testing.assert_allclose(logits, record["logits_inference"], rtol=0, atol=1e-5)
+    logits = record.logits(record.params, record.batch_stats, True)
+    np.testing.assert_allclose(logits, record["logits_train"], rtol=0, atol=train_tolerance)
+
+
+def check_gradients(record, tolerance):
+    (loss, stats), grads = record.loss_and_grads()(
+        record.params, record.batch_stats, record.images[0], record.labels[0]
+    )
+    np.testing.assert_allclose(loss, record["loss_train"], rtol=0, atol=1e-6)
+    wanted = record.trainable("grad")
+    error, name = largest_error(grads, wanted, relative=True, skip=bias_before_norm)
+    assert error < tolerance, f"the gradient of {name} is off by {error:.1e} of its largest value"
+    error, name = largest_error(stats, record.moving("moving"))
+    assert error < 1e-5, f"{name} moves elsewhere than in Keras, by {error:.1e}"
+    scale = max(np.abs(g).max() for g in jax.tree.leaves(wanted))
+    for stage, i in record.convs:  # zero in theory: compared with the largest gradient there is
+        assert np.abs(grads[stage][f"conv{i}"]["bias"]).max() < 1e-5 * scale
+
+
+def test_logits(record):
+    check_forward(record, 1e-5)
+
+
+def test_losses_in_their_three_public_weightings(record):
+    logits = record.logits(record.params, record.batch_stats, False)
+    for name, constants in PUBLIC_BCE_DICE.items():
+        loss, _ = bce_dice_loss(jnp.asarray(logits), record.labels[0], record.weight, **constants.kwargs())
+        np.testing.assert_allclose(loss, record[f"loss/{name}"], rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_loss_gradients_and_running_statistics(record):
+    check_gradients(record, 1e-5)
+
+
+def test_metrics_of_the_seed(record):
+    probs = jax.nn.sigmoid(record.logits(record.params, record.batch_stats, False))
+    np.testing.assert_allclose(dice_coef(probs, record.labels[0]), record["test/dice_coef"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(accuracy(probs, record.labels[0]), record["test/accuracy"], rtol=0, atol=1e-6)
+
+
+def test_the_corrected_variance_by_hand():
+    x = jnp.array([-1.0, 1.0, 5.0, 7.0]).reshape(1, 2, 2, 1)  # mean 3, variance (16 + 4 + 4 + 16) / 4 = 10
+    variables = {"params": {"scale": jnp.ones(1), "bias": jnp.zeros(1)}}
+    variables["batch_stats"] = {"mean": jnp.zeros(1), "var": jnp.full(1, 2.0)}
+    for variance, factor in (("biased", 1.0), ("keras2.1", 4.0 / (4.0 - 1.001))):
+        y, updated = BatchNorm(0.5, 1e-3, variance).apply(variables, x, True, mutable=["batch_stats"])
+        np.testing.assert_allclose(updated["batch_stats"]["var"], 0.5 * 2.0 + 0.5 * 10.0 * factor, rtol=1e-6)
+        np.testing.assert_allclose(y, (x - 3.0) / np.sqrt(10.001), rtol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["keras3", "keras2.0", "keras2.1"])
+def test_training_with_rmsprop(record, variant):
+    states = record.train(variant, "keras2.1" if variant == "keras2.1" else "biased", 5)
+    for num_steps, key in ((1, "after1"), (5, "after5")):
+        params, batch_stats = states[num_steps - 1]
+        wanted_params, wanted_stats = record.trees(f"{variant}/{key}")
+        # Keras 2 divides the rounding noise of a gradient that should be 0 by about its own size, so that such biases
+        # walk at random, and the running means with them. Keras 3 adds its epsilon inside of the square root instead.
+        walks = variant != "keras3"
+        error, name = largest_error(params, wanted_params, skip=bias_before_norm if walks else never)
+        assert error < 1e-5, f"{name} is off by {error:.1e} after {num_steps} steps"
+        error, name = largest_error(batch_stats, wanted_stats, skip=is_mean if walks else never)
+        assert error < 1e-5, f"{name} is off by {error:.1e} after {num_steps} steps"
+    # In training mode those biases cancel: here is where a wrong one would show.
+    logits = record.logits(params, batch_stats, True)
+    np.testing.assert_allclose(logits, record[f"{variant}/logits_train"], rtol=0, atol=1e-5)
+    logits = record.logits(params, batch_stats, False)
+    np.testing.assert_allclose(logits, record[f"{variant}/logits_inference"], rtol=0, atol=2e-3 if walks else 1e-5)
+
+
+@pytest.mark.slow
+def test_the_whole_network_at_256(tmp_path):
+    """All eight levels, 34.6 million parameters, computed by Keras now: the files would be too large to keep."""
+    if importlib.util.find_spec("keras") is None or importlib.util.find_spec("torch") is None:
+        pytest.skip("needs the packages keras and torch, see scripts/make_golden_keras.py")
+    file = tmp_path / "full.npz"
+    subprocess.run([sys.executable, SCRIPT, "full", file], check=True, env={**os.environ, "KERAS_BACKEND": "torch"})
+    record = Record(file)
+    assert sum(np.size(x) for x in jax.tree.leaves(record.params)) == 34_623_090
+    check_forward(record, 3e-5)
+    check_gradients(record, 5e-5)
