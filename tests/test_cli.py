@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -121,3 +122,22 @@ def test_kill_at_a_random_moment_and_the_same_command_continues(data, tmp_path):
     subprocess.run(command(straight), env=environment, check=True, capture_output=True)
     a, b = load_run(killed, "last"), load_run(straight, "last")
     jax.tree.map(np.testing.assert_array_equal, a.state, b.state)
+
+
+def test_keras_weights_in_and_out(data, tmp_path, capsys):
+    import h5py
+
+    golden = Path(__file__).parent / "golden" / "keras3.weights.h5"
+    call("import-keras", golden, "--out", tmp_path / "run", "--classes", "disk", "square", "--image-size", 32)
+    assert "channels: disk, square" in capsys.readouterr().out
+    call("info", tmp_path / "run")
+    assert "imported from keras3.weights.h5 (bgr)" in capsys.readouterr().out
+    call("evaluate", tmp_path / "run", "--data.root", data, "--split", "all")
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["num_images"] == 30
+    call("export-keras", tmp_path / "run", "--out", tmp_path / "back.weights.h5")
+    with h5py.File(golden) as before, h5py.File(tmp_path / "back.weights.h5") as after:
+        first = "layers/conv2d/vars/0"
+        np.testing.assert_array_equal(before[first][()], after[first][()])
+    said = refused(capsys, "train", "small", "--data.root", data, "--out", tmp_path / "run", *TINY)
+    assert "--init-from" in said
+    assert "no.h5" in refused(capsys, "import-keras", tmp_path / "no.h5", "--out", tmp_path / "x")

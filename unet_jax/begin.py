@@ -14,6 +14,8 @@ from unet_jax.data.sources import FileSource
 from unet_jax.display import Display
 from unet_jax.runs import RunInfo, current_versions, info_path, load_info, save_info
 
+_NUM_SHOWN = 10
+
 
 def begin_run(config: Config, out: epath.Path, display: Display) -> tuple[RunInfo, Layout]:
     """The run's fixed facts: made from the data set when `out` is new, else read and compared with this config.
@@ -80,10 +82,14 @@ def _describe_data(layout: Layout, audit: Audit, splits: dict[str, list[str]], d
         empty = f", absent from {audit.num_empty[k]} images" if audit.num_empty[k] else ""
         overlaps = f" ({', '.join(others)})" if others else ""
         display.line(f"  channel {k} = {name}: {audit.prevalence[k]:.1%} of the pixels{overlaps}{empty}")
-    for reason in (*layout.bad, *audit.bad):
+    left_out = (*layout.bad, *audit.bad)
+    for reason in left_out[:_NUM_SHOWN]:
         display.line(f"  left out: {reason}")
-    if layout.bad or audit.bad:
-        display.line(f"  {len(layout.bad) + len(audit.bad)} left out in all (data.on_bad_sample is skip)")
+    if left_out:
+        display.line(f"  {len(left_out)} left out in all (data.on_bad_sample is skip)")
+    unused = len(layout.records) - sum(len(ids) for ids in splits.values()) - len(audit.bad)
+    if unused > 0:
+        display.line(f"  {unused} samples are in no split and are not used")
     split_of = {i: name for name, ids in splits.items() for i in ids}
     for group in audit.duplicates:
         names = {split_of[i] for i in group}
@@ -94,6 +100,10 @@ def _describe_data(layout: Layout, audit: Audit, splits: dict[str, list[str]], d
 def _continue_info(config: Config, layout: Layout, out: epath.Path) -> RunInfo:
     """The existing run's info, if this config and this data would give the same numbers."""
     info = load_info(out)
+    if "imported_from" in info.audit:
+        raise InputError(
+            f"{out}: was imported, not trained. Train on from it with --init-from {out} and another --out."
+        )
     differences = config_differences(info.config, config)
     if differences:
         shown = "\n  ".join(f"{name}: was {old!r}, now {new!r}" for name, (old, new) in differences.items())

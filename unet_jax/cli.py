@@ -29,6 +29,8 @@ _USAGE = """usage: unet-jax COMMAND ...
   predict RUN INPUT... --out DIR
                                write a mask per class and an overlay for each image
   info RUN                     what a run is and how far it got
+  import-keras FILE --out RUN  a run from weights of the Keras original
+  export-keras RUN --out FILE  Keras 3 weights from a run
 
 `unet-jax COMMAND --help` lists every option; `unet-jax train PRESET --help` every setting with the preset's value."""
 
@@ -95,6 +97,35 @@ class _Info:
 
     run: tyro.conf.Positional[str]
     """Run directory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _ImportKeras:
+    """Make a run from Keras weights (.weights.h5, .keras, or Keras 2's .h5)."""
+
+    file: tyro.conf.Positional[str]
+    """The Keras file."""
+    out: str
+    """Run directory to begin."""
+    classes: tuple[str, ...] = ()
+    """Names of the output channels, in order; by default class0, class1, ..."""
+    channels: Literal["bgr", "rgb"] = "bgr"
+    """Order of colours that the Keras program fed its network with; cv2.imread gives bgr."""
+    image_size: int | None = None
+    """What images were resized to, where the file does not say it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _ExportKeras:
+    """Write a run's network as weights for Keras 3."""
+
+    run: tyro.conf.Positional[str]
+    """Run directory."""
+    out: str
+    """File to write, X.weights.h5."""
+    channels: Literal["bgr", "rgb"] = "bgr"
+    """Order of colours that the Keras program feeds its network with."""
+    checkpoint: Literal["best", "last"] = "best"
 
 
 def _synth(args: Sequence[str]) -> None:
@@ -191,8 +222,11 @@ def _info(args: Sequence[str]) -> None:
     path = epath.Path(options.run)
     info = load_info(path)
     print(f"run: {path}")
+    prevalence = info.audit.get("prevalence")  # an imported run has seen no data
     for k, name in enumerate(info.class_names):
-        print(f"  channel {k} = {name}: {info.audit['prevalence'][k]:.1%} of the pixels")
+        print(f"  channel {k} = {name}" + (f": {prevalence[k]:.1%} of the pixels" if prevalence else ""))
+    if "imported_from" in info.audit:
+        print(f"imported from {info.audit['imported_from']} ({info.audit['channels']})")
     print("images: " + ", ".join(f"{len(ids)} {name}" for name, ids in info.splits.items()))
     print(f"parameters: {num_parameters(abstract_state(info).params):,}")
     with open_checkpoints(path, info.config) as store:
@@ -207,12 +241,39 @@ def _info(args: Sequence[str]) -> None:
         print(f"  {name} = {value!r}")
 
 
+def _import_keras(args: Sequence[str]) -> None:
+    from unet_jax.interop import import_keras
+
+    options = tyro.cli(_ImportKeras, args=args, prog="unet-jax import-keras")
+    info = import_keras(
+        options.file,
+        options.out,
+        class_names=options.classes,
+        channels=options.channels,
+        image_size=options.image_size,
+    )
+    widths = " ".join(map(str, (*info.config.model.widths, info.config.model.center_width)))
+    size = info.config.data.image_size
+    print(f"{options.out}: widths {widths}, {size}x{size} pixels, channels: {', '.join(info.class_names)}")
+    print(f"next: unet-jax predict {options.out} IMAGES --out MASKS, or unet-jax train ... --init-from {options.out}")
+
+
+def _export_keras(args: Sequence[str]) -> None:
+    from unet_jax.interop import export_keras
+
+    options = tyro.cli(_ExportKeras, args=args, prog="unet-jax export-keras")
+    export_keras(options.run, options.out, channels=options.channels, checkpoint=options.checkpoint)
+    print(f"{options.out}: written for model.load_weights of Keras 3 ({options.channels} images)")
+
+
 _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "synth": _synth,
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
     "info": _info,
+    "import-keras": _import_keras,
+    "export-keras": _export_keras,
 }
 
 
