@@ -3,19 +3,8 @@ import dataclasses
 import pytest
 
 from unet_jax import InputError
-from unet_jax.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    LossConfig,
-    ModelConfig,
-    OptimConfig,
-    TrainConfig,
-    config_differences,
-    config_from_dict,
-    config_to_dict,
-    replace,
-)
+from unet_jax.config import AugmentConfig, Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig
+from unet_jax.config_dict import config_differences, config_from_dict, config_to_dict, replace
 from unet_jax.presets import PRESETS
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from unet_jax._types import InputError
 from unet_jax.config import DataConfig
-from unet_jax.data.layout import Layout, Record, assign_splits, find_layout, hashed_fraction, read_splits
+from unet_jax.data.layout import Layout, Record, find_layout
+from unet_jax.data.splits import assign_splits, hashed_fraction, read_splits
 
 
 def make(root, *names):

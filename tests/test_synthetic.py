@@ -8,8 +8,9 @@ from etils import epath
 from unet_jax._types import InputError
 from unet_jax.config import DataConfig
 from unet_jax.data.audit import audit_source
-from unet_jax.data.layout import assign_splits, find_layout
+from unet_jax.data.layout import find_layout
 from unet_jax.data.sources import FileSource
+from unet_jax.data.splits import assign_splits
 from unet_jax.data.synthetic import class_names, synthetic_sample, write_synthetic
 
 NUMBERS = {"num_images": 5, "image_size": 24, "num_classes": 3, "seed": 7}

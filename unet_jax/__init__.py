@@ -4,7 +4,7 @@ from unet_jax._types import Batch as Batch
 from unet_jax._types import InputError as InputError
 from unet_jax._types import Sample as Sample
 from unet_jax.config import Config as Config
-from unet_jax.config import replace as replace
+from unet_jax.config_dict import replace as replace
 from unet_jax.data.pixels import read_image as read_image
 from unet_jax.model import UNet as UNet
 from unet_jax.predict import predict_images as predict_images

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from unet_jax._types import InputError
-from unet_jax.config import Config, DataConfig, flatten_config
+from unet_jax.config import Config, DataConfig
+from unet_jax.config_dict import flatten_config
 from unet_jax.display import Display
 from unet_jax.presets import PRESETS
 

@@ -14,8 +14,9 @@ from jax.sharding import Mesh
 from unet_jax import metrics
 from unet_jax._types import Batch, InputError
 from unet_jax.config import DataConfig
-from unet_jax.data.layout import SPLITS, Layout, Record, assign_splits, find_layout
+from unet_jax.data.layout import SPLITS, Layout, Record, find_layout
 from unet_jax.data.sources import FileSource
+from unet_jax.data.splits import assign_splits
 from unet_jax.metrics import Counts
 from unet_jax.predict import predict_images
 from unet_jax.runs import Run

@@ -18,7 +18,8 @@ from jax.sharding import Mesh
 
 from unet_jax._types import InputError
 from unet_jax.checkpoint import CheckpointStore, open_store
-from unet_jax.config import Config, config_from_dict, config_to_dict
+from unet_jax.config import Config
+from unet_jax.config_dict import config_from_dict, config_to_dict
 from unet_jax.data.pipeline import steps_per_epoch
 from unet_jax.optim import make_optimizer
 from unet_jax.sharding import make_mesh

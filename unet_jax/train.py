@@ -13,21 +13,21 @@ from jax.sharding import Mesh
 
 from unet_jax import metrics
 from unet_jax._types import Batch, InputError
-from unet_jax.begin import begin_run, split_source
+from unet_jax.begin import begin_run, initial_state, split_source
 from unet_jax.checkpoint import CheckpointStore
 from unet_jax.config import Config
 from unet_jax.data.layout import Layout
 from unet_jax.data.pipeline import TrainOrder, eval_batches, train_batches
 from unet_jax.data.sources import Source, training_source
-from unet_jax.display import Display
+from unet_jax.display import Clock, Display
 from unet_jax.evaluate import Scores, evaluate_batches
 from unet_jax.losses import bce_dice_loss
 from unet_jax.monitor import Patience, Plateau, should_stop
 from unet_jax.optim import make_optimizer, make_schedule, scale_learning_rate
 from unet_jax.report import save_curves, save_grid
-from unet_jax.runs import Run, RunInfo, abstract_state, load_run, open_checkpoints
+from unet_jax.runs import RunInfo, abstract_state, open_checkpoints
 from unet_jax.sharding import batch_sharding, check_batch_size, make_mesh, put_batch, put_replicated
-from unet_jax.state import TrainState, init_state, make_model, num_parameters, with_prior_bias
+from unet_jax.state import TrainState, make_model, num_parameters
 from unet_jax.steps import TrainStep, make_eval_step, make_predict_step, make_train_step
 from unet_jax.writers import MetricsFile, TensorBoard
 
@@ -97,41 +97,12 @@ def train(
             display.line(f"continuing {out} at step {progress.step} of {info.num_steps}")
         else:
             progress = _Progress()
-            state = put_replicated(_initial_state(info, mesh), mesh)
+            state = put_replicated(initial_state(info, mesh), mesh)
         if not progress.finished:
             _Loop(info, layout, out, store, mesh, display).run(state, progress)
         best = store.best_step
         assert best is not None and store.latest_step is not None
         return TrainResult(out, store.latest_step, best, store.metrics(best))
-
-
-def _initial_state(info: RunInfo, mesh: Mesh) -> TrainState:
-    config = info.config
-    model = make_model(config.model, len(info.class_names))
-    tx = make_optimizer(config.optim, info.num_steps)
-    state = jax.jit(lambda key: init_state(key, model, tx))(jax.random.key(config.seed))
-    if config.model.head_bias == "prior":
-        params = with_prior_bias(state.params, np.asarray(info.audit["prevalence"]))
-        state = dataclasses.replace(state, params=params)
-    return _with_weights_of(load_run(config.init_from, mesh=mesh), state, info) if config.init_from else state
-
-
-def _with_weights_of(source: Run, state: TrainState, info: RunInfo) -> TrainState:
-    """The state with another run's parameters and statistics, and its head where the classes are the same."""
-    params = dict(source.state.params)
-    if source.class_names != info.class_names:
-        params["head"] = state.params["head"]
-    ours, theirs = (
-        jax.tree.map(lambda x: x.shape, tree)
-        for tree in ((state.params, state.batch_stats), (params, source.state.batch_stats))
-    )
-    if ours != theirs:
-        raise InputError(
-            f"{source.path}: its network is another one (widths {source.config.model.widths}, centre "
-            f"{source.config.model.center_width}) than this config's (widths {info.config.model.widths}, centre "
-            f"{info.config.model.center_width}). Give the same --model settings, or leave --init-from out."
-        )
-    return dataclasses.replace(state, params=params, batch_stats=source.state.batch_stats)
 
 
 class _Loop:
@@ -179,7 +150,7 @@ class _Loop:
             process_count=jax.process_count(),
         )
         pending: tuple[int, dict[str, jax.Array]] | None = None  # metrics still on the device: read one step late
-        clock = _Clock()
+        clock = Clock()
         with (
             contextlib.closing(batches),
             jax.transfer_guard("disallow"),
@@ -202,12 +173,12 @@ class _Loop:
                 scores = None
                 if at_evaluation:
                     state, progress, scores = self._evaluate(state, progress, clock)
-                    clock = _Clock()
+                    clock = Clock()
                 self.store.save(step, state, progress=progress.to_dict(), metrics=scores)
                 if progress.finished:
                     break
 
-    def _note(self, progress: _Progress, clock: "_Clock") -> str:
+    def _note(self, progress: _Progress, clock: Clock) -> str:
         """The bar's text."""
         loss = f"loss {progress.loss_sum / progress.num_losses:.4f}  " if progress.num_losses else ""
         dice = f"val Dice {self.last_dice:.4f}  " if self.last_dice is not None else ""
@@ -254,7 +225,7 @@ class _Loop:
         )
 
     def _evaluate(
-        self, state: TrainState, progress: _Progress, clock: "_Clock"
+        self, state: TrainState, progress: _Progress, clock: Clock
     ) -> tuple[TrainState, _Progress, dict[str, float]]:
         """Scores val, writes numbers and pictures, and moves early stopping and plateau."""
         config, step = self.config, progress.step
@@ -290,7 +261,7 @@ class _Loop:
         progress = _Progress(step=step, early_stop=early_stop, plateau=plateau, finished=finished)
         return state, progress, {"dice": scores.dice_mean, "loss": loss}
 
-    def _report(self, scores: Scores, loss: float, train_loss: float, lr: float, step: int, clock: "_Clock") -> None:
+    def _report(self, scores: Scores, loss: float, train_loss: float, lr: float, step: int, clock: Clock) -> None:
         epoch = step / self.order.steps_per_epoch
         dice = scores.per_image(metrics.dice)
         self._write(
@@ -338,29 +309,3 @@ class _Loop:
             titles=[f"{scores.ids[i]}\nDice " + ", ".join(f"{d:.3f}" for d in dice[i]) for i in range(count)],
             class_names=self.info.class_names,
         )
-
-
-class _Clock:
-    """Images per second since it was made, and the share of that time spent waiting for data."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._waited_s = 0.0
-        self._images = 0
-
-    @contextlib.contextmanager
-    def waiting(self) -> Any:
-        start = time.perf_counter()
-        yield
-        self._waited_s += time.perf_counter() - start
-
-    def count(self, images: int) -> None:
-        self._images += images
-
-    @property
-    def rate(self) -> float:
-        return self._images / max(1e-9, time.perf_counter() - self._start)
-
-    @property
-    def wait_share(self) -> float:
-        return self._waited_s / max(1e-9, time.perf_counter() - self._start)

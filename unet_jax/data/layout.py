@@ -1,9 +1,6 @@
 """Which files belong to which sample: joined by id, never by position in a listing."""
 
-import csv
 import dataclasses
-import hashlib
-import io
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -122,7 +119,7 @@ def _files_by_id(folder: epath.Path) -> dict[str, epath.Path]:
             if path.name.startswith("."):
                 continue
             if path.suffix.lower() in IMAGE_SUFFIXES:
-                id_ = _normal(prefix + path.stem)
+                id_ = normal_id(prefix + path.stem)
                 if id_ in files:
                     raise InputError(f"{path}: and {files[id_]} have the same id {id_!r}. Rename one of them.")
                 files[id_] = path
@@ -131,7 +128,7 @@ def _files_by_id(folder: epath.Path) -> dict[str, epath.Path]:
     return dict(sorted(files.items()))
 
 
-def _normal(text: str) -> str:
+def normal_id(text: str) -> str:
     """File systems and programs disagree on whether an accented letter is one character or two; ids have one."""
     return unicodedata.normalize("NFC", text)
 
@@ -171,10 +168,10 @@ def _match_pattern(root: epath.Path, pattern: str, field: str) -> dict[str, epat
     folder = root / directory if directory else root
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder, but {field} is {pattern!r}.")
-    before, after = _normal(name).split("{id}")
+    before, after = normal_id(name).split("{id}")
     files: dict[str, epath.Path] = {}
     for path in folder.iterdir():
-        found = _normal(path.name)
+        found = normal_id(path.name)
         hidden = found.startswith(".") and not before.startswith(".")
         long_enough = len(found) > len(before) + len(after)
         if long_enough and not hidden and found.startswith(before) and found.endswith(after) and not path.is_dir():
@@ -286,79 +283,3 @@ def _checked(records: list[Record], class_names: tuple[str, ...], config: DataCo
             )
         ids[record.id] = record
     return Layout(tuple(ids[i] for i in sorted(ids)), class_names, bad=tuple(bad))
-
-
-def hashed_fraction(id_: str, seed: int) -> float:
-    """A number in [0, 1) that depends on nothing but id and seed, the same on every machine."""
-    digest = hashlib.sha256(f"{seed}:{id_}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def read_splits(path: epath.Path) -> dict[str, str]:
-    """id -> split from a CSV file with the columns id,split."""
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file, but --data.splits names it.")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text ({error}). Save it as CSV in UTF-8.") from error
-    reader = csv.reader(io.StringIO(text, newline=""))
-    columns = [name.strip() for name in next(reader, [])]
-    if not {"id", "split"} <= set(columns):
-        raise InputError(
-            f"{path}: has the columns {columns}, but needs id and split in its first line, separated by a comma."
-        )
-    splits: dict[str, str] = {}
-    for cells in reader:
-        if not cells:
-            continue
-        row = dict(zip(columns, (cell.strip() for cell in cells), strict=False))
-        id_, split = _normal(row.get("id", "")), row.get("split", "")
-        if split not in SPLITS:
-            raise InputError(
-                f"{path}, line {reader.line_num}: split is {split!r}, but must be one of {', '.join(SPLITS)}."
-            )
-        if splits.get(id_, split) != split:
-            raise InputError(f"{path}, line {reader.line_num}: {id_!r} is in {splits[id_]} and in {split}. Keep one.")
-        splits[id_] = split
-    return splits
-
-
-def assign_splits(layout: Layout, config: DataConfig) -> dict[str, list[str]]:
-    """Ids of train, val and test, each sorted.
-
-    From the CSV file, else from train/ val/ test/ folders, else 80/20 into train and val by hashed id. Where there is
-    a train but no val, a part of train becomes val by hashed id; test is never touched.
-    """
-    ids = [r.id for r in layout.records]
-    if config.splits:
-        path = epath.Path(config.splits)
-        given = read_splits(path)
-        unknown = sorted(set(given) - set(ids))
-        if len(unknown) > len(layout.bad):  # more than were left out
-            raise InputError(
-                f"{path}: names {len(unknown)} ids that are not in {config.root}, the first is {unknown[0]!r} (ids "
-                f"there look like {ids[0]!r}). An id is the file name without its ending."
-            )
-        splits = {name: sorted(i for i in ids if given.get(i) == name) for name in SPLITS}
-    elif any(r.split for r in layout.records):
-        splits = {name: [r.id for r in layout.records if r.split == name] for name in SPLITS}
-    else:
-        splits = {"train": ids, "val": [], "test": []}
-    if splits["train"] and not splits["val"]:
-        splits["train"], splits["val"] = _hashed_split(splits["train"], config)
-    return splits
-
-
-def _hashed_split(ids: list[str], config: DataConfig) -> tuple[list[str], list[str]]:
-    """Train and val. Each id decides for itself, so new images do not move old ones.
-
-    But both parts get at least one id: while no id decided for a part, the one nearest to it is lent to it.
-    """
-    if len(ids) < 2:
-        return ids, []
-    fractions = {id_: hashed_fraction(id_, config.split_seed) for id_ in ids}
-    val = {id_ for id_ in ids if fractions[id_] < config.val_fraction} or {min(ids, key=fractions.__getitem__)}
-    if len(val) == len(ids):
-        val.remove(max(ids, key=fractions.__getitem__))
-    return [i for i in ids if i not in val], [i for i in ids if i in val]

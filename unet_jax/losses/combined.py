@@ -34,7 +34,7 @@ be compared.
 """
 
 
-def _weighted_mean(per_image: Float[Array, "b *rest"], weight: Float[Array, " b"]) -> Float[Array, ""]:
+def _weighted_mean(per_image: Float[Array, "b ..."], weight: Float[Array, " b"]) -> Float[Array, ""]:
     """Mean over images of positive weight; 0 when there is none."""
     per_image = jnp.mean(per_image, axis=tuple(range(1, per_image.ndim)))
     return jnp.sum(per_image * weight) / jnp.maximum(jnp.sum(weight), 1e-12)

@@ -1,0 +1,74 @@
+"""Configs as dictionaries: as JSON, by dotted name, and compared."""
+
+import dataclasses
+import difflib
+import json
+import typing
+from typing import Any
+
+from unet_jax._types import InputError
+from unet_jax.config import Config
+
+# Fields that say how or where a run is computed, not what it computes: a resumed run may change them.
+_FREE_FIELDS = frozenset(
+    {"data.root", "data.splits", "data.cache", "data.num_threads", "data.num_workers", "train.tensorboard"}
+)
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """The config as nested dictionaries of JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def config_from_dict(values: dict[str, Any], cls: type = Config, prefix: str = "") -> Any:
+    """The inverse of `config_to_dict`; raises `InputError` on a field that does not exist."""
+    hints = typing.get_type_hints(cls)
+    kwargs = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise InputError(f"config field {prefix}{name} is not known to this version of unet_jax.")
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            value = config_from_dict(value, typing.cast(type, hint), f"{prefix}{name}.")
+        elif isinstance(value, list):
+            value = tuple(value)
+        kwargs[name] = value
+    return cls(**kwargs)
+
+
+def flatten_config(config: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"data.image_size": 128, ...}`: every setting by its dotted name."""
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            flat.update(flatten_config(value, f"{prefix}{field.name}."))
+        else:
+            flat[prefix + field.name] = value
+    return flat
+
+
+def replace(config: Config, values: dict[str, Any]) -> Config:
+    """A config with some settings changed, by dotted name: `replace(config, {"data.image_size": 128})`.
+
+    All changes are made together, so that values that fit each other are not refused one by one.
+    """
+    nested = config_to_dict(config)
+    known = flatten_config(config)
+    for name, value in values.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise InputError(f"config field {name!r} does not exist.{hint}")
+        *parents, last = name.split(".")
+        level = nested
+        for parent in parents:
+            level = level[parent]
+        level[last] = list(value) if isinstance(value, tuple) else value
+    return config_from_dict(nested)
+
+
+def config_differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Settings that would change a run's numbers, with both values."""
+    before, after = flatten_config(old), flatten_config(new)
+    return {k: (before[k], after[k]) for k in before if k not in _FREE_FIELDS and before[k] != after[k]}
