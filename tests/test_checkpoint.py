@@ -1,4 +1,4 @@
-"""What the store keeps and gives back; that runs continue bit for bit is in test_train.py."""
+"""What the store keeps and gives back; that runs continue bit for bit is in test_training.py."""
 
 import jax
 import jax.numpy as jnp

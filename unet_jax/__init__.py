@@ -1,16 +1,43 @@
-"""U-Nets for multi-label segmentation in JAX: stacked independent masks, sigmoid, BCE + Dice."""
+"""U-Nets for multi-label segmentation in JAX: stacked independent masks, sigmoid, BCE + Dice.
 
-from unet_jax._types import Batch as Batch
-from unet_jax._types import InputError as InputError
-from unet_jax._types import Sample as Sample
-from unet_jax.config import Config as Config
-from unet_jax.config_dict import replace as replace
-from unet_jax.data.pixels import read_image as read_image
-from unet_jax.model import UNet as UNet
-from unet_jax.predict import predict_images as predict_images
-from unet_jax.predict import predict_probs as predict_probs
-from unet_jax.predict import predict_probs_unresized as predict_probs_unresized
-from unet_jax.presets import PRESETS as PRESETS
-from unet_jax.runs import Run as Run
-from unet_jax.runs import load_run as load_run
-from unet_jax.train import train as train
+Names are imported when they are first used, so that `unet-jax --help` need not wait for jax.
+"""
+
+from etils import epy as _epy
+
+with _epy.lazy_api_imports(globals()):
+    from unet_jax._types import Batch as Batch
+    from unet_jax._types import InputError as InputError
+    from unet_jax._types import Sample as Sample
+    from unet_jax.config import Config as Config
+    from unet_jax.config_dict import replace as replace
+    from unet_jax.data.pixels import read_image as read_image
+    from unet_jax.model import UNet as UNet
+    from unet_jax.predict import predict_images as predict_images
+    from unet_jax.predict import predict_probs as predict_probs
+    from unet_jax.predict import predict_probs_unresized as predict_probs_unresized
+    from unet_jax.presets import PRESETS as PRESETS
+    from unet_jax.runs import Run as Run
+    from unet_jax.runs import load_run as load_run
+    from unet_jax.training import train as train
+
+__all__ = [
+    "PRESETS",
+    "Batch",
+    "Config",
+    "InputError",
+    "Run",
+    "Sample",
+    "UNet",
+    "load_run",
+    "predict_images",
+    "predict_probs",
+    "predict_probs_unresized",
+    "read_image",
+    "replace",
+    "train",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -152,7 +152,7 @@ def _train(args: Sequence[str]) -> None:
             print("\n`unet-jax train PRESET --help` lists every setting with the preset's value.")
             return
         raise InputError(_unknown("preset", args[0] if args else "", list(PRESETS)))
-    from unet_jax.train import train
+    from unet_jax.training import train
 
     default = _Train(out=tyro.MISSING, config=PRESETS[args[0]]())
     options = tyro.cli(_Train, args=args[1:], default=default, prog=f"unet-jax train {args[0]}")

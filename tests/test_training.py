@@ -18,7 +18,7 @@ from unet_jax.optim import make_optimizer
 from unet_jax.sharding import make_mesh
 from unet_jax.state import init_state
 from unet_jax.steps import make_predict_step, make_train_step
-from unet_jax.train import NonFiniteLossError
+from unet_jax.training import NonFiniteLossError
 
 ONE_DEVICE = make_mesh(jax.devices()[:1])
 TIMES = {"images_per_s", "wait_share", "time"}
