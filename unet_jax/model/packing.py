@@ -22,7 +22,13 @@ Factor = tuple[int, int]
 """Rows and columns of a block; powers of two."""
 
 
-AUTO: dict[str, dict[int, Factor]] = {"cpu": {}, "tpu": {8: (4, 4), 32: (2, 2)}}
+AUTO: dict[str, dict[int, Factor]] = {
+    # Measured on 2 cores: 1x2 on the first level made the training step slower (docs/packing.md).
+    "cpu": {},
+    # Not timed: cycles that the TPU compiler estimates for the seed's network at 1024x1024, v5e (docs/packing.md).
+    "tpu": {8: (4, 4), 32: (2, 2)},
+}
+"""By kind of device: the factor of levels with up to so many channels. Unpacked where nothing is said."""
 
 
 def level_factors(config: ModelConfig, backend: str) -> list[Factor]:
