@@ -11,7 +11,7 @@ import pytest
 
 from unet_jax import InputError, UNet
 from unet_jax.config import ModelConfig
-from unet_jax.model.layers import BatchNorm, conv_same, max_pool, upsample
+from unet_jax.model.layers import BatchNorm, conv_same, max_pool
 from unet_jax.state import init_state, num_parameters, with_prior_bias
 
 TINY = ModelConfig(widths=(4, 8), center_width=16, num_convs_up=2)
@@ -73,11 +73,9 @@ def test_convolution_equals_a_loop_on_ordinary_and_tiny_grids(shape, size):
     np.testing.assert_allclose(conv_same(x, jnp.asarray(kernel)), numpy_conv(x, kernel), atol=1e-5)
 
 
-def test_pool_and_upsample_by_hand():
+def test_pool_by_hand():
     x = jnp.arange(16.0).reshape(1, 4, 4, 1)
     np.testing.assert_array_equal(max_pool(x)[0, :, :, 0], [[5, 7], [13, 15]])
-    up = upsample(jnp.array([[[[1.0], [2.0]], [[3.0], [4.0]]]]))
-    np.testing.assert_array_equal(up[0, :, :, 0], [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]])
 
 
 def test_batch_norm_against_numpy():

@@ -1,6 +1,7 @@
 """Every setting of a run, as frozen dataclasses that refuse impossible values before any device is touched."""
 
 import dataclasses
+import re
 from typing import Literal
 
 from unet_jax._types import InputError
@@ -148,6 +149,10 @@ class ModelConfig:
     """The last bias starts at 0, or at the log-odds of each class's share of the training pixels."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of activations; parameters, statistics, the head and the loss are always float32."""
+    packing: str = "auto"
+    """How the highest resolutions are laid out, for speed: results and weights do not depend on it. "none", "auto"
+    (what was measured to be fastest on this kind of device), or factors per level, as in "4,2,2" or "1x2,2" (rows x
+    columns; powers of two; at most 2 to the number of poolings below the level; 1 where left out)."""
 
     def __post_init__(self) -> None:
         _require(len(self.widths) >= 1 and min(self.widths) >= 1, "model.widths", self.widths, "positive numbers")
@@ -160,11 +165,40 @@ class ModelConfig:
             for width in (*self.widths, self.center_width):
                 ok = width % min(self.group_size, width) == 0
                 _require(ok, "model.group_size", self.group_size, f"a divisor of every width, of {width} too")
+        parse_packing(self.packing, len(self.widths))
 
     @property
     def size_multiple(self) -> int:
         """Height and width of the network's input must be multiples of this: 2 to the number of poolings."""
         return 2 ** len(self.widths)
+
+
+def parse_packing(packing: str, num_levels: int) -> list[tuple[int, int]]:
+    """Rows and columns for each level of a `ModelConfig.packing`: "2,1x2" gives [(2, 2), (1, 2), (1, 1), ...].
+
+    "none" and "auto" give (1, 1) everywhere: what "auto" means is up to the model.
+    """
+    if packing in ("none", "auto"):
+        return [(1, 1)] * num_levels
+    factors = []
+    for level, part in enumerate(packing.split(",")):
+        found = re.fullmatch(r"\s*(\d+)(?:x(\d+))?\s*", part)
+        factor = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+        if not all(f > 0 and f & (f - 1) == 0 for f in factor):
+            raise InputError(
+                f"model.packing is {packing!r}, of which {part!r} is not understood: it must be 'none', 'auto', or "
+                f"powers of two for the levels, as in 4,2,2 or 1x2,2 (rows x columns)."
+            )
+        largest = 2 ** max(num_levels - level, 0)
+        if max(factor) > largest:
+            raise InputError(
+                f"model.packing is {packing!r}, but the factor of level {level} must be at most {largest}, which is 2 "
+                f"to the number of poolings below it, so that it divides every image that the network can take: use "
+                f"'none', 'auto', or {largest} there."
+            )
+        factors.append(factor)
+    factors += [(1, 1)] * (num_levels - len(factors))
+    return factors[:num_levels]
 
 
 @dataclasses.dataclass(frozen=True)

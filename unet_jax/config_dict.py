@@ -11,7 +11,15 @@ from unet_jax.config import Config
 
 # Fields that say how or where a run is computed, not what it computes: a resumed run may change them.
 _FREE_FIELDS = frozenset(
-    {"data.root", "data.splits", "data.cache", "data.num_threads", "data.num_workers", "train.tensorboard"}
+    {
+        "data.root",
+        "data.splits",
+        "data.cache",
+        "data.num_threads",
+        "data.num_workers",
+        "model.packing",
+        "train.tensorboard",
+    }
 )
 
 
