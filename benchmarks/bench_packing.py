@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from unet_jax._types import Batch
-from unet_jax.config import replace
+from unet_jax.config_dict import replace
 from unet_jax.losses import bce_dice_loss
 from unet_jax.optim import make_optimizer
 from unet_jax.presets import PRESETS

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from unet_jax import InputError, UNet
-from unet_jax.config import Config, ModelConfig, config_differences, config_from_dict, config_to_dict, parse_packing
+from unet_jax.config import Config, ModelConfig, parse_packing
+from unet_jax.config_dict import config_differences, config_from_dict, config_to_dict
 from unet_jax.model.layers import conv_of_upsampled, conv_same, max_pool
 from unet_jax.model.packing import AUTO, halve, level_factors, pack, repack, subpixels, unpack
 
