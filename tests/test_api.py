@@ -1,11 +1,16 @@
 import subprocess
 import sys
 
+import pytest
+
 import unet_jax
 
 
 def test_public_names_can_be_listed_and_used():
-    assert dir(unet_jax) == sorted(unet_jax.__all__)
+    assert set(unet_jax.__all__) < set(dir(unet_jax))
+    assert unet_jax.losses.bce_loss and unet_jax.steps.make_train_step and unet_jax.data.__doc__
+    with pytest.raises(AttributeError):
+        _ = unet_jax.no_such_name
     for name in unet_jax.__all__:
         assert getattr(unet_jax, name).__module__.startswith("unet_jax") if name != "PRESETS" else unet_jax.PRESETS
 

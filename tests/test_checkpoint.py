@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from unet_jax import InputError
 from unet_jax.checkpoint import open_store
 from unet_jax.sharding import make_mesh, put_replicated
 from unet_jax.state import TrainState
@@ -35,6 +36,7 @@ def save_all(folder, scores, *, larger=True, keep_last=1):
         ([0.5, 0.9, 0.9, 0.6], True, 2, [3, 4], 3),  # of equals the newest
         ([None, 0.3, None, None], True, 1, [2, 4], 2),  # saved between evaluations
         ([None, None], True, 1, [2], None),
+        ([float("nan"), 0.3, 0.2], False, 3, [1, 2, 3], 3),  # NaN is never the best
     ],
 )
 def test_keeps_newest_and_best(tmp_path, scores, larger, keep_last, steps, best):
@@ -62,3 +64,16 @@ def test_an_unfinished_checkpoint_is_not_seen(tmp_path):
     options = {"keep_last": 1, "best_metric": "score", "best_is_larger": True}
     with open_store(epath.Path(tmp_path), **options) as store:
         assert store.steps == [1]
+
+
+def test_a_damaged_checkpoint_is_named_with_the_remedy(tmp_path):
+    with save_all(epath.Path(tmp_path), [0.5]):
+        pass
+    for path in (tmp_path / "1" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    options = {"keep_last": 1, "best_metric": "score", "best_is_larger": True}
+    with open_store(epath.Path(tmp_path), **options) as store:
+        abstract = jax.eval_shape(lambda: state_at(0, make_mesh()))
+        with pytest.raises(InputError, match=r"1: this checkpoint cannot be read .*Delete the folder"):
+            store.load(1, abstract, make_mesh())

@@ -98,6 +98,12 @@ def test_mistakes_are_told_without_a_traceback(capsys, data, run, tmp_path):
     assert "no such file" in refused(capsys, "predict", run, tmp_path / "no.png", "--out", out)
     assert "num_images is 0" in refused(capsys, "synth", "--out", out, "--num-images", 0)
     assert not out.exists()
+    (tmp_path / "file").write_text("x")
+    assert "file" in refused(capsys, "train", "small", "--data.root", data, "--out", tmp_path / "file" / "run", *TINY)
+    assert "--out is empty" in refused(capsys, "train", "small", "--data.root", data, "--out", "")
+    (run.parent / "damaged").mkdir()
+    (run.parent / "damaged" / "run.json").write_text("[]")
+    assert "run.json" in refused(capsys, "info", run.parent / "damaged")
 
 
 def test_kill_at_a_random_moment_and_the_same_command_continues(data, tmp_path):

@@ -1,3 +1,7 @@
+import dataclasses
+import shutil
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -112,8 +116,6 @@ def test_evaluation_scores_what_prediction_writes(loaded, synthetic_root, tmp_pa
 
 
 def test_splits_come_from_the_file_or_the_run(loaded, synthetic_root, tmp_path):
-    import dataclasses
-
     data = dataclasses.replace(loaded.config.data, splits=None)
     assert len(select_records(loaded, data, "val")[2]) == 6
     assert len(select_records(loaded, data, "all")[2]) == 30
@@ -128,3 +130,25 @@ def test_splits_come_from_the_file_or_the_run(loaded, synthetic_root, tmp_path):
     with pytest.raises(InputError, match=r"--split is 'tset'"):
         select_records(loaded, data, "tset")
     assert find_layout(data).class_names == loaded.class_names
+
+
+def test_predictions_never_replace_images_or_masks(loaded, synthetic_root, tmp_path):
+    with pytest.raises(InputError, match="no image was named"):
+        find_inputs([])
+    with pytest.raises(InputError, match="is a data set with masks"):
+        find_inputs([str(synthetic_root)])
+    files = find_inputs([str(synthetic_root / "images")])
+    with pytest.raises(InputError, match=r"masks/disk: is there already and was not made by predict"):
+        list(predict_files(loaded, files, synthetic_root / "masks"))
+    with pytest.raises(InputError, match=r"0000.png lies in it"):
+        list(predict_files(loaded, files, synthetic_root / "images"))
+
+
+def test_a_split_that_lost_images_is_not_scored_in_part(loaded, synthetic_root, tmp_path):
+    root = epath.Path(tmp_path / "data")
+    shutil.copytree(synthetic_root, root)
+    for path in Path(root).rglob("0004.png"):
+        path.unlink()
+    data = dataclasses.replace(loaded.config.data, root=str(root), splits=None)
+    with pytest.raises(InputError, match=r"1 of the 6 images of the split 'test' are not there, the first is '0004'"):
+        select_records(loaded, data, "test")

@@ -237,3 +237,16 @@ def test_init_from_starts_with_the_other_runs_weights(finished, synthetic_root, 
     wider = dataclasses.replace(still, model=dataclasses.replace(config.model, widths=(4, 16)))
     with pytest.raises(InputError, match=r"another one \(widths \(4, 8\).*widths \(4, 16\)"):
         run(wider, tmp_path / "wider")
+
+
+def test_an_image_that_changed_its_split_is_refused(finished, tmp_path):
+    result, config = finished
+    splits = load_run(result.path).info.splits
+    moved = splits["train"][0]
+    text = "id,split\n" + "".join(
+        f"{i},{'test' if i == moved else name}\n" for name, ids in splits.items() for i in ids
+    )
+    (tmp_path / "splits.csv").write_text(text)
+    other = dataclasses.replace(config, data=dataclasses.replace(config.data, splits=str(tmp_path / "splits.csv")))
+    with pytest.raises(InputError, match=f"1 images are in another split now.*{moved}"):
+        run(other, result.path)

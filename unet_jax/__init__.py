@@ -3,6 +3,8 @@
 Names are imported when they are first used, so that `unet-jax --help` need not wait for jax.
 """
 
+import importlib as _importlib
+
 from etils import epy as _epy
 
 with _epy.lazy_api_imports(globals()):
@@ -39,5 +41,13 @@ __all__ = [
 ]
 
 
+_SUBMODULES = ("config", "data", "interop", "losses", "metrics", "model", "steps")
+_lazy_name = globals().pop("__getattr__")
+
+
+def __getattr__(name: str) -> object:
+    return _importlib.import_module(f"{__name__}.{name}") if name in _SUBMODULES else _lazy_name(name)
+
+
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, *_SUBMODULES]

@@ -30,6 +30,8 @@ def begin_run(config: Config, out: epath.Path, display: Display) -> tuple[RunInf
     Raises:
       InputError: the data set cannot be used, or `out` holds a run of other settings, classes or images.
     """
+    if str(out) in ("", "."):
+        raise InputError("--out is empty: name the folder that the run is written to.")
     layout = find_layout(config.data)
     if info_path(out).exists():
         return _continue_info(config, layout, out), layout
@@ -121,6 +123,13 @@ def _continue_info(config: Config, layout: Layout, out: epath.Path) -> RunInfo:
     if info.class_names != layout.class_names:
         raise InputError(
             f"{out}: was begun with the classes {list(info.class_names)}, found {list(layout.class_names)}."
+        )
+    now = {i: name for name, ids in assign_splits(layout, config.data).items() for i in ids}
+    moved = [i for name, ids in info.splits.items() for i in ids if now.get(i, name) != name]
+    if moved:
+        raise InputError(
+            f"{out}: {len(moved)} images are in another split now than when the run began, the first is {moved[0]!r}. "
+            f"Give the --data.splits that it began with, or start anew with another --out."
         )
     known = {r.id for r in layout.records}
     lost = [i for name in ("train", "val") for i in info.splits[name] if i not in known]

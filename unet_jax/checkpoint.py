@@ -5,6 +5,7 @@ plateau, sums of the running epoch.
 """
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -36,6 +37,8 @@ class CheckpointStore:
 
     def _goodness(self, metrics: Any) -> float:
         value = metrics[self._best_metric]
+        if not math.isfinite(value):  # never the best: comparisons with NaN would let it win
+            return -math.inf
         return value if self._best_is_larger else -value
 
     def save(self, step: int, state: TrainState, *, progress: dict[str, Any], metrics: dict[str, float] | None) -> None:
@@ -69,14 +72,28 @@ class CheckpointStore:
         """The state, on all devices of the mesh, whatever devices it was saved from."""
         sharding = replicated(mesh)
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract_state)
-        return self._checkpointer.load_checkpointables(step, {"state": target})["state"]
+        try:
+            return self._checkpointer.load_checkpointables(step, {"state": target})["state"]
+        except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
+            raise self._unreadable(step, error) from error
 
     def progress(self, step: int) -> dict[str, Any]:
         """The JSON saved with a checkpoint."""
-        progress = self._checkpointer.checkpointables_metadata(step).custom_metadata
-        if not isinstance(progress, dict):
-            raise InputError(f"{self._checkpointer.directory / str(step)}: was not written by unet_jax.")
+        try:
+            progress = self._checkpointer.checkpointables_metadata(step).custom_metadata
+        except Exception as error:
+            raise self._unreadable(step, error) from error
+        if not isinstance(progress, dict) or "step" not in progress:
+            raise self._unreadable(step, ValueError("it holds no progress"))
         return dict(progress)
+
+    def _unreadable(self, step: int, error: Exception) -> InputError:
+        folder = self._checkpointer.directory / str(step)
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        return InputError(
+            f"{folder}: this checkpoint cannot be read ({reason}). Delete the folder: training continues from the one "
+            f"before it, or anew where there is none; evaluate and predict take --checkpoint last or best."
+        )
 
     def wait(self) -> None:
         """Returns when everything saved is committed; raises what went wrong in the background."""

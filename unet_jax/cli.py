@@ -1,7 +1,8 @@
-"""The command line: `unet-jax synth | train | evaluate | predict | info`. Parses, calls, prints; no logic."""
+"""The command line. Parses, calls, prints; no logic."""
 
 import dataclasses
 import difflib
+import importlib.metadata
 import json
 import logging
 import os
@@ -167,6 +168,8 @@ def _evaluate(args: Sequence[str]) -> None:
     from unet_jax.runs import load_run
 
     options = tyro.cli(_Evaluate, args=args, prog="unet-jax evaluate")
+    if options.csv:
+        epath.Path(options.csv).parent.mkdir(parents=True, exist_ok=True)  # or an error, before the work
     run = load_run(options.run, options.checkpoint)
     split, layout, records = select_records(
         run, _run_data(run.config.data, run.class_names, options.data), options.split
@@ -180,15 +183,14 @@ def _evaluate(args: Sequence[str]) -> None:
     seen = set(run.info.splits["train"]) & set(scores.ids)
     if split != "train" and seen:
         display.line(f"WARNING: {len(seen)} of these ids were trained on, the first is {min(seen)!r}.")
-    table = Table(
-        title=f"{options.split}: {len(scores.ids)} images, checkpoint {run.step}", caption=result["reduction"]
-    )
+    table = Table(title=f"{split}: {len(scores.ids)} images, checkpoint {run.step}")
     columns = ("dice", "iou", "precision", "recall", "accuracy", "dice_pooled")
     for title in ("class", *columns):
         table.add_column(title, justify="left" if title == "class" else "right")
     for name in run.class_names:
         table.add_row(name, *(f"{result[column][name]:.4f}" for column in columns))
     Console(width=110).print(table)
+    print(f"({result['reduction']})")
     if options.csv:
         write_csv(epath.Path(options.csv), scores)
         print(f"per-image scores: {options.csv}")
@@ -291,7 +293,10 @@ def _unknown(kind: str, given: str, known: Sequence[str]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command. Ends the process with 2 after a user's mistake, 130 after Ctrl-C."""
     args = list(sys.argv[1:] if argv is None else argv)
-    if not args or args[0] in ("-h", "--help"):
+    if args == ["--version"]:
+        print(f"unet_jax {importlib.metadata.version('unet_jax')}")
+        return
+    if not args or args[0] in ("-h", "--help", "help"):
         print(_USAGE.format(presets=", ".join(PRESETS)))
         return
     _quiet_libraries()
@@ -302,14 +307,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     except InputError as error:
         print(f"unet-jax: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # a place that cannot be written, a full disk, a bucket that does not answer
+        print(f"unet-jax: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
-        print("\nunet-jax: interrupted. The same command continues from the last checkpoint.", file=sys.stderr)
+        hint = " The same command continues from the last checkpoint." if args[0] == "train" else ""
+        print(f"\nunet-jax: interrupted.{hint}", file=sys.stderr)
         sys.exit(130)
 
 
 def _quiet_libraries() -> None:
     """Libraries log their inner life at INFO and WARNING; a user's terminal is not the place."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     import absl.logging
 
     absl.logging.set_verbosity(absl.logging.ERROR)

@@ -1,7 +1,9 @@
 """Every setting of a run, as frozen dataclasses that refuse impossible values before any device is touched."""
 
 import dataclasses
+import math
 import re
+import typing
 from typing import Literal
 
 from unet_jax._types import InputError
@@ -10,6 +12,24 @@ from unet_jax._types import InputError
 def _require(ok: bool, field: str, value: object, requirement: str) -> None:
     if not ok:
         raise InputError(f"{field} is {value!r}, but must be {requirement}.")
+
+
+def _check_types(config: object, prefix: str) -> None:
+    """Raises `InputError` for a value of another type than its field's: Python itself would not."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value, arguments = getattr(config, name), typing.get_args(hint)
+        origin = typing.get_origin(hint)
+        if origin is Literal:
+            _require(value in arguments, prefix + name, value, "one of " + ", ".join(map(repr, arguments)))
+        elif origin is tuple:
+            kind = arguments[0]
+            ok = isinstance(value, tuple) and all(type(v) is kind for v in value)
+            _require(ok, prefix + name, value, f"a tuple of {kind.__name__}")
+        elif hint is float:
+            ok = type(value) in (int, float) and math.isfinite(value)
+            _require(ok, prefix + name, value, "a finite number")
+        elif hint in (int, bool, str):
+            _require(type(value) is hint, prefix + name, value, f"of type {hint.__name__}")
 
 
 def _require_fraction(field: str, value: float) -> None:
@@ -58,7 +78,8 @@ class DataConfig:
     """Processes that read and augment, each with num_threads threads. Does not change the data."""
 
     def __post_init__(self) -> None:
-        _require(self.image_size >= 1, "data.image_size", self.image_size, "at least 1")
+        _check_types(self, "data.")
+        _require(1 <= self.image_size <= 2**14, "data.image_size", self.image_size, "from 1 to 16384")
         _require(0.0 < self.val_fraction < 1.0, "data.val_fraction", self.val_fraction, "between 0 and 1")
         _require(self.num_threads >= 1, "data.num_threads", self.num_threads, "at least 1")
         _require(self.num_workers >= 0, "data.num_workers", self.num_workers, "at least 0")
@@ -111,6 +132,7 @@ class AugmentConfig:
     """Probability of exchanging rows and columns; with both flips, all eight symmetries of the square."""
 
     def __post_init__(self) -> None:
+        _check_types(self, "augment.")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name.endswith("_prob"):
@@ -155,6 +177,7 @@ class ModelConfig:
     columns; powers of two; at most 2 to the number of poolings below the level; 1 where left out)."""
 
     def __post_init__(self) -> None:
+        _check_types(self, "model.")
         _require(len(self.widths) >= 1 and min(self.widths) >= 1, "model.widths", self.widths, "positive numbers")
         for name in ("center_width", "num_convs_down", "num_convs_up", "group_size"):
             _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
@@ -215,6 +238,7 @@ class LossConfig:
     """Added to both sides of the Dice ratio."""
 
     def __post_init__(self) -> None:
+        _check_types(self, "loss.")
         _require(self.bce_weight >= 0.0, "loss.bce_weight", self.bce_weight, "at least 0")
         _require(self.dice_weight >= 0.0, "loss.dice_weight", self.dice_weight, "at least 0")
         total = self.bce_weight + self.dice_weight
@@ -252,6 +276,7 @@ class OptimConfig:
     """Smaller changes of the validation loss are no improvement."""
 
     def __post_init__(self) -> None:
+        _check_types(self, "optim.")
         _require(self.learning_rate > 0.0, "optim.learning_rate", self.learning_rate, "positive")
         _require(0.0 <= self.warmup_fraction < 1.0, "optim.warmup_fraction", self.warmup_fraction, "from 0 to below 1")
         for name in ("weight_decay", "clip_norm", "polynomial_power", "plateau_min_delta"):
@@ -289,6 +314,7 @@ class TrainConfig:
     """Write TensorBoard files as well (needs the package tensorboardX)."""
 
     def __post_init__(self) -> None:
+        _check_types(self, "train.")
         for name in ("num_epochs", "batch_size", "eval_every_epochs", "keep_last"):
             _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
         for name in ("checkpoint_every_steps", "early_stop_patience", "num_pictures", "early_stop_min_delta"):
@@ -313,6 +339,7 @@ class Config:
     train: TrainConfig = TrainConfig()
 
     def __post_init__(self) -> None:
+        _check_types(self, "")
         _require(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2**31 - 1")
         multiple = self.model.size_multiple
         size = self.data.image_size

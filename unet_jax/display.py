@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 
 class Display:
@@ -23,11 +24,11 @@ class Display:
         """Gives a function `(completed, note)`; shows count, note and time left on a terminal, nothing elsewhere."""
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            BarColumn(bar_width=12),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TextColumn(unit),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(),
         )
         progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         with progress:

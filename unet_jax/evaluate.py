@@ -101,6 +101,12 @@ def select_records(run: Run, data: DataConfig, split: str | None) -> tuple[str, 
     split = split or ("test" if splits["test"] else "val")
     wanted = set(splits[split])
     records = [r for r in layout.records if r.id in wanted]
+    missing = sorted(wanted - {r.id for r in records})
+    if missing and records and data.on_bad_sample == "error":
+        raise InputError(
+            f"{data.root}: {len(missing)} of the {len(wanted)} images of the split {split!r} are not there, the first "
+            f"is {missing[0]!r}. Restore them, or say with --data.splits FILE what to score."
+        )
     if not records:
         raise InputError(
             f"{data.root}: no sample of the split {split!r} was found. Name it in --data.splits FILE (columns "

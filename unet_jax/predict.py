@@ -115,8 +115,12 @@ def find_inputs(inputs: Sequence[str | epath.Path]) -> dict[str, epath.Path]:
       InputError: nothing there, not an image by its ending, or two files of one id.
     """
     files: dict[str, epath.Path] = {}
+    if not inputs:
+        raise InputError("no image was named: give files or folders after the run.")
     for entry in inputs:
         path = epath.Path(entry)
+        if (path / "images").is_dir() and (path / "masks").is_dir():
+            raise InputError(f"{path}: is a data set with masks. Name its images: {path / 'images'}.")
         if path.is_dir():
             found = {str((p.parent / p.stem).relative_to(path)): p for p in _walk(path)}
             if not found:
@@ -146,8 +150,15 @@ def _walk(folder: epath.Path) -> Iterator[epath.Path]:
 
 def predict_files(run: Run, files: dict[str, epath.Path], out: epath.Path) -> Iterator[str]:
     """Writes `out/CLASS/ID.png` (0 or 255) and `out/overlay/ID.png` at each image's own size; yields finished ids."""
-    if "overlay" in run.class_names:
-        raise InputError(f"{run.path}: has a class named 'overlay', which is where overlays would be written.")
+    for path in files.values():
+        if out.absolute() in path.absolute().parents:
+            raise InputError(f"{out}: the image {path} lies in it. Choose another --out, outside of the images.")
+    taken = [name for name in run.class_names if (out / name).exists()]
+    if taken and not (out / "overlay").exists():
+        raise InputError(
+            f"{out / taken[0]}: is there already and was not made by predict (no overlay/ beside it); its files would "
+            f"be overwritten. Choose another --out."
+        )
     read: list[np.ndarray] = []  # images that are on their way through the network
 
     def images() -> Iterator[np.ndarray]:

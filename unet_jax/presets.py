@@ -22,7 +22,7 @@ def seed() -> Config:
 
 
 def default() -> Config:
-    """A good modern recipe: AdamW, one rise and fall of the learning rate, gentle colours, all symmetries."""
+    """A good modern recipe: AdamW, one rise and fall of the learning rate, gentle colours, both flips."""
     return Config(
         data=DataConfig(image_size=256),
         augment=AugmentConfig(

@@ -10,6 +10,7 @@ from jaxtyping import Bool, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from unet_jax.data.pixels import write_png
 
@@ -103,9 +104,10 @@ def save_curves(path: epath.Path, rows: Sequence[dict[str, Any]], class_names: S
     for k, name in enumerate(class_names):
         values = [_number(row.get(f"eval/dice/{name}")) for row in evaluations]
         right.plot(epochs, values, marker=".", label=name, color=_unit(class_color(k)))
-    right.set(xlabel="epoch", ylabel="mean per-image Dice on val", ylim=(None, 1.0))
+    right.set(xlabel="epoch", ylabel="mean per-image Dice on val", ylim=(0.0, 1.0))
     right.legend(frameon=False)
     for axis in (left, right):
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
     _save(figure, path)
 

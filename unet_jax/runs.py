@@ -112,15 +112,19 @@ def load_info(path: epath.Path) -> RunInfo:
         values = json.loads(file.read_text())
     except json.JSONDecodeError as error:
         raise InputError(f"{file}: is not JSON ({error}). Restore it or train again.") from error
-    if values.get("format") != _FORMAT:
-        raise InputError(f"{file}: has format {values.get('format')!r}; this version of unet_jax reads {_FORMAT}.")
-    return RunInfo(
-        config=config_from_dict(values["config"]),
-        class_names=tuple(values["class_names"]),
-        splits=values["splits"],
-        audit=values["audit"],
-        versions=values["versions"],
-    )
+    found = values.get("format") if isinstance(values, dict) else None
+    if found != _FORMAT:
+        raise InputError(f"{file}: has format {found!r}; this version of unet_jax reads {_FORMAT}.")
+    try:
+        return RunInfo(
+            config=config_from_dict(values["config"]),
+            class_names=tuple(values["class_names"]),
+            splits=values["splits"],
+            audit=values["audit"],
+            versions=values["versions"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file}: is damaged ({type(error).__name__}: {error}). Restore it or train again.") from error
 
 
 def open_checkpoints(path: epath.Path, config: Config) -> Any:
@@ -151,6 +155,8 @@ def load_run(path: str | epath.Path, checkpoint: Literal["best", "last"] = "best
     Raises:
       InputError: the folder is no run, or holds no checkpoint yet.
     """
+    if checkpoint not in ("best", "last"):
+        raise InputError(f"checkpoint is {checkpoint!r}, but must be 'best' or 'last'.")
     path, mesh = epath.Path(path), mesh or make_mesh()
     info = load_info(path)
     with open_checkpoints(path, info.config) as store:

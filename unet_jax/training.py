@@ -94,7 +94,8 @@ def train(
         if store.latest_step is not None:
             progress = _Progress.from_dict(store.progress(store.latest_step))
             state = store.load(store.latest_step, abstract_state(info), mesh)
-            display.line(f"continuing {out} at step {progress.step} of {info.num_steps}")
+            verb = "finished already:" if progress.finished else "continuing"
+            display.line(f"{verb} {out} at step {progress.step} of {info.num_steps}")
         else:
             progress = _Progress()
             state = put_replicated(initial_state(info, mesh), mesh)

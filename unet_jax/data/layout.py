@@ -271,6 +271,8 @@ def _checked(records: list[Record], class_names: tuple[str, ...], config: DataCo
             f"Add or remove files; or use --data.missing-masks empty (no file means no object) or "
             f"--data.on-bad-sample skip (leave these out)."
         )
+    if "overlay" in class_names:
+        raise InputError("a class is named 'overlay', which is where prediction writes its overlays. Rename the class.")
     if not records:
         why = f"All {len(bad)} are bad, the first: {bad[0]}." if bad else f"Images end in {', '.join(IMAGE_SUFFIXES)}."
         raise InputError(f"{config.root}: no sample was found. {why}")
