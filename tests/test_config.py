@@ -22,7 +22,7 @@ def test_presets_say_what_they_are_for(name):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: DataConfig(image_size=0), ["data.image_size", "0", "from 1 to 16384"]),
+        (lambda: DataConfig(image_size=0), ["data.image_size", "0", "from 1 to 32768"]),
         (lambda: DataConfig(val_fraction=1.0), ["data.val_fraction", "1.0"]),
         (lambda: DataConfig(classes=("a", "a")), ["data.classes", "'a'", "repeated"]),
         (lambda: DataConfig(classes=("a/b",)), ["data.classes", "a/b", "plain name"]),
@@ -38,7 +38,7 @@ def test_presets_say_what_they_are_for(name):
         (lambda: TrainConfig(threshold=1.0), ["train.threshold"]),
         (lambda: Config(seed=-1), ["seed", "-1"]),
         (lambda: DataConfig(image_size="64"), ["data.image_size", "'64'", "type int"]),
-        (lambda: DataConfig(image_size=10**6), ["data.image_size", "16384"]),
+        (lambda: DataConfig(image_size=10**6), ["data.image_size", "32768"]),
         (lambda: DataConfig(mask_interpolation="cubic"), ["data.mask_interpolation", "cubic", "'nearest', 'linear'"]),
         (lambda: ModelConfig(norm="instance"), ["model.norm", "instance", "'group'"]),
         (lambda: ModelConfig(widths=8), ["model.widths", "8", "tuple of int"]),

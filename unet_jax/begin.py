@@ -124,19 +124,19 @@ def _continue_info(config: Config, layout: Layout, out: epath.Path) -> RunInfo:
         raise InputError(
             f"{out}: was begun with the classes {list(info.class_names)}, found {list(layout.class_names)}."
         )
-    now = {i: name for name, ids in assign_splits(layout, config.data).items() for i in ids}
-    moved = [i for name, ids in info.splits.items() for i in ids if now.get(i, name) != name]
-    if moved:
-        raise InputError(
-            f"{out}: {len(moved)} images are in another split now than when the run began, the first is {moved[0]!r}. "
-            f"Give the --data.splits that it began with, or start anew with another --out."
-        )
     known = {r.id for r in layout.records}
     lost = [i for name in ("train", "val") for i in info.splits[name] if i not in known]
     if lost:
         raise InputError(
             f"{out}: {len(lost)} images that the run uses are not in {config.data.root} any more, the first is "
             f"{lost[0]!r}. Restore them, or start anew with another --out."
+        )
+    now = {i: name for name, ids in assign_splits(layout, config.data).items() for i in ids}
+    moved = [i for name, ids in info.splits.items() for i in ids if now.get(i, name) != name]
+    if moved:
+        raise InputError(
+            f"{out}: {len(moved)} images are in another split now than when the run began, the first is {moved[0]!r}. "
+            f"Give the --data.splits that it began with, or start anew with another --out."
         )
     return dataclasses.replace(info, config=config)
 

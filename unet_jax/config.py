@@ -79,7 +79,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check_types(self, "data.")
-        _require(1 <= self.image_size <= 2**14, "data.image_size", self.image_size, "from 1 to 16384")
+        _require(1 <= self.image_size <= 2**15, "data.image_size", self.image_size, "from 1 to 32768")
         _require(0.0 < self.val_fraction < 1.0, "data.val_fraction", self.val_fraction, "between 0 and 1")
         _require(self.num_threads >= 1, "data.num_threads", self.num_threads, "at least 1")
         _require(self.num_workers >= 0, "data.num_workers", self.num_workers, "at least 0")
