@@ -11,10 +11,12 @@ from runs_for_tests import tiny_config, with_optim
 
 from unet_jax import Batch, InputError, UNet, load_run, predict_probs, train
 from unet_jax.config import ModelConfig, OptimConfig
+from unet_jax.config_dict import config_from_dict
 from unet_jax.data.synthetic import synthetic_sample
 from unet_jax.display import Quiet
 from unet_jax.losses import bce_dice_loss
 from unet_jax.optim import make_optimizer
+from unet_jax.runs import open_checkpoints
 from unet_jax.sharding import make_mesh
 from unet_jax.state import init_state
 from unet_jax.steps import make_predict_step, make_train_step
@@ -250,3 +252,11 @@ def test_an_image_that_changed_its_split_is_refused(finished, tmp_path):
     other = dataclasses.replace(config, data=dataclasses.replace(config.data, splits=str(tmp_path / "splits.csv")))
     with pytest.raises(InputError, match=f"1 images are in another split now.*{moved}"):
         run(other, result.path)
+
+
+def test_a_checkpoint_says_what_it_is(finished):
+    result, config = finished
+    with open_checkpoints(result.path, config) as store:
+        progress = store.progress(result.step)
+    assert progress["class_names"] == ["disk", "square"] and progress["step"] == result.step
+    assert config_from_dict(progress["config"]) == config

@@ -16,6 +16,7 @@ from unet_jax._types import Batch, InputError
 from unet_jax.begin import begin_run, initial_state, split_source
 from unet_jax.checkpoint import CheckpointStore
 from unet_jax.config import Config
+from unet_jax.config_dict import config_to_dict
 from unet_jax.data.layout import Layout
 from unet_jax.data.pipeline import TrainOrder, eval_batches, train_batches
 from unet_jax.data.sources import Source, training_source
@@ -69,7 +70,8 @@ class _Progress:
             "early_stop": Patience(**values["early_stop"]),
             "plateau": Plateau(Patience(**plateau["patience"]), plateau["lr_scale"]),
         }
-        return _Progress(**{**values, **nested})
+        names = {field.name for field in dataclasses.fields(_Progress)}
+        return _Progress(**{**{name: value for name, value in values.items() if name in names}, **nested})
 
 
 def train(
@@ -126,6 +128,8 @@ class _Loop:
         self.train_step = make_train_step(model.apply, loss_fn, make_optimizer(config.optim, info.num_steps))
         self.eval_step = make_eval_step(model.apply, loss_fn, threshold=config.train.threshold)
         self.predict_step = make_predict_step(model.apply, size_multiple=config.model.size_multiple)
+        # Stored with each checkpoint, so that one explains itself without its run directory.
+        self.identity = {"class_names": list(info.class_names), "config": config_to_dict(config)}
         self.last_dice: float | None = None  # for the bar
         self.metrics_file = MetricsFile(out / "metrics.jsonl")
         self.tensorboard = TensorBoard(out / "tensorboard") if config.train.tensorboard else None
@@ -175,7 +179,7 @@ class _Loop:
                 if at_evaluation:
                     state, progress, scores = self._evaluate(state, progress, clock)
                     clock = Clock()
-                self.store.save(step, state, progress=progress.to_dict(), metrics=scores)
+                self.store.save(step, state, progress={**progress.to_dict(), **self.identity}, metrics=scores)
                 if progress.finished:
                     break
 
