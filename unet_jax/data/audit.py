@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unet_jax._types import InputError
+from unet_jax.data.layout import first_ten
 from unet_jax.data.pixels import BadSampleError, read_bytes
 from unet_jax.data.sources import FileSource
 
@@ -74,7 +75,7 @@ def audit_source(
                 good[id_] = facts
             on_progress(done, len(source))
     if bad and not skip_bad:
-        shown = "\n  ".join(bad[:10]) + (f"\n  and {len(bad) - 10} more" if len(bad) > 10 else "")
+        shown = first_ten(bad)
         raise InputError(
             f"{len(bad)} of {len(source)} samples cannot be used:\n  {shown}\n"
             f"Correct them, or leave them out with --data.on-bad-sample skip."

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from etils import epath
 
@@ -33,6 +33,12 @@ class Layout:
     index_values: tuple[frozenset[int], ...] = ()  # per class, when masks are one index map
     known_values: frozenset[int] = frozenset()  # that the index map may hold, also of classes not chosen
     bad: tuple[str, ...] = ()  # samples left out because files are missing, with the reason
+
+
+def first_ten(reasons: Sequence[str]) -> str:
+    """The first ten on lines of their own, and how many more there are."""
+    more = f"\n  and {len(reasons) - 10} more" if len(reasons) > 10 else ""
+    return "\n  ".join(reasons[:10]) + more
 
 
 def find_layout(config: DataConfig) -> Layout:
@@ -265,7 +271,7 @@ def _join(
 
 def _checked(records: list[Record], class_names: tuple[str, ...], config: DataConfig, *, bad: list[str]) -> Layout:
     if bad and config.on_bad_sample == "error":
-        shown = "\n  ".join(bad[:10]) + (f"\n  and {len(bad) - 10} more" if len(bad) > 10 else "")
+        shown = first_ten(bad)
         raise InputError(
             f"{config.root}: {len(bad)} files have no partner:\n  {shown}\n"
             f"Add or remove files; or use --data.missing-masks empty (no file means no object) or "
