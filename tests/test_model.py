@@ -11,7 +11,8 @@ import pytest
 
 from unet_jax import InputError, UNet
 from unet_jax.config import ModelConfig
-from unet_jax.model.layers import BatchNorm, conv_same, max_pool
+from unet_jax.model.layers import BatchNormReLU, batch_norm_relu, convolve, max_pool
+from unet_jax.model.packing import pack_kernel
 from unet_jax.state import init_state, num_parameters, with_prior_bias
 
 TINY = ModelConfig(widths=(4, 8), center_width=16, num_convs_up=2)
@@ -70,7 +71,9 @@ def test_convolution_equals_a_loop_on_ordinary_and_tiny_grids(shape, size):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, *shape, 3)).astype(np.float32)
     kernel = rng.normal(size=(size, size, 3, 4)).astype(np.float32)
-    np.testing.assert_allclose(conv_same(x, jnp.asarray(kernel)), numpy_conv(x, kernel), atol=1e-5)
+    np.testing.assert_allclose(
+        convolve(x, pack_kernel(jnp.asarray(kernel), (1, 1), (1, 1))), numpy_conv(x, kernel), atol=1e-5
+    )
 
 
 def test_pool_by_hand():
@@ -78,19 +81,44 @@ def test_pool_by_hand():
     np.testing.assert_array_equal(max_pool(x)[0, :, :, 0], [[5, 7], [13, 15]])
 
 
-def test_batch_norm_against_numpy():
+@pytest.mark.parametrize(
+    ("mean", "running_mean", "tolerance"), [(1.0, 0.0, 1e-5), (100.0, 99.0, 1e-5), (100.0, 0.0, 5e-3)]
+)
+def test_batch_norm_against_numpy(mean, running_mean, tolerance):
+    """A running mean that is 50 standard deviations off costs the variance digits, and no more."""
     rng = np.random.default_rng(0)
-    x = rng.normal(100.0, 2.0, size=(3, 4, 5, 6)).astype(np.float32)  # large mean: a one-pass variance loses digits
-    layer = BatchNorm(momentum=0.9, eps=1e-3)
-    variables = layer.init(jax.random.key(0), x, False)
-    y, updated = layer.apply(variables, x, True, mutable=["batch_stats"])
-    mean, var = np.float64(x).mean((0, 1, 2)), np.float64(x).var((0, 1, 2))
-    np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-3), atol=2e-5)
-    np.testing.assert_allclose(updated["batch_stats"]["mean"], 0.1 * mean, rtol=1e-6)
-    np.testing.assert_allclose(updated["batch_stats"]["var"], 0.9 + 0.1 * var, rtol=1e-5)
-    evaluated = layer.apply({**variables, **updated}, x, False)
-    running_mean, running_var = 0.1 * mean, 0.9 + 0.1 * var
-    np.testing.assert_allclose(evaluated, (x - running_mean) / np.sqrt(running_var + 1e-3), rtol=1e-4)
+    x = rng.normal(mean, 2.0, size=(3, 4, 5, 6)).astype(np.float32)
+    conv_bias = rng.normal(size=6).astype(np.float32)
+    layer = BatchNormReLU(momentum=0.9, eps=1e-3)
+    variables = layer.init(jax.random.key(0), x, conv_bias, False)
+    variables["batch_stats"]["mean"] = jnp.full(6, running_mean)
+    y, updated = layer.apply(variables, x, conv_bias, True, mutable=["batch_stats"])
+    z = np.float64(x) + conv_bias
+    mean, var = z.mean((0, 1, 2)), z.var((0, 1, 2))
+    np.testing.assert_allclose(y, np.maximum(0, (z - mean) / np.sqrt(var + 1e-3)), atol=5 * tolerance)
+    np.testing.assert_allclose(updated["batch_stats"]["mean"], 0.9 * running_mean + 0.1 * mean, rtol=1e-6)
+    np.testing.assert_allclose(updated["batch_stats"]["var"], 0.9 + 0.1 * var, rtol=tolerance)
+    evaluated = layer.apply({**variables, **updated}, x, conv_bias, False)
+    running_mean, running_var = 0.9 * running_mean + 0.1 * mean, 0.9 + 0.1 * var
+    expected = np.maximum(0, (z - running_mean) / np.sqrt(running_var + 1e-3))
+    np.testing.assert_allclose(evaluated, expected, rtol=max(1e-4, tolerance), atol=1e-4)
+
+
+def test_gradient_of_batch_norm_is_that_of_its_formula():
+    rng = np.random.default_rng(0)
+    x, target = (jnp.asarray(rng.normal(0.5, 2.0, size=(2, 3, 4, 6)), jnp.float32) for _ in range(2))
+    scale, bias, shift = (jnp.asarray(rng.normal(size=3), jnp.float32) for _ in range(3))  # two sub-pixels
+
+    def formula(x, scale, bias):
+        z = x.reshape(2, 3, 4, 2, 3)
+        z = (z - z.mean((0, 1, 2, 3))[None, None, None, None]) * jax.lax.rsqrt(z.var((0, 1, 2, 3)) + 0.1)[
+            None, None, None, None
+        ]
+        return jnp.maximum(0.0, z * scale[None, None, None, None] + bias[None, None, None, None]).reshape(x.shape)
+
+    ours = jax.grad(lambda *a: jnp.sum(target * batch_norm_relu(*a, shift, 0.1)[0]), (0, 1, 2))(x, scale, bias)
+    expected = jax.grad(lambda *a: jnp.sum(target * formula(*a)), (0, 1, 2))(x, scale, bias)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, expected)
 
 
 def test_evaluation_leaves_statistics_alone():
@@ -120,7 +148,7 @@ def test_skip_comes_first_in_the_concatenation():
     kernel = params["up1"]["conv0"]["kernel"]
     params["up1"]["conv0"]["kernel"] = jnp.zeros_like(kernel).at[1, 1, 4:].set(1.0)  # only the up-sampled half, no blur
     _, state = model.apply({**variables, "params": params}, images, False, capture_intermediates=True, mutable=True)
-    seen = state["intermediates"]["up1"]["conv0"]["__call__"][0]
+    seen, _ = state["intermediates"]["up1"]["conv0"]["__call__"][0]
     np.testing.assert_array_equal(seen[:, ::2, ::2], seen[:, 1::2, 1::2])
 
 

@@ -13,8 +13,9 @@ import pytest
 from unet_jax import InputError, UNet
 from unet_jax.config import Config, ModelConfig, parse_packing
 from unet_jax.config_dict import config_differences, config_from_dict, config_to_dict
-from unet_jax.model.layers import conv_of_upsampled, conv_same, max_pool
-from unet_jax.model.packing import AUTO, halve, level_factors, pack, repack, subpixels, unpack
+from unet_jax.model.layers import convolve, max_pool, repack_by_convolution
+from unet_jax.model.packing import AUTO, halve, level_factors, pack, pack_kernel, repack, unpack
+from unet_jax.subpixels import subpixels
 
 FACTORS = [(1, 1), (1, 2), (2, 1), (2, 2), (4, 2), (1, 4), (4, 4)]
 factors = st.sampled_from(FACTORS)
@@ -92,7 +93,13 @@ def random_variables(config, num_classes, seed):
     multiple = config.size_multiple
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, multiple, multiple, 3)), False))
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: rng.uniform(0.1, 1.0, x.shape).astype(x.dtype) * rng.choice([-1, 1]), shapes)
+
+    def draw(path, x):
+        # The variance loses digits when the running mean is far off, as no running mean stays.
+        scale = 0.2 if path[-1].key == "mean" else 1.0
+        return scale * rng.uniform(0.1, 1.0, x.shape).astype(x.dtype) * rng.choice([-1, 1])
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def assert_close(actual, expected, tolerance=1e-5):
@@ -123,7 +130,7 @@ def cases(draw):
 
 
 @hypothesis.given(case=cases(), seed=st.integers(0, 99))
-@hypothesis.settings(max_examples=6)
+@hypothesis.settings(max_examples=6, phases=[hypothesis.Phase.generate])  # to shrink is to compile hundreds of networks
 def test_network_is_the_same_packed_unpacked_and_written_out(case, seed):
     config, num_classes, size = case
     variables = random_variables(config, num_classes, seed)
@@ -140,23 +147,23 @@ def small_images(shape, seed):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-@hypothesis.given(factor=factors, grid=st.tuples(st.integers(1, 4), st.integers(1, 4)), size=st.sampled_from([1, 3]))
-@hypothesis.settings(max_examples=12)
-def test_packed_convolution(factor, grid, size):
-    x = small_images((2, grid[0] * factor[0], grid[1] * factor[1], 3), 0)
+blocks = st.tuples(st.integers(1, 3), st.integers(1, 3))  # of 4x4 pixels
+
+
+@hypothesis.given(old=factors, new=factors, grid=blocks, size=st.sampled_from([1, 3]), upsampled=st.booleans())
+@hypothesis.settings(max_examples=60, phases=[hypothesis.Phase.generate])
+def test_convolution_from_any_packing_to_any_other(old, new, grid, size, upsampled):
+    x = small_images((2, grid[0] * 4, grid[1] * 4, 3), 0)
     kernel = small_images((size, size, 3, 2), 1)
-    y = jax.jit(lambda x, k: unpack(conv_same(pack(x, factor), k, factor), factor))(x, kernel)
-    assert_close(y, lax_conv(x, kernel))
+    packed = pack_kernel(kernel, old, new, upsampled=upsampled)
+    assert_close(unpack(convolve(pack(x, old), packed), new), lax_conv(plain_upsample(x) if upsampled else x, kernel))
 
 
-@hypothesis.given(factor=factors, grid=st.tuples(st.integers(1, 4), st.integers(1, 4)))
-@hypothesis.settings(max_examples=12)
-def test_convolution_of_what_is_not_up_sampled(factor, grid):
-    below = halve(factor)
-    x = small_images((2, grid[0] * below[0], grid[1] * below[1], 3), 0)
-    kernel = small_images((3, 3, 3, 2), 1)
-    y = jax.jit(lambda x, k: unpack(conv_of_upsampled(pack(x, below), k, factor), factor))(x, kernel)
-    assert_close(y, lax_conv(plain_upsample(x), kernel))
+@hypothesis.given(old=factors, new=factors, grid=blocks)
+@hypothesis.settings(max_examples=30, phases=[hypothesis.Phase.generate])
+def test_repacking_by_convolution_is_exact(old, new, grid):
+    x = small_images((2, grid[0] * 4, grid[1] * 4, 3), 0)
+    np.testing.assert_array_equal(repack_by_convolution(pack(x, old), old, new), pack(x, new))
 
 
 @pytest.mark.parametrize("factor", FACTORS)
@@ -187,8 +194,8 @@ def test_repacking_moves_pixels_and_changes_none(old, new):
 
 
 def test_order_of_sub_pixels_by_hand():
-    assert subpixels((2, 2)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    assert subpixels((1, 4)) == [(0, 0), (0, 2), (0, 1), (0, 3)]
+    assert subpixels((2, 2)) == ((0, 0), (0, 1), (1, 0), (1, 1))
+    assert subpixels((1, 4)) == ((0, 0), (0, 2), (0, 1), (0, 3))
     x = np.arange(16).reshape(1, 4, 4, 1)
     by_hand = [0, 2, 8, 10, 1, 3, 9, 11, 4, 6, 12, 14, 5, 7, 13, 15]
     np.testing.assert_array_equal(pack(x, (4, 4))[0, 0, 0], by_hand)

@@ -31,6 +31,8 @@ _USAGE = """usage: unet-jax COMMAND ...
   predict RUN INPUT... --out DIR
                                write a mask per class and an overlay for each image
   info RUN                     what a run is and how far it got
+  plan PRESET [--topology v5e:2x2] [--sweep]
+                               what a step costs on a TPU, by its compiler: no TPU is needed
   import-keras FILE --out RUN  a run from weights of the Keras original
   export-keras RUN --out FILE  Keras 3 weights from a run
 
@@ -145,22 +147,38 @@ def _synth(args: Sequence[str]) -> None:
     print(f"classes: {', '.join(names)}; splits: {options.out}/splits.csv")
 
 
+def _preset(command: str, args: Sequence[str]) -> str | None:
+    """The preset that a command is for, or None when it was asked for help."""
+    if args and args[0] in PRESETS:
+        return args[0]
+    if args and args[0] in ("-h", "--help"):
+        lines = [f"  {name:9}{(make.__doc__ or '').strip().splitlines()[0]}" for name, make in PRESETS.items()]
+        print(f"usage: unet-jax {command} PRESET ...\n\npresets:\n" + "\n".join(lines))
+        print(f"\n`unet-jax {command} PRESET --help` lists every setting with the preset's value.")
+        return None
+    raise InputError(_unknown("preset", args[0] if args else "", list(PRESETS)))
+
+
 def _train(args: Sequence[str]) -> None:
-    if not args or args[0] not in PRESETS:
-        if args and args[0] in ("-h", "--help"):
-            lines = [f"  {name:9}{(make.__doc__ or '').strip().splitlines()[0]}" for name, make in PRESETS.items()]
-            print("usage: unet-jax train PRESET --data.root DIR --out RUN ...\n\npresets:\n" + "\n".join(lines))
-            print("\n`unet-jax train PRESET --help` lists every setting with the preset's value.")
-            return
-        raise InputError(_unknown("preset", args[0] if args else "", list(PRESETS)))
     from unet_jax.training import train
 
-    default = _Train(out=tyro.MISSING, config=PRESETS[args[0]]())
-    options = tyro.cli(_Train, args=args[1:], default=default, prog=f"unet-jax train {args[0]}")
+    preset = _preset("train", args)
+    if preset is None:
+        return
+    default = _Train(out=tyro.MISSING, config=PRESETS[preset]())
+    options = tyro.cli(_Train, args=args[1:], default=default, prog=f"unet-jax train {preset}")
     result = train(options.config, options.out)
     scores = ", ".join(f"{name} {value:.4f}" for name, value in result.best_metrics.items())
     print(f"finished at step {result.step}; best checkpoint {result.best_step} (on val: {scores})")
     print(f"pictures: {result.path}/pictures/validation.png and curves.png")
+
+
+def _plan(args: Sequence[str]) -> None:
+    from unet_jax.plan.command import plan
+
+    preset = _preset("plan", args)
+    if preset is not None:
+        plan(args[1:], preset, PRESETS[preset]())
 
 
 def _evaluate(args: Sequence[str]) -> None:
@@ -275,6 +293,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "evaluate": _evaluate,
     "predict": _predict,
     "info": _info,
+    "plan": _plan,
     "import-keras": _import_keras,
     "export-keras": _export_keras,
 }

@@ -175,6 +175,8 @@ class ModelConfig:
     """How the highest resolutions are laid out, for speed: results and weights do not depend on it. "none", "auto"
     (what was measured to be fastest on this kind of device), or factors per level, as in "4,2,2" or "1x2,2" (rows x
     columns; powers of two; at most 2 to the number of poolings below the level; 1 where left out)."""
+    remat: Literal["none", "block"] = "none"
+    """What is computed again in the backward pass to save memory: nothing, or every stage from its input."""
 
     def __post_init__(self) -> None:
         _check_types(self, "model.")

@@ -18,6 +18,7 @@ _FREE_FIELDS = frozenset(
         "data.num_threads",
         "data.num_workers",
         "model.packing",
+        "model.remat",
         "train.tensorboard",
     }
 )

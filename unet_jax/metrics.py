@@ -21,11 +21,15 @@ class Counts(NamedTuple):
 
 
 def counts_from_logits(
-    logits: Float[Array, "*b h w k"], labels: UInt8[Array, "*b h w k"], *, threshold: float
+    logits: Float[Array, "*b h w c"], labels: UInt8[Array, "*b h w c"], *, threshold: float, num_subpixels: int = 1
 ) -> Counts:
-    """Counts per image and class, on the device: predicted where sigmoid(logit) > threshold, true from 128 on."""
+    """Counts per image and class, on the device: predicted where sigmoid(logit) > threshold, true from 128 on.
+
+    Both may be packed (`unet_jax.model.packing`), with `num_subpixels` pixels in a block: c = num_subpixels * k.
+    """
     predicted = logits > np.log(threshold / (1.0 - threshold))
-    return _counts(predicted, labels >= 128, jnp)
+    counts = _counts(predicted, labels >= 128, jnp)
+    return Counts(*(c.reshape(*c.shape[:-1], num_subpixels, -1).sum(axis=-2) for c in counts))
 
 
 def counts_from_masks(predicted: Bool[np.ndarray, "*b h w k"], truth: Bool[np.ndarray, "*b h w k"]) -> Counts:

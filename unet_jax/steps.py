@@ -51,13 +51,17 @@ def make_train_step(apply_fn: ApplyFn, loss_fn: LossFn, tx: optax.GradientTransf
     return jax.jit(train_step, donate_argnums=0)
 
 
-def make_eval_step(apply_fn: ApplyFn, loss_fn: LossFn, *, threshold: float) -> EvalStep:
-    """Loss of a batch and `[b k]` pixel counts per image and class, with the running statistics."""
+def make_eval_step(apply_fn: ApplyFn, loss_fn: LossFn, *, threshold: float, num_subpixels: int = 1) -> EvalStep:
+    """Loss of a batch and `[b k]` pixel counts per image and class, with the running statistics.
+
+    `num_subpixels` is 1 unless logits and labels are packed.
+    """
 
     def eval_step(params: PyTree, batch_stats: PyTree, batch: Batch) -> tuple[Metrics, Counts]:
         logits = apply_fn({"params": params, "batch_stats": batch_stats}, unit_range(batch.image), False)
         loss, terms = loss_fn(logits, unit_range(batch.label), batch.weight)
-        return {"loss": loss, **terms}, counts_from_logits(logits, batch.label, threshold=threshold)
+        counts = counts_from_logits(logits, batch.label, threshold=threshold, num_subpixels=num_subpixels)
+        return {"loss": loss, **terms}, counts
 
     return jax.jit(eval_step)
 

@@ -41,14 +41,15 @@ def _weighted_mean(per_image: Float[Array, "b ..."], weight: Float[Array, " b"])
 
 
 def bce_dice_loss(
-    logits: Float[Array, "b h w k"],
-    labels: Float[Array, "b h w k"],
+    logits: Float[Array, "b h w c"],
+    labels: Float[Array, "b h w c"],
     weight: Float[Array, " b"],
     *,
     bce_weight: float = 1.0,
     dice_weight: float = 1.0,
     dice_reduction: Literal["batch", "class", "image"] = "batch",
     dice_smooth: float = 1.0,
+    num_subpixels: int = 1,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """bce_weight * mean BCE + dice_weight * mean soft Dice loss, and both terms by name.
 
@@ -59,6 +60,7 @@ def bce_dice_loss(
       bce_weight, dice_weight: factors of the two terms; `PUBLIC_BCE_DICE` has those of public programs.
       dice_reduction: what one Dice ratio is taken over; see `unet_jax.losses.overlap`.
       dice_smooth: added to both sides of the Dice ratio.
+      num_subpixels: pixels in a block, where logits and labels are packed.
 
     Returns:
       The scalar to minimise, and `{"bce": ..., "dice_loss": ...}`, all float32.
@@ -66,11 +68,15 @@ def bce_dice_loss(
     bce = _weighted_mean(bce_loss(logits, labels), weight)
     match dice_reduction:
         case "batch":
-            dice = batch_soft_dice_loss(logits, labels, weight, smooth=dice_smooth)
+            dice = batch_soft_dice_loss(logits, labels, weight, smooth=dice_smooth, num_subpixels=num_subpixels)
         case "class":
-            dice = jnp.mean(class_soft_dice_loss(logits, labels, weight, smooth=dice_smooth))
+            dice = jnp.mean(
+                class_soft_dice_loss(logits, labels, weight, smooth=dice_smooth, num_subpixels=num_subpixels)
+            )
         case "image":
-            dice = _weighted_mean(soft_dice_loss(logits, labels, smooth=dice_smooth), weight)
+            dice = _weighted_mean(
+                soft_dice_loss(logits, labels, smooth=dice_smooth, num_subpixels=num_subpixels), weight
+            )
         case _:
             raise ValueError(f"dice_reduction is {dice_reduction!r}, but must be 'batch', 'class' or 'image'.")
     return bce_weight * bce + dice_weight * dice, {"bce": bce, "dice_loss": dice}

@@ -3,22 +3,17 @@
 Parameters and statistics are float32 whatever the activations are, and the same whatever the packing is.
 """
 
-from typing import Literal
+import functools
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from unet_jax.model.packing import (
-    Factor,
-    halve,
-    num_subpixels,
-    pack_kernel,
-    pack_kernel_of_upsampled,
-    repack,
-    upsampled_factor,
-)
+from unet_jax.model.packing import PackedKernel, halve, pack_kernel
+from unet_jax.subpixels import Factor, num_subpixels
 
 KERNEL_INITS = {
     "glorot_uniform": nn.initializers.glorot_uniform(),
@@ -27,12 +22,15 @@ KERNEL_INITS = {
 
 
 class Conv(nn.Module):
-    """A 'same' convolution with an odd square kernel and a bias, on activations packed by `factor`.
+    """A 'same' convolution with an odd square kernel; returns it, packed by `factor`, and its bias.
 
-    With `below`, of half the resolution and packed by `halve(factor)`, a convolution of x and the up-sampled `below`
-    concatenated. Packed, it is the sum of two convolutions with the kernel's input channels divided among them, and
-    neither of the two tensors is made. Unpacked, they are: `conv_of_upsampled` was 1.2 to 12 times slower on a CPU, at
-    all sizes tried (docs/packing.md).
+    The bias is not added: batch normalisation subtracts it again, with the mean, and the sum over all pixels that is
+    its gradient would be another pass over the activations, to find 0. `add_bias` adds it where nothing subtracts it.
+
+    x is packed by `factor_in`, or by `factor` where that is not given. With `below`, of half the resolution and packed
+    by `halve(factor)`, a convolution of x and the up-sampled `below` concatenated. Packed, it is the sum of two
+    convolutions with the kernel's input channels divided among them, and neither of the two tensors is made. Unpacked,
+    they are: the other way was 1.2 to 12 times slower on a CPU, at all sizes tried (docs/packing.md).
     """
 
     features: int
@@ -41,79 +39,86 @@ class Conv(nn.Module):
     bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
     dtype: jnp.dtype = jnp.dtype("float32")
     factor: Factor = (1, 1)
+    factor_in: Factor | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], below: Array | None = None) -> Float[Array, "b h w features"]:
-        own = x.shape[-1] // num_subpixels(self.factor)
+    def __call__(
+        self, x: Float[Array, "b h w c"], below: Array | None = None
+    ) -> tuple[Float[Array, "b h w features"], Float[Array, " d"]]:
+        factor_in = self.factor_in or self.factor
+        own = x.shape[-1] // num_subpixels(factor_in)
         lower = 0 if below is None else below.shape[-1] // num_subpixels(halve(self.factor))
         shape = (self.kernel_size, self.kernel_size, own + lower, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
-        bias = jnp.tile(bias, num_subpixels(self.factor)).astype(self.dtype)
         if below is not None and self.factor == (1, 1):
             x, own, below = jnp.concatenate([x, upsample(below)], axis=-1), own + lower, None
-        y = conv_same(x.astype(self.dtype), kernel[:, :, :own], self.factor)
+        y = convolve(x.astype(self.dtype), pack_kernel(kernel[:, :, :own], factor_in, self.factor))
         if below is not None:
-            y = y + conv_of_upsampled(below.astype(self.dtype), kernel[:, :, own:], self.factor)
-        return y + bias[None, None, None, :]
+            packed = pack_kernel(kernel[:, :, own:], halve(self.factor), self.factor, upsampled=True)
+            y = y + convolve(below.astype(self.dtype), packed)
+        return y, bias
 
 
-def conv_same(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw c d"], factor: Factor = (1, 1)
-) -> Float[Array, "b h w d"]:
-    """Cross-correlation with zero padding, stride 1, for odd kernels; x and the result are packed by `factor`."""
-    kernel = pack_kernel(kernel, factor).astype(x.dtype)
-    return _correlate(x, kernel, (kernel.shape[0] // 2, kernel.shape[1] // 2))
+def add_bias(x: Float[Array, "b h w c"], bias: Float[Array, " d"]) -> Float[Array, "b h w c"]:
+    """One number for each of d channels, on c / d sub-pixels."""
+    return x + _over_subpixels(bias, x.shape[-1] // bias.shape[0]).astype(x.dtype)
 
 
-def conv_of_upsampled(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"], factor: Factor = (1, 1)
-) -> Float[Array, "b h2 w2 d"]:
-    """`conv_same` of nearest-neighbour up-sampled x, which is not made: each output pixel reads 2x2 pixels of x.
-
-    x is packed by `halve(factor)`, the result by `factor`.
-    """
-    kernel = pack_kernel_of_upsampled(kernel, factor).astype(x.dtype)
-    y = repack(_correlate(x, kernel, (1, 1)), upsampled_factor(factor), factor)
-    rows, columns = (slice(1, -1) if f == 1 else slice(None) for f in factor)
-    return y[:, rows, columns]
+def _over_subpixels(x: Float[Array, " d"], count: int) -> Float[Array, "1 1 1 c"]:
+    return jnp.tile(x, count)[None, None, None, :]
 
 
-def _correlate(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw c d"], margin: tuple[int, int]
-) -> Float[Array, "b h2 w2 d"]:
-    """Cross-correlation, stride 1, with `margin` zeros around x."""
-    if x.shape[1] < kernel.shape[0] or x.shape[2] < kernel.shape[1]:
-        return _correlate_on_tiny_grid(x, kernel, margin)
-    padding = [(m, m) for m in margin]
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+def convolve(x: Float[Array, "b h w c"], packed: PackedKernel) -> Float[Array, "b h2 w2 d"]:
+    """Cross-correlation with zero padding, in x's dtype."""
+    kernel = packed.kernel.astype(x.dtype)
+    if packed.strides == packed.lhs_dilation == (1, 1) and (
+        x.shape[1] < kernel.shape[0] or x.shape[2] < kernel.shape[1]
+    ):
+        return _correlate_on_tiny_grid(x, kernel, packed.padding)
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        packed.strides,
+        packed.padding,
+        packed.lhs_dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def repack_by_convolution(x: Float[Array, "b h w c"], old: Factor, new: Factor) -> Float[Array, "b h2 w2 c2"]:
+    """`repack`, to the bit: matrix units place channels faster than a TPU's compiler transposes them (docs/tpu.md)."""
+    if old == new:
+        return x
+    identity = jnp.eye(x.shape[-1] // num_subpixels(old), dtype=x.dtype)[None, None]
+    with jax.default_matmul_precision("highest"):  # float32 times 1 is to remain what it is
+        return convolve(x, pack_kernel(identity, old, new))
 
 
 def _correlate_on_tiny_grid(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw c d"], margin: tuple[int, int]
+    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw c d"], padding: list[tuple[int, int]]
 ) -> Float[Array, "b h2 w2 d"]:
-    """`_correlate` as one matrix product over gathered patches.
+    """Cross-correlation as one matrix product over gathered patches.
 
     XLA's CPU convolution leaves its fast path when a side of the image is smaller than the kernel: 67 ms against
     1.3 ms for 2x2 pixels, 512 to 512 channels, batch 8, on two cores. The deep end of the network lives there on small
     images.
     """
     rows, columns, _, features = kernel.shape
-    padded = jnp.pad(x, ((0, 0), (margin[0], margin[0]), (margin[1], margin[1]), (0, 0)))
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     b, h, w = x.shape[0], padded.shape[1] - rows + 1, padded.shape[2] - columns + 1
     patches = [padded[:, i : i + h, j : j + w, :] for i in range(rows) for j in range(columns)]
     gathered = jnp.concatenate(patches, axis=-1).reshape(b * h * w, -1)
     return (gathered @ kernel.reshape(-1, features)).reshape(b, h, w, features)
 
 
-class BatchNorm(nn.Module):
-    """Batch normalisation over batch, height and width (Ioffe and Szegedy, 2015, arXiv:1502.03167).
+class BatchNormReLU(nn.Module):
+    """ReLU of batch normalisation over batch, height and width (Ioffe and Szegedy, 2015, arXiv:1502.03167).
 
-    `train` normalises with the batch's statistics and moves the running ones towards them; otherwise the running
-    statistics are used and left alone. Images are normalised with the biased variance, which is also what the running
-    one moves towards, as in Keras 2.0 and 3; "keras2.1" corrects it there by n / (n - 1 - eps) for n = b h w, as
-    Keras 2.1.4 to 2.3 did. Statistics are computed in two passes: E[x^2] - E[x]^2 loses all digits when the mean is
-    large.
+    x is a convolution's result without its bias. `train` normalises with the batch's statistics and moves the running
+    ones towards them; otherwise the running statistics are used and left alone. Images are normalised with the biased
+    variance, which is also what the running one moves towards, as in Keras 2.0 and 3; "keras2.1" corrects it there by
+    n / (n - 1 - eps) for n = b h w, as Keras 2.1.4 to 2.3 did.
 
     Under `jit` with a batch sharded over devices the means are global: no collective is written here.
     """
@@ -124,33 +129,87 @@ class BatchNorm(nn.Module):
     factor: Factor = (1, 1)
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
-        count = num_subpixels(self.factor)
-        channels = x.shape[-1] // count
+    def __call__(
+        self, x: Float[Array, "b h w c"], conv_bias: Float[Array, " d"], train: bool
+    ) -> Float[Array, "b h w c"]:
+        channels = conv_bias.shape[0]
         scale = self.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
+        if not train:
+            count = num_subpixels(self.factor)
+            slope = scale * jax.lax.rsqrt(running_var.value + self.eps)
+            offset = bias + (conv_bias - running_mean.value) * slope
+            y = x.astype(jnp.float32) * _over_subpixels(slope, count) + _over_subpixels(offset, count)
+            return jax.nn.relu(y).astype(x.dtype)
+        y, mean, var = batch_norm_relu(x, scale, bias, running_mean.value - conv_bias, self.eps)
+        if not self.is_initializing():
+            mean, var = jax.lax.stop_gradient((mean + conv_bias, var))
+            var = var * _variance_correction(x.size // channels, self.eps, self.variance)
+            running_mean.value = self.momentum * running_mean.value + (1.0 - self.momentum) * mean
+            running_var.value = self.momentum * running_var.value + (1.0 - self.momentum) * var
+        return y
 
-        def mean_of(x: Float[Array, "b h w c"]) -> Float[Array, " channels"]:
-            return jnp.mean(jnp.mean(x, axis=(0, 1, 2)).reshape(count, channels), axis=0)
 
-        def tile(x: Float[Array, " channels"]) -> Float[Array, "1 1 1 c"]:
-            return jnp.tile(x, count)[None, None, None, :]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def batch_norm_relu(
+    x: Float[Array, "b h w c"],
+    scale: Float[Array, " d"],
+    bias: Float[Array, " d"],
+    shift: Float[Array, " d"],
+    eps: float,
+) -> tuple[Float[Array, "b h w c"], Float[Array, " d"], Float[Array, " d"]]:
+    """max(0, scale (x - mean) / sqrt(var + eps) + bias) with the mean and variance of x, which are returned too.
 
-        x32 = x.astype(jnp.float32)
-        if train:
-            mean = mean_of(x32)
-            var = mean_of(jnp.square(x32 - tile(mean)))
-            if not self.is_initializing():
-                running_mean.value = self.momentum * running_mean.value + (1.0 - self.momentum) * mean
-                new_var = var * _variance_correction(x.size // channels, self.eps, self.variance)
-                running_var.value = self.momentum * running_var.value + (1.0 - self.momentum) * new_var
-        else:
-            mean, var = running_mean.value, running_var.value
-        factor = scale * jax.lax.rsqrt(var + self.eps)
-        y = (x32 - tile(mean)) * tile(factor) + tile(bias)
-        return y.astype(x.dtype)
+    x is packed: its c channels are c / d sub-pixels of d channels. Mean and variance carry no gradient.
+
+    Both statistics come from one pass, the variance as E[(x - shift)^2] - E[x - shift]^2, which is exact for any
+    `shift` and loses digits as (mean - shift)^2 / var grows; the running mean is a good one (the shifted data algorithm:
+    Chan, Golub and LeVeque, 1983, doi:10.1080/00031305.1983.10483115). The gradient is written out so that x is all
+    that is kept for it: what XLA derives by itself goes over the activations more often.
+    """
+    return _batch_norm_relu_forward(x, scale, bias, shift, eps)[0]
+
+
+def _batch_norm_relu_forward(x: Array, scale: Array, bias: Array, shift: Array, eps: float) -> Any:
+    count = x.shape[-1] // shift.shape[0]
+    x32 = x.astype(jnp.float32)
+    shifted = x32 - _over_subpixels(shift, count)
+    mean_shifted = _mean_per_channel(shifted, count)
+    mean = mean_shifted + shift
+    var = jnp.maximum(_mean_per_channel(jnp.square(shifted), count) - jnp.square(mean_shifted), 0.0)
+    inverse = jax.lax.rsqrt(var + eps)
+    slope = scale * inverse
+    y = x32 * _over_subpixels(slope, count) + _over_subpixels(bias - mean * slope, count)
+    return (jnp.maximum(y, 0.0).astype(x.dtype), mean, var), (x, scale, bias, mean, inverse)
+
+
+def _batch_norm_relu_backward(eps: float, kept: Any, gradients: Any) -> tuple[Array, Array, Array, None]:
+    x, scale, bias, mean, inverse = kept
+    gradient, _, _ = gradients
+    count = x.shape[-1] // mean.shape[0]
+    slope = scale * inverse
+    centred = x.astype(jnp.float32) - _over_subpixels(mean, count)
+    positive = centred * _over_subpixels(slope, count) + _over_subpixels(bias, count) > 0.0
+    gradient = jnp.where(positive, gradient.astype(jnp.float32), 0.0)
+    mean_gradient = _mean_per_channel(gradient, count)
+    mean_product = _mean_per_channel(gradient * centred, count) * inverse
+    gradient_x = (
+        gradient * _over_subpixels(slope, count)
+        - _over_subpixels(slope * mean_gradient, count)
+        - centred * _over_subpixels(slope * inverse * mean_product, count)
+    )
+    pixels = x.size // mean.shape[0]
+    return gradient_x.astype(x.dtype), pixels * mean_product, pixels * mean_gradient, None
+
+
+batch_norm_relu.defvjp(_batch_norm_relu_forward, _batch_norm_relu_backward)
+
+
+def _mean_per_channel(x: Float[Array, "b h w c"], count: int) -> Float[Array, " d"]:
+    """Over all pixels, with `count` sub-pixels in a position."""
+    return jnp.mean(jnp.mean(x, axis=(0, 1, 2)).reshape(count, -1), axis=0)
 
 
 def _variance_correction(count: int, eps: float, variance: Literal["biased", "keras2.1"]) -> float:
@@ -170,24 +229,69 @@ class GroupNorm(nn.GroupNorm):
         return super().__call__(x.reshape(b, h, w, count, c // count)).reshape(x.shape)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def max_pool(x: Float[Array, "b h w c"], factor: Factor = (1, 1)) -> Float[Array, "b h2 w2 c2"]:
     """The largest of each 2x2 block, packed by `halve(factor)`.
 
     Of equals the first in reading order gets the gradient, as in TensorFlow and PyTorch (`jnp.max` divides it among
     them), and so with every packing. NaN wins.
     """
-    b, h, w, _ = x.shape
-    rows, columns = (1 if f > 1 else 2 for f in factor)  # in the grid; the others lead the channels
-    x = x.reshape(b, h // rows, rows, w // columns, columns, 2 // rows, 2 // columns, -1)
-    x = _first_of_pair(x, 4 if columns == 2 else 6)
-    x = _first_of_pair(x, 2 if rows == 2 else 5)
-    return x.reshape(b, h // rows, w // columns, -1)
+    return _max_pool_forward(x, factor)[0]
 
 
-def _first_of_pair(x: Array, axis: int) -> Array:
-    """The larger half along an axis of two; the first when they are equal."""
-    first, second = jnp.split(x, 2, axis=axis)
-    return jnp.where((first >= second) | jnp.isnan(first), first, second)
+def _max_pool_forward(x: Array, factor: Factor) -> tuple[Array, Array]:
+    """Also which of the four it was, as int8: all that is kept for the gradient."""
+    upper, lower = _halves(x, 1, packed=factor[0] > 1)
+    left, first = _first_of_pair(*_halves(upper, 2, packed=factor[1] > 1))
+    right, third = _first_of_pair(*_halves(lower, 2, packed=factor[1] > 1))
+    largest, in_upper = _first_of_pair(left, right)
+    winner = jnp.where(in_upper, jnp.where(first, 0, 1), jnp.where(third, 2, 3)).astype(jnp.int8)
+    if min(factor) > 1:
+        return jax.lax.optimization_barrier((largest, winner))  # one pass over the channels for both (docs/tpu.md)
+    return largest, winner
+
+
+def _max_pool_backward(factor: Factor, winner: Array, gradient: Array) -> tuple[Array]:
+    if min(factor) > 1:
+        # The four pixels are four groups of channels. Matrix units make the copies, so that no channel moves; as a
+        # convolution, because a TPU's compiler would give a product another layout than the convolutions around it.
+        channels = gradient.shape[-1]
+        copies = jnp.asarray(np.tile(np.eye(channels), 4), gradient.dtype)[None, None]
+        packed = PackedKernel(copies, (1, 1), [(0, 0), (0, 0)], (1, 1))
+        group = jnp.asarray(np.repeat(np.arange(4), channels), gradient.dtype)[None, None, None, :]
+        with jax.default_matmul_precision("highest"):
+            mine = convolve(winner.astype(gradient.dtype), packed) == group
+            return (jnp.where(mine, convolve(gradient, packed), jnp.zeros((), gradient.dtype)),)
+    parts = [jnp.where(winner == i, gradient, jnp.zeros((), gradient.dtype)) for i in range(4)]
+    rows = [_join(*parts[i : i + 2], 2, packed=factor[1] > 1) for i in (0, 2)]
+    return (_join(*rows, 1, packed=factor[0] > 1),)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def _halves(x: Array, axis: int, *, packed: bool) -> tuple[Array, Array]:
+    """Even and odd rows (axis 1) or columns (axis 2) of `[b h w c]`; packed, they lead the channels."""
+    if packed:
+        even, odd = jnp.split(x, 2, axis=-1)
+        return even, odd
+    pairs = x.reshape(*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :])
+    even, odd = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
+    return even, odd
+
+
+def _join(even: Array, odd: Array, axis: int, *, packed: bool) -> Array:
+    """The inverse of `_halves`."""
+    if packed:
+        return jnp.concatenate([even, odd], axis=-1)
+    pairs = jnp.stack([even, odd], axis=axis + 1)
+    return pairs.reshape(*even.shape[:axis], 2 * even.shape[axis], *even.shape[axis + 1 :])
+
+
+def _first_of_pair(first: Array, second: Array) -> tuple[Array, Array]:
+    """The larger, and whether it is the first; it is when they are equal."""
+    is_first = (first >= second) | jnp.isnan(first)
+    return jnp.where(is_first, first, second), is_first
 
 
 def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w c"]:

@@ -1,15 +1,12 @@
 """Packed activations: blocks of pixels as channels, and kernels that act on them. docs/packing.md has the algebra.
 
 `[b h w c]` packed by a factor (r, s) is `[b h/r w/s r*s*c]`: the sub-pixels of each block of r rows and s columns are
-channels, sub-pixel major. They are interleaved: sorted by the lowest bits of their row and column in the block, then
-by the next bits, and so on. So the four pixels that 2x2 pooling compares are contiguous slices of the channels, and
-what is left after pooling is in the order of half the factor.
+channels, sub-pixel major, in the order of `unet_jax.subpixels`.
 """
 
 import functools
 import itertools
-import math
-from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from unet_jax.config import ModelConfig, parse_packing
-
-Factor = tuple[int, int]
-"""Rows and columns of a block; powers of two."""
-
+from unet_jax.subpixels import Factor, num_subpixels, subpixels
 
 AUTO: dict[str, dict[int, Factor]] = {
     # Measured on 2 cores: 1x2 on the first level made the training step slower (docs/packing.md).
@@ -43,20 +37,9 @@ def level_factors(config: ModelConfig, backend: str) -> list[Factor]:
     return [*factors, (1, 1)]
 
 
-def num_subpixels(factor: Factor) -> int:
-    return factor[0] * factor[1]
-
-
 def halve(factor: Factor) -> Factor:
     """The factor after 2x2 pooling: half of it where the grid stays; 1 remains 1, there the grid halves instead."""
     return max(factor[0] // 2, 1), max(factor[1] // 2, 1)
-
-
-def subpixels(factor: Factor) -> list[Factor]:
-    """Row and column of each sub-pixel in its block, in the interleaved order."""
-    bits = range(max(factor).bit_length())
-    block = itertools.product(range(factor[0]), range(factor[1]))
-    return sorted(block, key=lambda pixel: [(pixel[0] >> bit & 1, pixel[1] >> bit & 1) for bit in bits])
 
 
 def repack(x: Shaped[Array, "b h w c"], old: Factor, new: Factor) -> Shaped[Array, "b h2 w2 c2"]:
@@ -92,68 +75,71 @@ def unpack(x: Shaped[Array, "b h/r w/s r*s*c"], factor: Factor) -> Shaped[Array,
     return repack(x, factor, (1, 1))
 
 
-def pack_kernel(kernel: Float[Array, "kh kw c d"], factor: Factor) -> Float[Array, "gh gw r*s*c r*s*d"]:
-    """The kernel of a 'same' convolution, for input and output packed by `factor`."""
-    return kernel if factor == (1, 1) else _scatter(kernel, factor, _taps)
+class PackedKernel(NamedTuple):
+    """A convolution of packed activations: arguments of `jax.lax.conv_general_dilated`."""
+
+    kernel: Float[Array, "gh gw c d"]
+    strides: tuple[int, int]
+    padding: list[tuple[int, int]]
+    lhs_dilation: tuple[int, int]
 
 
-def pack_kernel_of_upsampled(kernel: Float[Array, "3 3 c d"], factor: Factor) -> Float[Array, "gh gw p*q*c t*u*d"]:
-    """The kernel of a 'same' 3x3 convolution of a 2x2 up-sampled input, for the input before that.
+def pack_kernel(
+    kernel: Float[Array, "kh kw c d"], old: Factor, new: Factor, *, upsampled: bool = False
+) -> PackedKernel:
+    """A 'same' convolution by an odd kernel, for input packed by `old` and output packed by `new`.
 
-    The input is packed by (p, q) = `halve(factor)`, the output by (t, u) = `upsampled_factor(factor)`. Taps that read
-    the same pixel are added.
+    With `upsampled`, the convolution of the input's 2x2 nearest-neighbour up-sampling, which is not made: taps that
+    read the same pixel are added.
     """
-    return _scatter(kernel, factor, _taps_of_upsampled)
-
-
-def upsampled_factor(factor: Factor) -> Factor:
-    """What a convolution of up-sampled input gives where `factor` is wanted: at least 2."""
-    return max(factor[0], 2), max(factor[1], 2)
-
-
-def _scatter(kernel: Array, factor: Factor, taps_of_axis: Callable[[int, int], np.ndarray]) -> Array:
+    if (old, new, upsampled) == ((1, 1), (1, 1), False):
+        margins = [(size // 2, size // 2) for size in kernel.shape[:2]]
+        return PackedKernel(kernel, (1, 1), margins, (1, 1))
+    axes, taps = _taps_2d(kernel.shape[0], old, new, upsampled)
     packed = jnp.einsum(
         "klsdet,deio->klsito",
-        _taps_2d(kernel.shape[0], factor, taps_of_axis),
+        taps,
         kernel,
         precision=jax.lax.Precision.HIGHEST,  # a sum of a few numbers, which a TPU would round to bfloat16 first
     )
     gh, gw, s, c, t, d = packed.shape
-    return packed.reshape(gh, gw, s * c, t * d)
+    rows, columns = axes
+    return PackedKernel(
+        packed.reshape(gh, gw, s * c, t * d),
+        (rows.stride, columns.stride),
+        [rows.padding, columns.padding],
+        (rows.dilation, columns.dilation),
+    )
+
+
+class _Axis(NamedTuple):
+    taps: np.ndarray  # T[k, a, d, b] = 1 where output sub-pixel b, at tap d, reads sub-pixel a of grid offset k
+    stride: int  # of the grid of inputs, where it is finer than the grid of outputs
+    dilation: int  # of the grid of inputs, where it is coarser
+    padding: tuple[int, int]
 
 
 @functools.cache
-def _taps_2d(size: int, factor: Factor, taps_of_axis: Callable[[int, int], np.ndarray]) -> np.ndarray:
-    """T[k, l, s, d, e, t] = 1 where output sub-pixel t, at tap (d, e), reads sub-pixel s of grid offset (k, l)."""
-    rows, columns = (taps_of_axis(size, f) for f in factor)
-    pixels_in = np.array(subpixels((rows.shape[1], columns.shape[1])))
-    pixels_out = np.array(subpixels((rows.shape[3], columns.shape[3])))
-    rows = rows[:, pixels_in[:, 0]][..., pixels_out[:, 0]]
-    columns = columns[:, pixels_in[:, 1]][..., pixels_out[:, 1]]
-    return np.einsum("ksdt,lset->klsdet", rows, columns)
+def _taps_2d(size: int, old: Factor, new: Factor, upsampled: bool) -> tuple[tuple[_Axis, _Axis], np.ndarray]:
+    """Both axes, and T[k, l, s, d, e, t] = 1 where output sub-pixel t, at tap (d, e), reads sub-pixel s of (k, l)."""
+    rows, columns = (_axis(size, r, r_out, upsampled) for r, r_out in zip(old, new, strict=True))
+    pixels_in, pixels_out = np.array(subpixels(old)), np.array(subpixels(new))
+    of_rows = rows.taps[:, pixels_in[:, 0]][..., pixels_out[:, 0]]
+    of_columns = columns.taps[:, pixels_in[:, 1]][..., pixels_out[:, 1]]
+    return (rows, columns), np.einsum("ksdt,lset->klsdet", of_rows, of_columns)
 
 
-def _taps(size: int, r: int) -> np.ndarray:
-    """T[k, a, d, b] = 1 where output sub-pixel b, at tap d, reads sub-pixel a of grid offset k, along one axis."""
-    margin = size // 2
-    reach = math.ceil(margin / r)
-    taps = np.zeros((2 * reach + 1, r, size, r), np.float32)
-    for d, b in itertools.product(range(size), range(r)):
-        offset, a = divmod(b + d - margin, r)
-        taps[offset + reach, a, d, b] = 1.0
-    return taps
-
-
-def _taps_of_upsampled(size: int, r: int) -> np.ndarray:
-    """The same for an input of half the resolution, packed by r / 2 on the same grid.
-
-    Where r is 1 the grid cannot stay. Then the output has a block of two pixels for each of the h + 1 gaps between
-    the h input pixels and the zeros around them: both read only the two pixels that the gap separates.
-    """
-    in_gaps = r == 1
-    r_in, r_out = max(r // 2, 1), max(r, 2)
-    taps = np.zeros((2 if in_gaps else 3, r_in, size, r_out), np.float32)
-    for d, b in itertools.product(range(size), range(r_out)):
-        offset, a = divmod((b + d - size // 2 - in_gaps) // 2, r_in)
-        taps[offset + 1, a, d, b] = 1.0
-    return taps
+def _axis(size: int, r_in: int, r_out: int, upsampled: bool) -> _Axis:
+    """One axis. A block of outputs is as wide as `stride` blocks of inputs, or a block of inputs as `dilation`."""
+    zoom = 2 if upsampled else 1
+    stride, dilation = max(r_out // (r_in * zoom), 1), max(r_in * zoom // r_out, 1)
+    reads = []
+    for j in range(dilation):  # blocks of outputs that lie differently to their inputs
+        for d, b in itertools.product(range(size), range(r_out)):
+            block, a = divmod((r_out * j + b + d - size // 2) // zoom, r_in)
+            reads.append((block * dilation - j, a, d, b))
+    first, last = min(reads)[0], max(reads)[0]
+    taps = np.zeros((last - first + 1, r_in, size, r_out), np.float32)
+    for k, a, d, b in reads:
+        taps[k - first, a, d, b] = 1.0
+    return _Axis(taps, stride, dilation, (-first, last + dilation - stride))

@@ -7,19 +7,29 @@ from jaxtyping import Array, Float
 
 from unet_jax._types import InputError
 from unet_jax.config import ModelConfig
-from unet_jax.model.layers import KERNEL_INITS, BatchNorm, Conv, GroupNorm, max_pool
-from unet_jax.model.packing import Factor, halve, level_factors, pack, repack, unpack
+from unet_jax.model.layers import (
+    KERNEL_INITS,
+    BatchNormReLU,
+    Conv,
+    GroupNorm,
+    add_bias,
+    max_pool,
+    repack_by_convolution,
+)
+from unet_jax.model.packing import halve, level_factors, pack, unpack
+from unet_jax.subpixels import Factor
 
 
 class ConvBlock(nn.Module):
-    """`num_convs` times: 3x3 convolution, normalisation, ReLU; on activations packed by `factor`.
+    """`num_convs` times: 3x3 convolution, normalisation, ReLU; gives activations packed by `factor`.
 
-    `below` is joined to the input of the first convolution as if it were up-sampled and concatenated.
+    x is packed by `factor_in`. `below` is joined to the input of the first convolution as if it were up-sampled and concatenated.
     """
 
     config: ModelConfig
     features: int
     num_convs: int
+    factor_in: Factor
     factor: Factor
 
     @nn.compact
@@ -28,33 +38,34 @@ class ConvBlock(nn.Module):
     ) -> Float[Array, "b h w d"]:
         config = self.config
         for i in range(self.num_convs):
-            x = Conv(
+            y, bias = Conv(
                 self.features,
                 kernel_init=KERNEL_INITS[config.kernel_init],
                 dtype=jnp.dtype(config.dtype),
                 factor=self.factor,
+                factor_in=self.factor_in if i == 0 else self.factor,
                 name=f"conv{i}",
             )(x, below if i == 0 else None)
             if config.norm == "batch":
-                norm = BatchNorm(
+                x = BatchNormReLU(
                     config.batch_norm_momentum,
                     config.norm_eps,
                     config.batch_norm_variance,
                     self.factor,
                     name=f"norm{i}",
-                )
-                x = norm(x, train)
+                )(y, bias, train)
             elif config.norm == "group":
                 group_norm = GroupNorm(
                     num_groups=None,
                     group_size=min(config.group_size, self.features),
                     epsilon=config.norm_eps,
-                    dtype=x.dtype,
+                    dtype=y.dtype,
                     factor=self.factor,
                     name=f"norm{i}",
                 )
-                x = group_norm(x)
-            x = jax.nn.relu(x)
+                x = jax.nn.relu(group_norm(add_bias(y, bias)))
+            else:
+                x = jax.nn.relu(add_bias(y, bias))
         return x
 
 
@@ -76,27 +87,35 @@ class UNet(nn.Module):
     config: ModelConfig
     num_classes: int
 
-    @nn.compact
     def __call__(self, images: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w k"]:
+        factor = level_factors(self.config, jax.default_backend())[0]
+        return unpack(self.packed(pack(images, factor), train), factor)
+
+    @nn.compact
+    def packed(self, images: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w k"]:
         config = self.config
         multiple = config.size_multiple
-        height, width = images.shape[1:3]
+        factors = level_factors(config, jax.default_backend())
+        height, width = (size * f for size, f in zip(images.shape[1:3], factors[0], strict=True))
         if height % multiple or width % multiple:
             raise InputError(
                 f"the images are {height}x{width}, but {len(config.widths)} poolings need multiples of {multiple}: "
                 f"resize or pad them (prediction pads and crops by itself)."
             )
-        factors = level_factors(config, jax.default_backend())
-        x = pack(images.astype(config.dtype), factors[0])
-        skips = []
-        for i, features in enumerate(config.widths):
-            x = ConvBlock(config, features, config.num_convs_down, factors[i], name=f"down{i}")(x, train)
-            skips.append(x)
-            x = repack(max_pool(x, factors[i]), halve(factors[i]), factors[i + 1])
-        x = ConvBlock(config, config.center_width, config.num_convs_down, factors[-1], name="center")(x, train)
+        # nn.remat counts arguments from self: the second is `train`, which must stay a Python bool.
+        block_type = nn.remat(ConvBlock, static_argnums=(2,)) if config.remat == "block" else ConvBlock
+        x, packed_by, skips = images.astype(config.dtype), factors[0], []
+        for level, features in enumerate(config.widths):
+            block = block_type(config, features, config.num_convs_down, packed_by, factors[level], name=f"down{level}")
+            skips.append(block(x, train))
+            x, packed_by = max_pool(skips[-1], factors[level]), halve(factors[level])
+        center = block_type(config, config.center_width, config.num_convs_down, packed_by, factors[-1], name="center")
+        x = center(x, train)
         for i, level in enumerate(reversed(range(len(config.widths)))):
-            below = repack(x, factors[level + 1], halve(factors[level]))
-            block = ConvBlock(config, config.widths[level], config.num_convs_up, factors[level], name=f"up{i}")
+            below = repack_by_convolution(x, factors[level + 1], halve(factors[level]))
+            block = block_type(
+                config, config.widths[level], config.num_convs_up, factors[level], factors[level], name=f"up{i}"
+            )
             x = block(skips[level], train, below)
         head = Conv(
             self.num_classes,
@@ -105,4 +124,4 @@ class UNet(nn.Module):
             factor=factors[0],
             name="head",
         )
-        return unpack(head(x), factors[0])
+        return add_bias(*head(x))

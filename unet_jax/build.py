@@ -1,0 +1,81 @@
+"""The pure pieces of a config, put together: one network, one optimizer, and the steps that training runs."""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from unet_jax._types import Batch
+from unet_jax.config import Config
+from unet_jax.losses import bce_dice_loss
+from unet_jax.model import UNet
+from unet_jax.model.packing import level_factors
+from unet_jax.optim import make_optimizer
+from unet_jax.sharding import batch_sharding, replicated
+from unet_jax.state import TrainState, init_state, make_model
+from unet_jax.steps import EvalStep, TrainStep, make_eval_step, make_train_step
+from unet_jax.subpixels import Factor, num_subpixels
+
+
+class Program(NamedTuple):
+    """What one config computes; nothing here is compiled yet."""
+
+    model: UNet
+    tx: optax.GradientTransformation
+    factor: Factor
+    """How images and labels are packed (`unet_jax.data.host_packing`) before the two steps see them."""
+    train_step: TrainStep
+    eval_step: EvalStep
+
+    def init(self, key: jax.Array) -> TrainState:
+        """A state before the first update; pure."""
+        return init_state(key, self.model, self.tx)
+
+
+def build(config: Config, num_classes: int, num_steps: int, *, backend: str | None = None) -> Program:
+    """The program of a config.
+
+    Args:
+      config: the whole run.
+      num_classes: output channels.
+      num_steps: of the run, which the learning rate's schedule needs.
+      backend: kind of device that it is for ("tpu", "gpu", "cpu"), which `model.packing = "auto"` depends on; by default
+        the one that jax uses.
+    """
+    factors = level_factors(config.model, backend or jax.default_backend())
+    packing = ",".join(f"{rows}x{columns}" for rows, columns in factors[:-1])
+    model = make_model(dataclasses.replace(config.model, packing=packing), num_classes)
+    tx = make_optimizer(config.optim, num_steps)
+    packed_apply = functools.partial(model.apply, method="packed")
+    subpixels = num_subpixels(factors[0])
+    loss_fn = functools.partial(bce_dice_loss, **dataclasses.asdict(config.loss), num_subpixels=subpixels)
+    return Program(
+        model,
+        tx,
+        factors[0],
+        make_train_step(packed_apply, loss_fn, tx),
+        make_eval_step(packed_apply, loss_fn, threshold=config.train.threshold, num_subpixels=subpixels),
+    )
+
+
+def batch_shapes(config: Config, num_classes: int, factor: Factor, mesh: Mesh) -> Batch:
+    """What a training step takes, as shapes: uint8 image and label packed by `factor`, and the weights."""
+    sharding = batch_sharding(mesh)
+    size, batch_size = config.data.image_size, config.train.batch_size
+
+    def pixels(channels: int) -> jax.ShapeDtypeStruct:
+        shape = (batch_size, size // factor[0], size // factor[1], num_subpixels(factor) * channels)
+        return jax.ShapeDtypeStruct(shape, np.uint8, sharding=sharding)
+
+    return Batch(pixels(3), pixels(num_classes), jax.ShapeDtypeStruct((batch_size,), np.float32, sharding=sharding))
+
+
+def state_shapes(program: Program, mesh: Mesh) -> TrainState:
+    """The state's shapes, replicated over the mesh."""
+    shapes = jax.eval_shape(program.init, jax.random.key(0))
+    sharding = replicated(mesh)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
