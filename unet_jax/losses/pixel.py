@@ -96,10 +96,9 @@ def hard_bootstrapped_bce_loss(
     return _weighted(jax.nn.softplus(x) - x * (label_weight * t + (1.0 - label_weight) * (x > 0.0)), weight)
 
 
-def _cross_entropy_and_miss(x: Array, t: Array) -> tuple[Array, Array]:
-    """softplus(x) - x t, and 1 - p_t = p (1 - t) + (1 - p) t without the cancellation of 1 - p."""
-    miss = jax.nn.sigmoid(x) * (1.0 - t) + jax.nn.sigmoid(-x) * t
-    return optax.sigmoid_binary_cross_entropy(x, t), miss
+def _miss(x: Array, t: Array) -> Array:
+    """1 - p_t = p (1 - t) + (1 - p) t without the cancellation of 1 - p."""
+    return jax.nn.sigmoid(x) * (1.0 - t) + jax.nn.sigmoid(-x) * t
 
 
 def focal_loss(
@@ -114,13 +113,11 @@ def focal_loss(
     """a (1 - p_t)^gamma bce, with p_t = p t + (1 - p)(1 - t) and a = pos_weight t + neg_weight (1 - t).
 
     Lin et al., Focal loss for dense object detection, 2017 (arXiv:1708.02002). Its alpha of 0.25 is pos_weight 0.25
-    and neg_weight 0.75. As `optax.losses.sigmoid_focal_loss`, whose gradient is NaN where p_t rounds to 1 and
-    gamma < 1.
+    and neg_weight 0.75.
     """
     x, t = to_float32(logits, labels)
-    cross_entropy, miss = _cross_entropy_and_miss(x, t)
     balance = pos_weight * t + neg_weight * (1.0 - t)
-    return _weighted(balance * safe_power(miss, gamma) * cross_entropy, weight)
+    return _weighted(balance * optax.losses.sigmoid_focal_loss(x, t, gamma=gamma), weight)  # type: ignore[arg-type]
 
 
 def poly1_bce_loss(
@@ -130,8 +127,8 @@ def poly1_bce_loss(
 
     Leng et al., PolyLoss, 2022 (arXiv:2204.12511).
     """
-    cross_entropy, miss = _cross_entropy_and_miss(*to_float32(logits, labels))
-    return _weighted(cross_entropy + epsilon * miss, weight)
+    x, t = to_float32(logits, labels)
+    return _weighted(optax.sigmoid_binary_cross_entropy(x, t) + epsilon * _miss(x, t), weight)
 
 
 def poly1_focal_loss(
@@ -146,12 +143,12 @@ def poly1_focal_loss(
 ) -> Float[Array, "*b h w k"]:
     """a ((1 - p_t)^gamma bce + epsilon (1 - p_t)^(gamma + 1)), with p_t and a as in `focal_loss`.
 
-    Leng et al., PolyLoss, 2022 (arXiv:2204.12511). Their code leaves a off the second term; it is 1 by default.
+    Leng et al., PolyLoss, 2022 (arXiv:2204.12511).
     """
     x, t = to_float32(logits, labels)
-    cross_entropy, miss = _cross_entropy_and_miss(x, t)
     balance = pos_weight * t + neg_weight * (1.0 - t)
-    return _weighted(balance * safe_power(miss, gamma) * (cross_entropy + epsilon * miss), weight)
+    focal = optax.losses.sigmoid_focal_loss(x, t, gamma=gamma)  # type: ignore[arg-type]
+    return _weighted(balance * (focal + epsilon * safe_power(_miss(x, t), gamma + 1.0)), weight)
 
 
 def asymmetric_loss(
