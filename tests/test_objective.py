@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from unet_jax import InputError, losses
+from unet_jax.config import LossConfig, LossTermConfig
 from unet_jax.losses import Term, deep_supervision, make_objective, ramp, stack_images
+from unet_jax.training import make_loss
 
 RNG = np.random.default_rng(0)
 LABELS = (RNG.uniform(size=(3, 8, 8, 2)) > 0.6).astype(np.float32)
@@ -203,3 +205,22 @@ def test_deep_supervision_is_the_weighted_mean_over_scales():
         objective([LOGITS], LABELS)
     with pytest.raises(InputError, match="3x3 pixels do not divide labels of 8x8"):
         objective([LOGITS, coarse[:, :3, :3]], LABELS)
+
+
+def test_the_loss_of_a_config():
+    found, values = make_loss(LossConfig(0.2, 0.8, "image", 0.5))(LOGITS, LABELS, WEIGHT)
+    expected, terms = losses.bce_dice_loss(
+        LOGITS, LABELS, WEIGHT, bce_weight=0.2, dice_weight=0.8, dice_reduction="image", dice_smooth=0.5
+    )
+    assert found == expected and values == terms
+    configs = (
+        LossTermConfig("bce", 0.5, class_weight=(1.0, 3.0)),
+        LossTermConfig("tversky", options={"fn_weight": 0.9}, over="batch", label="overlap"),
+    )
+    found, values = make_loss(LossConfig(terms=configs))(LOGITS, LABELS, WEIGHT)
+    same = [
+        Term("bce", 0.5, class_weight=(1.0, 3.0)),
+        Term("tversky", 1.0, {"fn_weight": 0.9}, over="batch", label="overlap"),
+    ]
+    expected, terms = make_objective(same)(LOGITS, LABELS, WEIGHT)
+    assert found == expected and values == terms and list(values) == ["bce", "overlap"]

@@ -85,8 +85,10 @@ def is_user_loss(name: str) -> bool:
     return ":" in name
 
 
-def check_loss(name: str, options: Collection[str], field: str = "loss") -> None:
-    """Raises `InputError` for a name that is not in the table, or an option that it does not have.
+def check_loss(
+    name: str, options: Collection[str], over: str = "image", has_class_weight: bool = False, field: str = "loss"
+) -> None:
+    """Raises `InputError` for a name that is not in the table, or what a loss in it cannot be given.
 
     Of a 'module:function' only the form is checked: nothing is imported.
     """
@@ -105,3 +107,9 @@ def check_loss(name: str, options: Collection[str], field: str = "loss") -> None
         if option not in LOSSES[name].options:
             known = ", ".join(LOSSES[name].options) or "no options"
             raise InputError(f"{field} {name!r} has no option {option!r}: it has {known}.")
+    entry = LOSSES[name]
+    if over == "batch" and (entry.spatial or entry.output in ("class", "scalar")):
+        why = "looks at neighbouring pixels" if entry.spatial else "is one over the batch already"
+        raise InputError(f"{field} {name!r} {why}: over must be 'image'.")
+    if has_class_weight and entry.output == "image":
+        raise InputError(f"{field} {name!r} adds its classes up itself: it cannot have a class_weight.")

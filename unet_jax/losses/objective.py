@@ -138,15 +138,9 @@ def _name(term: Term) -> str:
 def _resolve(term: Term) -> tuple[Callable[..., Array], LossEntry | None]:
     """The function of a term, and its entry in the table if it has one."""
     if isinstance(term.loss, str):
-        check_loss(term.loss, term.options)
+        check_loss(term.loss, term.options, term.over, term.class_weight is not None)
         if not is_user_loss(term.loss):
-            entry = LOSSES[term.loss]
-            if term.over == "batch" and (entry.spatial or entry.output in ("class", "scalar")):
-                why = "looks at neighbouring pixels" if entry.spatial else "is one over the batch already"
-                raise InputError(f"loss {term.loss!r} {why}: over must be 'image'.")
-            if term.class_weight is not None and entry.output == "image":
-                raise InputError(f"loss {term.loss!r} adds its classes up itself: it cannot have a class_weight.")
-            return getattr(losses, f"{term.loss}_loss"), entry
+            return getattr(losses, f"{term.loss}_loss"), LOSSES[term.loss]
         module, _, attribute = term.loss.partition(":")
         try:
             function = getattr(importlib.import_module(module), attribute)
