@@ -180,7 +180,8 @@ def test_torchmetrics_mirrors_the_coarsest_scale_at_its_border():
         product = jax.nn.relu(fine) ** 0.3 * jax.nn.relu(whole) ** 0.7
         return 1.0 - jnp.mean(product)
 
-    compare(theirs, "ms_ssim/torchmetrics")
+    # Their variances are cut off at 0, ours carry the rounding of float32: hence the gradient's tolerance.
+    compare(theirs, "ms_ssim/torchmetrics", tolerance=2e-4)
     assert abs(ENTRIES["ms_ssim/torchmetrics"]["value"] - ENTRIES["ms_ssim/monai"]["value"]) > 0.05
 
 

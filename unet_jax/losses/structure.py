@@ -102,6 +102,8 @@ def _similarity(
     if min(p.shape[-3:-1]) < window_size:
         height, width = p.shape[-3:-1]
         raise InputError(f"window_size is {window_size}, but must be at most the image's size, {height}x{width} here.")
+    # Around 1/2, so that the squares that are subtracted from each other are small, and with them the rounding.
+    p, t = p - 0.5, t - 0.5
     known, mean_p, mean_t, square_p, square_t, product = _gaussian_mean(
         jnp.stack([w, w * p, w * t, w * p * p, w * t * t, w * p * t]), window_size, sigma
     )
@@ -110,9 +112,10 @@ def _similarity(
         y / known_safe for y in (mean_p, mean_t, square_p, square_t, product)
     )
     c1, c2 = k1**2, k2**2
-    luminance = (2.0 * mean_p * mean_t + c1) / (jnp.square(mean_p) + jnp.square(mean_t) + c1)
     variance = square_p - jnp.square(mean_p) + square_t - jnp.square(mean_t)
     structure = (2.0 * (product - mean_p * mean_t) + c2) / (variance + c2)
+    mean_p, mean_t = mean_p + 0.5, mean_t + 0.5
+    luminance = (2.0 * mean_p * mean_t + c1) / (jnp.square(mean_p) + jnp.square(mean_t) + c1)
     return _mean(luminance * structure, known), _mean(structure, known)
 
 
