@@ -243,10 +243,12 @@ def test_what_is_ignored_changes_nothing(name):
     weight[0, :5, :, 0] = 0.0  # a region
     weight[1, ..., 1] = 0.0  # a class that was not annotated in an image
     hidden = weight == 0.0
-    values, grad = compiled(name)(LOGITS, MIXED, weight)
+    logits = LOGITS.copy()
+    logits[0, 2:9, 4:12, 0] = 4.0 * (1.0 - 2.0 * MIXED[0, 2:9, 4:12, 0])  # a wrong blob, half of it ignored
+    values, grad = compiled(name)(logits, MIXED, weight)
     labels = np.where(hidden, 1.0 - MIXED, MIXED).astype(np.float32)
-    wrong = (1.0 - 2.0 * labels) * np.abs(7.0 * RNG.normal(size=SHAPE))  # everywhere, so that no erosion removes it
-    logits = np.where(hidden, wrong, LOGITS).astype(np.float32)
+    wrong = (1.0 - 2.0 * labels) * (5.0 + RNG.uniform(size=SHAPE))  # everywhere, so that no erosion removes it
+    logits = np.where(hidden, wrong, logits).astype(np.float32)
     again, grad_again = compiled(name)(logits, labels, weight)
     assert_close(again, values)
     assert_close(grad_again, grad)
