@@ -3,7 +3,16 @@ import dataclasses
 import pytest
 
 from unet_jax import InputError
-from unet_jax.config import AugmentConfig, Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig
+from unet_jax.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    LossConfig,
+    LossTermConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
 from unet_jax.config_dict import config_differences, config_from_dict, config_to_dict, replace
 from unet_jax.presets import PRESETS
 
@@ -33,6 +42,16 @@ def test_presets_say_what_they_are_for(name):
         (lambda: ModelConfig(widths=()), ["model.widths"]),
         (lambda: ModelConfig(widths=(12,), center_width=24, norm="group"), ["model.group_size", "12"]),
         (lambda: LossConfig(bce_weight=0.0, dice_weight=0.0), ["loss.bce_weight + loss.dice_weight"]),
+        (lambda: LossTermConfig("dise"), ["loss.terms.name", "'dise'", "soft_dice", "'module:function'"]),
+        (lambda: LossTermConfig("focal", options={"alpha": 0.25}), ["'focal'", "'alpha'", "gamma"]),
+        (lambda: LossTermConfig("focal", options={"gamma": "2"}), ["loss.terms.options.gamma", "'2'", "number"]),
+        (lambda: LossTermConfig("bce", -1.0), ["loss.terms.weight", "-1.0"]),
+        (lambda: LossTermConfig("bce", class_weight=(0.0, 0.0)), ["loss.terms.class_weight", "not all 0"]),
+        (lambda: LossTermConfig("ssim", over="batch"), ["'ssim'", "over must be 'image'"]),
+        (lambda: LossTermConfig("my.losses:loss"), ["loss.terms.label", "'loss'", "another name"]),
+        (lambda: LossTermConfig("my losses:edge"), ["loss.terms.name", "package.module:function"]),
+        (lambda: LossConfig(terms=(LossTermConfig("bce"),) * 2), ["loss.terms", "'bce'", "another label"]),
+        (lambda: LossConfig(terms=("bce",)), ["loss.terms", "a tuple of LossTermConfig"]),
         (lambda: OptimConfig(learning_rate=0.0), ["optim.learning_rate"]),
         (lambda: TrainConfig(batch_size=0), ["train.batch_size", "at least 1"]),
         (lambda: TrainConfig(threshold=1.0), ["train.threshold"]),
@@ -59,6 +78,22 @@ def test_image_size_that_does_not_divide_names_the_nearest_that_does():
         Config(data=DataConfig(image_size=200))
     with pytest.raises(InputError, match=r"--data.image-size 128"):
         Config(data=DataConfig(image_size=20))
+
+
+def test_terms_of_a_loss_survive_json():
+    terms = (
+        LossTermConfig("ms_ssim", 0.5, {"window_size": 7, "scale_weights": (0.5, 0.5)}),
+        LossTermConfig("my.losses:edge", class_weight=(1, 2.0), label="mine"),
+    )
+    config = Config(loss=LossConfig(terms=terms))
+    assert config_from_dict(config_to_dict(config)) == config
+    assert replace(config, {"seed": 3}).loss == config.loss
+    assert replace(Config(), {"loss.terms": terms}).loss == config.loss
+    assert list(config_differences(Config(), config)) == ["loss.terms"]
+    values = config_to_dict(config)
+    values["loss"]["terms"][0]["wait"] = 1.0
+    with pytest.raises(InputError, match=r"loss\.terms\.wait is not known"):
+        config_from_dict(values)
 
 
 def test_unknown_field_is_refused():

@@ -10,14 +10,15 @@ import optax
 from jax.sharding import Mesh
 
 from unet_jax._types import Batch
-from unet_jax.config import Config
-from unet_jax.losses import bce_dice_loss
+from unet_jax.config import Config, LossConfig
+from unet_jax.loss_catalogue import LOSSES
+from unet_jax.losses import Term, bce_dice_loss, make_objective
 from unet_jax.model import UNet
-from unet_jax.model.packing import level_factors
+from unet_jax.model.packing import level_factors, unpack
 from unet_jax.optim import make_optimizer
 from unet_jax.sharding import batch_sharding, replicated
 from unet_jax.state import TrainState, init_state, make_model
-from unet_jax.steps import EvalStep, TrainStep, make_eval_step, make_train_step
+from unet_jax.steps import EvalStep, LossFn, TrainStep, make_eval_step, make_train_step
 from unet_jax.subpixels import Factor, num_subpixels
 
 
@@ -43,8 +44,8 @@ def build(config: Config, num_classes: int, num_steps: int, *, backend: str | No
       config: the whole run.
       num_classes: output channels.
       num_steps: of the run, which the learning rate's schedule needs.
-      backend: kind of device that it is for ("tpu", "gpu", "cpu"), which `model.packing = "auto"` depends on; by default
-        the one that jax uses.
+      backend: kind of device that it is for ("tpu", "gpu", "cpu"), which `model.packing = "auto"` depends on; by
+        default the one that jax uses.
     """
     factors = level_factors(config.model, backend or jax.default_backend())
     packing = ",".join(f"{rows}x{columns}" for rows, columns in factors[:-1])
@@ -52,7 +53,7 @@ def build(config: Config, num_classes: int, num_steps: int, *, backend: str | No
     tx = make_optimizer(config.optim, num_steps)
     packed_apply = functools.partial(model.apply, method="packed")
     subpixels = num_subpixels(factors[0])
-    loss_fn = functools.partial(bce_dice_loss, **dataclasses.asdict(config.loss), num_subpixels=subpixels)
+    loss_fn = make_loss(config.loss, factors[0])
     return Program(
         model,
         tx,
@@ -60,6 +61,25 @@ def build(config: Config, num_classes: int, num_steps: int, *, backend: str | No
         make_train_step(packed_apply, loss_fn, tx),
         make_eval_step(packed_apply, loss_fn, threshold=config.train.threshold, num_subpixels=subpixels),
     )
+
+
+def make_loss(config: LossConfig, factor: Factor = (1, 1)) -> LossFn:
+    """The objective of a config, its terms or BCE and Dice where it has none, for logits and labels packed by `factor`.
+
+    Losses that do not care where a pixel lies take them as they are; otherwise they are unpacked first.
+    """
+    if not config.terms:
+        options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name != "terms"}
+        return functools.partial(bce_dice_loss, **options, num_subpixels=num_subpixels(factor))
+    objective = make_objective(
+        [
+            Term(t.name, t.weight, t.options, t.class_weight or None, over=t.over, label=t.label)
+            for t in config.terms
+        ]
+    )
+    if all(t.name in LOSSES and LOSSES[t.name].packed for t in config.terms):
+        return functools.partial(objective, num_subpixels=num_subpixels(factor))
+    return lambda logits, labels, weight: objective(unpack(logits, factor), unpack(labels, factor), weight)
 
 
 def batch_shapes(config: Config, num_classes: int, factor: Factor, mesh: Mesh) -> Batch:

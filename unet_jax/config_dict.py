@@ -40,9 +40,16 @@ def config_from_dict(values: dict[str, Any], cls: type = Config, prefix: str = "
         if dataclasses.is_dataclass(hint):
             value = config_from_dict(value, typing.cast(type, hint), f"{prefix}{name}.")
         elif isinstance(value, list):
-            value = tuple(value)
+            kind = next(iter(typing.get_args(hint)), None)
+            value = tuple(_element(v, kind, f"{prefix}{name}.") for v in value)
         kwargs[name] = value
     return cls(**kwargs)
+
+
+def _element(value: Any, kind: Any, prefix: str) -> Any:
+    """An element of a tuple: a config where the tuple is one of configs."""
+    is_config = dataclasses.is_dataclass(kind) and isinstance(value, dict)
+    return config_from_dict(value, typing.cast(type, kind), prefix) if is_config else value
 
 
 def flatten_config(config: Any, prefix: str = "") -> dict[str, Any]:

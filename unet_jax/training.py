@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from typing import Any
@@ -15,21 +16,21 @@ from unet_jax import metrics
 from unet_jax._types import Batch, InputError
 from unet_jax.begin import begin_run, initial_state, split_source
 from unet_jax.checkpoint import CheckpointStore
-from unet_jax.config import Config
+from unet_jax.config import Config, LossConfig
 from unet_jax.config_dict import config_to_dict
 from unet_jax.data.layout import Layout
 from unet_jax.data.pipeline import TrainOrder, eval_batches, train_batches
 from unet_jax.data.sources import Source, training_source
 from unet_jax.display import Clock, Display
 from unet_jax.evaluate import Scores, evaluate_batches
-from unet_jax.losses import bce_dice_loss
+from unet_jax.losses import Term, bce_dice_loss, make_objective
 from unet_jax.monitor import Patience, Plateau, should_stop
 from unet_jax.optim import make_optimizer, make_schedule, scale_learning_rate
 from unet_jax.report import save_curves, save_grid
 from unet_jax.runs import RunInfo, abstract_state, open_checkpoints
 from unet_jax.sharding import batch_sharding, check_batch_size, make_mesh, put_batch, put_replicated
 from unet_jax.state import TrainState, make_model, num_parameters
-from unet_jax.steps import TrainStep, make_eval_step, make_predict_step, make_train_step
+from unet_jax.steps import LossFn, TrainStep, make_eval_step, make_predict_step, make_train_step
 from unet_jax.writers import MetricsFile, TensorBoard
 
 _LOG_EVERY_STEPS = 10
@@ -122,9 +123,7 @@ class _Loop:
         self.schedule = make_schedule(config.optim, info.num_steps)
         model = make_model(config.model, len(info.class_names))
 
-        def loss_fn(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return bce_dice_loss(logits, labels, weight, **dataclasses.asdict(config.loss))
-
+        loss_fn = make_loss(config.loss)
         self.train_step = make_train_step(model.apply, loss_fn, make_optimizer(config.optim, info.num_steps))
         self.eval_step = make_eval_step(model.apply, loss_fn, threshold=config.train.threshold)
         self.predict_step = make_predict_step(model.apply, size_multiple=config.model.size_multiple)

@@ -1,9 +1,17 @@
 """Losses: pure functions of logits and labels in [0, 1], channels last, unreduced.
 
-`bce_dice_loss` reduces them to the scalar a training step differentiates; the losses in `boundary_weighted` are scalars
-of their own, as in the programs they come from.
+`weight=` broadcasts to the logits: per pixel, class or image; 0 = ignored. Values are per pixel (`[*b h w k]`, to be
+divided by the sum of the weights) or per image and class (`[*b k]`) unless a docstring says otherwise.
+`unet_jax.loss_catalogue.LOSSES` lists them, docs/losses.md compares them, `make_objective` adds and reduces them.
+`bce_dice_loss` is the default objective; the losses in `boundary_weighted` are scalars of their own, as in the programs
+they come from.
 """
 
+from unet_jax.losses import inputs as inputs
+from unet_jax.losses.boundary import border_bce_loss as border_bce_loss
+from unet_jax.losses.boundary import boundary_loss as boundary_loss
+from unet_jax.losses.boundary import hausdorff_dt_loss as hausdorff_dt_loss
+from unet_jax.losses.boundary import hausdorff_erosion_loss as hausdorff_erosion_loss
 from unet_jax.losses.boundary_weighted import BORDER_SIZES as BORDER_SIZES
 from unet_jax.losses.boundary_weighted import asanakoy_border_loss as asanakoy_border_loss
 from unet_jax.losses.boundary_weighted import killthekitten_bce_border_loss as killthekitten_bce_border_loss
@@ -12,7 +20,44 @@ from unet_jax.losses.boundary_weighted import lyakaap_border_loss as lyakaap_bor
 from unet_jax.losses.boundary_weighted import petrosgk_border_loss as petrosgk_border_loss
 from unet_jax.losses.combined import PUBLIC_BCE_DICE as PUBLIC_BCE_DICE
 from unet_jax.losses.combined import bce_dice_loss as bce_dice_loss
+from unet_jax.losses.compound import asymmetric_unified_focal_loss as asymmetric_unified_focal_loss
+from unet_jax.losses.compound import combo_loss as combo_loss
+from unet_jax.losses.compound import symmetric_unified_focal_loss as symmetric_unified_focal_loss
+from unet_jax.losses.distance import euclidean_distance as euclidean_distance
+from unet_jax.losses.distance import signed_distance as signed_distance
+from unet_jax.losses.objective import Term as Term
+from unet_jax.losses.objective import deep_supervision as deep_supervision
+from unet_jax.losses.objective import make_objective as make_objective
+from unet_jax.losses.objective import ramp as ramp
+from unet_jax.losses.objective import stack_images as stack_images
 from unet_jax.losses.overlap import batch_soft_dice_loss as batch_soft_dice_loss
 from unet_jax.losses.overlap import class_soft_dice_loss as class_soft_dice_loss
 from unet_jax.losses.overlap import soft_dice_loss as soft_dice_loss
+from unet_jax.losses.overlap_variants import focal_tversky_loss as focal_tversky_loss
+from unet_jax.losses.overlap_variants import generalized_dice_loss as generalized_dice_loss
+from unet_jax.losses.overlap_variants import jaccard_loss as jaccard_loss
+from unet_jax.losses.overlap_variants import l1_dice_loss as l1_dice_loss
+from unet_jax.losses.overlap_variants import l1_jaccard_loss as l1_jaccard_loss
+from unet_jax.losses.overlap_variants import l1_tversky_loss as l1_tversky_loss
+from unet_jax.losses.overlap_variants import log_cosh_dice_loss as log_cosh_dice_loss
+from unet_jax.losses.overlap_variants import log_dice_loss as log_dice_loss
+from unet_jax.losses.overlap_variants import mcc_loss as mcc_loss
+from unet_jax.losses.overlap_variants import sensitivity_specificity_loss as sensitivity_specificity_loss
+from unet_jax.losses.overlap_variants import squared_dice_loss as squared_dice_loss
+from unet_jax.losses.overlap_variants import tversky_loss as tversky_loss
+from unet_jax.losses.pixel import asymmetric_loss as asymmetric_loss
+from unet_jax.losses.pixel import balanced_bce_loss as balanced_bce_loss
 from unet_jax.losses.pixel import bce_loss as bce_loss
+from unet_jax.losses.pixel import focal_loss as focal_loss
+from unet_jax.losses.pixel import hard_bootstrapped_bce_loss as hard_bootstrapped_bce_loss
+from unet_jax.losses.pixel import poly1_bce_loss as poly1_bce_loss
+from unet_jax.losses.pixel import poly1_focal_loss as poly1_focal_loss
+from unet_jax.losses.pixel import soft_bootstrapped_bce_loss as soft_bootstrapped_bce_loss
+from unet_jax.losses.pixel import weighted_bce_loss as weighted_bce_loss
+from unet_jax.losses.ranking import lovasz_hinge_loss as lovasz_hinge_loss
+from unet_jax.losses.ranking import topk_bce_loss as topk_bce_loss
+from unet_jax.losses.structure import MS_SSIM_WEIGHTS as MS_SSIM_WEIGHTS
+from unet_jax.losses.structure import active_contour_loss as active_contour_loss
+from unet_jax.losses.structure import ms_ssim_loss as ms_ssim_loss
+from unet_jax.losses.structure import soft_cldice_loss as soft_cldice_loss
+from unet_jax.losses.structure import ssim_loss as ssim_loss

@@ -1,0 +1,116 @@
+"""Losses that weigh errors by their distance to a border, one value per pixel, `[*b h w k]`.
+
+p = sigmoid(logits), t = labels, a mask from 0.5 on. Distances are constants of the gradient. Those of the labels are
+computed with the loss unless they are handed over: `distance=` takes what `unet_jax.data.distance` computes on the
+host. Pixels of weight 0 are neither mask nor background for distances that are computed here.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from unet_jax.losses.distance import border_distance, signed_distance
+from unet_jax.losses.inputs import Weight, full_weight, safe_power, to_float32
+
+Logits = Float[Array, "*b h w k"]
+Scalar = Float[Array, ""] | float
+
+
+def boundary_loss(
+    logits: Logits, labels: Logits, *, distance: Logits | None = None, weight: Weight = None
+) -> Float[Array, "*b h w k"]:
+    """p phi, phi = signed distance to the mask: positive outside, negative inside, 0 in images without the class.
+
+    Kervadec et al., Boundary loss for highly unbalanced segmentation, 2018 (arXiv:1812.07032). It is negative for a
+    good prediction, says nothing about images without the class, and is meant to be added to an overlap loss with a
+    weight that grows during training.
+    """
+    x, t = to_float32(logits, labels)
+    w = full_weight(weight, x.shape)
+    phi = signed_distance(t, w > 0.0) if distance is None else distance
+    return w * jax.nn.sigmoid(x) * jax.lax.stop_gradient(phi)
+
+
+def border_bce_loss(
+    logits: Logits,
+    labels: Logits,
+    *,
+    border_weight: Scalar = 10.0,
+    border_width: Scalar = 5.0,
+    distance: Logits | None = None,
+    weight: Weight = None,
+) -> Float[Array, "*b h w k"]:
+    """(1 + border_weight exp(-d^2 / (2 border_width^2))) bce, d = distance to the other side of the mask's border - 1.
+
+    The weight map of Ronneberger et al., U-Net, 2015 (arXiv:1505.04597), with the distance to the one border of a
+    class channel for the sum of distances to the two nearest cells. Without a border the weight is 1.
+    """
+    x, t = to_float32(logits, labels)
+    w = full_weight(weight, x.shape)
+    phi = signed_distance(t, w > 0.0) if distance is None else distance
+    inside = t >= 0.5
+    away = jnp.where(inside, -phi, phi - 1.0)
+    edge = jnp.any(phi != 0.0, axis=(-3, -2), keepdims=True)
+    factor = 1.0 + border_weight * edge * jnp.exp(-jnp.square(away) / (2.0 * jnp.square(border_width)))
+    return w * jax.lax.stop_gradient(factor) * (jax.nn.softplus(x) - x * t)
+
+
+def _distance_to_border(mask: Bool[Array, "*b h w k"], known: Bool[Array, "*b h w k"]) -> Float[Array, "*b h w k"]:
+    """Of every pixel to the other side of the border; 0 for empty and full masks."""
+    to_outside, to_inside = border_distance(mask & known, ~mask & known)
+    return to_outside + to_inside
+
+
+def hausdorff_dt_loss(
+    logits: Logits, labels: Logits, *, distance_power: Scalar = 2.0, weight: Weight = None
+) -> Float[Array, "*b h w k"]:
+    """(p - t)^2 (d_p^distance_power + d_t^distance_power), d = distance to the border of p > 1/2 and of t.
+
+    Karimi and Salcudean, Reducing the Hausdorff distance, 2019 (arXiv:1904.10030), by distance transforms. A mask that
+    is empty or full has d = 0.
+    """
+    x, t = to_float32(logits, labels)
+    w = full_weight(weight, x.shape)
+    known = w > 0.0
+    distances = _distance_to_border(jnp.stack([x > 0.0, t >= 0.5]), jnp.stack([known, known]))
+    field = jnp.sum(safe_power(distances, distance_power), axis=0)
+    return w * jnp.square(jax.nn.sigmoid(x) - t) * jax.lax.stop_gradient(field)
+
+
+def _cross_mean(x: Logits) -> Logits:
+    """Mean of a pixel and its four neighbours; 0 outside of the image."""
+    padded = jnp.pad(x, ((0, 0),) * (x.ndim - 3) + ((1, 1), (1, 1), (0, 0)))
+    middle = padded[..., 1:-1, 1:-1, :]
+    rows = padded[..., :-2, 1:-1, :] + padded[..., 2:, 1:-1, :]
+    columns = padded[..., 1:-1, :-2, :] + padded[..., 1:-1, 2:, :]
+    return 0.2 * (middle + rows + columns)
+
+
+def hausdorff_erosion_loss(
+    logits: Logits,
+    labels: Logits,
+    *,
+    num_erosions: int = 10,
+    distance_power: Scalar = 2.0,
+    weight: Weight = None,
+) -> Float[Array, "*b h w k"]:
+    """sum_i i^distance_power E_i, i = 1 to num_erosions, where E_i is (p - t)^2 eroded i times.
+
+    One erosion is max(mean over a pixel and its four neighbours - 1/2, 0), then scaled to [0, 1] per image and class.
+    Karimi and Salcudean, 2019 (arXiv:1904.10030). The scaling is the authors' code's; the paper does not mention it.
+    Errors below 1/2 vanish at the first erosion, with their gradient, and so do those of single pixels.
+    """
+    x, t = to_float32(logits, labels)
+    w = full_weight(weight, x.shape)
+    bound = jnp.where(w > 0.0, jnp.square(jax.nn.sigmoid(x) - t), 0.0)
+
+    def erode(carry: tuple[Logits, Logits], i: Float[Array, ""]) -> tuple[tuple[Logits, Logits], None]:
+        bound, total = carry
+        bound = jax.nn.relu(_cross_mean(bound) - 0.5)
+        low, high = (f(bound, axis=(-3, -2), keepdims=True) for f in (jnp.min, jnp.max))
+        spread = high - low
+        bound = jnp.where(spread > 0.0, (bound - low) / jnp.where(spread > 0.0, spread, 1.0), bound)
+        return (bound, total + bound * i**distance_power), None
+
+    (_, total), _ = jax.lax.scan(erode, (bound, jnp.zeros_like(bound)), jnp.arange(1.0, num_erosions + 1.0))
+    return w * total

@@ -1,0 +1,63 @@
+"""Losses that sort the pixels: the hardest of them, and the Lovasz extension of Jaccard. One value per image and class.
+
+For the hardest pixels of a class in the whole batch, or one Lovasz hinge over it, see `unet_jax.losses.stack_images`.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from unet_jax.losses.inputs import Weight, full_weight, to_float32
+
+Logits = Float[Array, "*b h w k"]
+Scalar = Float[Array, ""] | float
+
+
+def _pixels_last(x: Logits) -> Float[Array, "*b k n"]:
+    return jnp.moveaxis(x.reshape(*x.shape[:-3], -1, x.shape[-1]), -1, -2)
+
+
+def topk_bce_loss(
+    logits: Logits, labels: Logits, *, fraction: Scalar = 0.1, weight: Weight = None
+) -> Float[Array, "*b k"]:
+    """Mean bce of the n pixels where it is largest, of each image and class; n = floor(fraction N), at least 1.
+
+    N counts pixels of positive weight. Where the n-th and further pixels have the same loss, they share the rest of n.
+    Wu et al., Bridging category-level and instance-level semantic image segmentation, 2016 (arXiv:1605.06885).
+    """
+    loss = _pixels_last(optax.sigmoid_binary_cross_entropy(*to_float32(logits, labels)))
+    w = _pixels_last(full_weight(weight, logits.shape))
+    key = jax.lax.stop_gradient(jnp.where(w > 0.0, loss, -jnp.inf))
+    allowed = jnp.sum(w > 0.0, axis=-1, keepdims=True)
+    # 1e-6 so that 0.3 of 10 pixels, which is 2.9999999 in binary, are 3.
+    count = jnp.clip(jnp.floor(fraction * allowed + 1e-6).astype(jnp.int32), 1, loss.shape[-1])
+    hardest = -jnp.sort(-key, axis=-1)
+    limit = jnp.take_along_axis(hardest, count - 1, axis=-1)
+    above, at = key > limit, (key == limit) & (w > 0.0)
+    rest = count - jnp.sum(above, axis=-1, keepdims=True)
+    chosen = w * (above + at * (rest / jnp.maximum(jnp.sum(at, axis=-1, keepdims=True), 1)))
+    return jnp.sum(chosen * loss, axis=-1) / jnp.maximum(jnp.sum(chosen, axis=-1), 1e-12)
+
+
+def lovasz_hinge_loss(logits: Logits, labels: Logits, *, weight: Weight = None) -> Float[Array, "*b k"]:
+    """sum_i max(m_i, 0) (J_i - J_{i-1}), where m = 1 - x (2 t - 1), sorted downwards, of each image and class.
+
+    J_i is the Jaccard loss of a prediction that is wrong at the first i pixels. Berman et al., The Lovasz-softmax loss,
+    2017 (arXiv:1705.08790). Labels count as 1 from 0.5 on. In an image without the class J_1 = 1, so that only the
+    largest logit, if above -1, has a gradient. Values grow with logits like the cross entropy, not like Jaccard.
+    """
+    x, t = to_float32(logits, labels)
+    t = (t >= 0.5).astype(jnp.float32)
+    margins = _pixels_last(1.0 - x * (2.0 * t - 1.0))
+    true, w = _pixels_last(t), _pixels_last(full_weight(weight, x.shape))
+    order = jnp.argsort(-jax.lax.stop_gradient(jnp.where(w > 0.0, margins, -jnp.inf)), axis=-1)
+    margins, true, w = (jnp.take_along_axis(y, order, axis=-1) for y in (margins, true, w))
+    missed, claimed = jnp.cumsum(w * true, axis=-1), jnp.cumsum(w * (1.0 - true), axis=-1)
+    total = missed[..., -1:]
+    before = claimed - w * (1.0 - true)
+    # J_i - J_{i-1} written out: as a difference it would lose most digits in images of many pixels.
+    union, union_before = jnp.maximum(total + claimed, 1e-12), jnp.maximum(total + before, 1e-12)
+    steps = w * jnp.where(true > 0.0, 1.0 / union, (total - missed) / union / union_before)
+    absent = ((claimed > 0.0) & (before <= 0.0)).astype(jnp.float32)
+    return jnp.sum(jax.nn.relu(margins) * jnp.where(total > 0.0, steps, absent), axis=-1)
