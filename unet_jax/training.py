@@ -17,9 +17,11 @@ from unet_jax.begin import begin_run, initial_state, split_source
 from unet_jax.checkpoint import CheckpointStore
 from unet_jax.config import Config
 from unet_jax.config_dict import config_to_dict
+from unet_jax.data.kept import training_source
 from unet_jax.data.layout import Layout
 from unet_jax.data.pipeline import TrainOrder, eval_batches, train_batches
-from unet_jax.data.sources import Source, training_source
+from unet_jax.data.sources import Source
+from unet_jax.data.threads import num_cores
 from unet_jax.display import Clock, Display
 from unet_jax.evaluate import Scores, evaluate_batches
 from unet_jax.losses import bce_dice_loss
@@ -136,7 +138,13 @@ class _Loop:
 
     def _source(self, layout: Layout, split: str) -> Source:
         files = split_source(layout, self.info.splits[split], self.config.data)
-        return training_source(files, self.config.data, len(self.info.class_names))
+        with self.display.bar(f"caching {split}", len(files), unit="images") as show:
+            return training_source(
+                files,
+                self.config.data,
+                num_threads=self.config.data.num_threads or num_cores(),
+                on_progress=lambda done, _: show(done, ""),
+            )
 
     def run(self, state: TrainState, progress: _Progress) -> None:
         """Trains from `progress.step` to the end, evaluating and saving on the way."""

@@ -10,7 +10,6 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import cv2
 import grain
 import numpy as np
 
@@ -18,6 +17,7 @@ from unet_jax._types import Batch, InputError, Sample
 from unet_jax.config import AugmentConfig, DataConfig
 from unet_jax.data.augment import augment
 from unet_jax.data.sources import Source
+from unet_jax.data.threads import num_cores, one_thread_opencv
 
 # Keys that keep the streams of random numbers of different purposes apart.
 _ORDER_KEY, _AUGMENT_KEY = 0, 1
@@ -76,15 +76,9 @@ class _MakeSample(grain.transforms.Map):
         self._source, self._seed, self._config, self._soft = source, seed, config, soft_masks
 
     def map(self, element: Draw) -> Sample:
-        _one_thread_opencv()
+        one_thread_opencv()
         rng = augment_rng(self._seed, element)
         return augment(rng, self._source[element.index], self._config, soft_masks=self._soft)
-
-
-@functools.cache
-def _one_thread_opencv() -> None:
-    """Grain's threads are the parallelism: OpenCV's own would oversubscribe the cores."""
-    cv2.setNumThreads(1)
 
 
 def _stack(samples: Sequence[Sample]) -> Batch:
@@ -122,7 +116,7 @@ def train_batches(
         .batch(order.batch_size // process_count, drop_remainder=True, batch_fn=_stack)
     )
     # Batches are the elements that threads prefetch: twice the threads are in flight at most.
-    threads = data_config.num_threads
+    threads = data_config.num_threads or num_cores()
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     iterable = dataset.to_iter_dataset(options)
     if data_config.num_workers:
