@@ -19,17 +19,18 @@ from unet_jax.config import Config
 from unet_jax.config_dict import config_to_dict
 from unet_jax.data.kept import training_source
 from unet_jax.data.layout import Layout
-from unet_jax.data.pipeline import TrainOrder, eval_batches, train_batches
+from unet_jax.data.pipeline import TrainOrder, eval_batches
 from unet_jax.data.sources import Source
 from unet_jax.data.threads import num_cores
 from unet_jax.display import Clock, Display
 from unet_jax.evaluate import Scores, evaluate_batches
+from unet_jax.feed import device_batches
 from unet_jax.losses import bce_dice_loss
 from unet_jax.monitor import Patience, Plateau, should_stop
 from unet_jax.optim import make_optimizer, make_schedule, scale_learning_rate
 from unet_jax.report import save_curves, save_grid
 from unet_jax.runs import RunInfo, abstract_state, open_checkpoints
-from unet_jax.sharding import batch_sharding, check_batch_size, make_mesh, put_batch, put_replicated
+from unet_jax.sharding import batch_sharding, check_batch_size, make_mesh, put_replicated
 from unet_jax.state import TrainState, make_model, num_parameters
 from unet_jax.steps import TrainStep, make_eval_step, make_predict_step, make_train_step
 from unet_jax.writers import MetricsFile, TensorBoard
@@ -153,15 +154,7 @@ class _Loop:
         step_fn = self._compile(state)
         eval_every = config.train.eval_every_epochs * self.order.steps_per_epoch
         save_every = config.train.checkpoint_every_steps
-        batches = train_batches(
-            self.train_source,
-            self.order,
-            config.augment,
-            config.data,
-            start_step=progress.step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        batches = device_batches(self.train_source, self.order, config, self.mesh, start_step=progress.step)
         pending: tuple[int, dict[str, jax.Array]] | None = None  # metrics still on the device: read one step late
         clock = Clock()
         with (
@@ -172,7 +165,7 @@ class _Loop:
             for step in range(progress.step + 1, num_steps + 1):
                 with clock.waiting():
                     batch = next(batches)
-                state, metrics_now = step_fn(state, put_batch(batch, self.mesh))
+                state, metrics_now = step_fn(state, batch)
                 if pending is not None:
                     progress = self._read(progress, pending)
                 pending = (step, metrics_now)
