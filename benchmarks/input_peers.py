@@ -32,7 +32,7 @@ def _seed_warp(image: np.ndarray, masks: list[np.ndarray], rng: np.random.Genera
         cos, sin = math.cos(angle / 180 * math.pi) * scale, math.sin(angle / 180 * math.pi) * scale
         box = np.array([[0, 0], [width, 0], [width, height], [0, height]])
         moved = (box - [width / 2, height / 2]) @ np.array([[cos, -sin], [sin, cos]]).T
-        moved = moved + [width / 2 + dx, height / 2 + dy]
+        moved = np.add(moved, (width / 2 + dx, height / 2 + dy))
         matrix = cv2.getPerspectiveTransform(box.astype(np.float32), moved.astype(np.float32))
         options: dict[str, Any] = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_CONSTANT}
         image = cv2.warpPerspective(image, matrix, (width, height), **options)
