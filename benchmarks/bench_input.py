@@ -23,12 +23,13 @@ from photos import write_photos
 from rich.console import Console
 from rich.table import Table
 
+from unet_jax._types import Batch
 from unet_jax.config import AugmentConfig, Config, DataConfig
 from unet_jax.data.augment import shift_color, warp
 from unet_jax.data.cache import disk_source
 from unet_jax.data.changes import Geometry, geometry_matrix
 from unet_jax.data.layout import find_layout
-from unet_jax.data.pipeline import TrainOrder, drawn_batches, train_batches
+from unet_jax.data.pipeline import Batches, TrainOrder, drawn_batches, train_batches
 from unet_jax.data.pixels import read_image, read_mask, resize_image, resize_mask
 from unet_jax.data.sources import FileSource, ResizedSource
 from unet_jax.data.threads import num_cores
@@ -98,7 +99,7 @@ def make_loaders(options: Options, root: epath.Path) -> dict[str, Callable[[], I
     order = TrainOrder(len(files), options.batch_size, 10**6, 0)
     mesh = make_mesh()
 
-    def ours(source: Any, threads: int, augment: AugmentConfig = base.augment) -> Iterator[Any]:
+    def ours(source: Any, threads: int, augment: AugmentConfig = base.augment) -> Batches[Batch]:
         config = dataclasses.replace(data, num_threads=threads)
         return train_batches(source, order, augment, config)
 

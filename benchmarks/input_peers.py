@@ -17,9 +17,9 @@ HUE, SATURATION, VALUE, SHIFT, SCALE = 50, 5, 15, 0.0625, 0.1
 def _seed_colors(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.5:
         h, s, v = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
-        h = cv2.add(h, rng.uniform(-HUE, HUE))
-        s = cv2.add(s, rng.uniform(-SATURATION, SATURATION))
-        v = cv2.add(v, rng.uniform(-VALUE, VALUE))
+        h = cv2.add(h, rng.uniform(-HUE, HUE))  # type: ignore
+        s = cv2.add(s, rng.uniform(-SATURATION, SATURATION))  # type: ignore
+        v = cv2.add(v, rng.uniform(-VALUE, VALUE))  # type: ignore
         image = cv2.cvtColor(cv2.merge((h, s, v)), cv2.COLOR_HSV2BGR)
     return image
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 
+import cv2
 import numpy as np
 import pytest
 from etils import epath
@@ -25,6 +26,8 @@ from unet_jax.data.synthetic import write_synthetic
 @pytest.fixture
 def root(tmp_path):
     write_synthetic(epath.Path(tmp_path / "set"), num_images=6, image_size=40, num_classes=3, seed=0)
+    for path in (tmp_path / "set").rglob("*.png"):  # not compressed: other pixels take as many bytes
+        cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_UNCHANGED), [cv2.IMWRITE_PNG_COMPRESSION, 0])
     return tmp_path / "set"
 
 
@@ -96,9 +99,11 @@ def test_copied_files_are_the_same_by_content(root):
     cached(config, on_progress=lambda *numbers: pytest.fail("was built"))
 
 
-def edit_bytes(path, content=None):
-    data = path.read_bytes()
-    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]) if content is None else content)
+def edit_pixel(path):
+    pixels, size = cv2.imread(str(path), cv2.IMREAD_UNCHANGED), path.stat().st_size
+    pixels[0, 0] = 255 - pixels[0, 0]
+    cv2.imwrite(str(path), pixels, [cv2.IMWRITE_PNG_COMPRESSION, 0])
+    assert path.stat().st_size == size
 
 
 def edit_meta(folder, change):
@@ -108,10 +113,10 @@ def edit_meta(folder, change):
 
 
 DAMAGES = {
-    "changed image": (lambda r, f: edit_bytes(r / "images" / "0002.png"), r"stale: the content of .*0002\.png.*'0002'"),
-    "changed mask": (lambda r, f: edit_bytes(r / "masks" / "disk" / "0001.png"), r"stale: .*masks/disk/0001\.png"),
+    "changed image": (lambda r, f: edit_pixel(r / "images" / "0002.png"), r"stale: the content of .*0002\.png.*'0002'"),
+    "changed mask": (lambda r, f: edit_pixel(r / "masks" / "disk" / "0001.png"), r"stale: .*masks/disk/0001\.png"),
     "longer image": (
-        lambda r, f: edit_bytes(r / "images" / "0000.png", b"x" * 77),
+        lambda r, f: (r / "images" / "0000.png").write_bytes(b"x" * 77),
         r"stale: .*0000\.png .*had \d+ bytes when the cache was built, now 77\.",
     ),
     "cut images": (lambda r, f: os.truncate(f / "images.npy", 9000), r"images\.npy: is cut .*9000 bytes, but 18432"),

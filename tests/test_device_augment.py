@@ -1,5 +1,6 @@
 """The device's pixels against the host's for the same changes, and by properties."""
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from unet_jax.data.synthetic import synthetic_sample
 from unet_jax.device_augment import make_augment_step
 from unet_jax.sharding import batch_sharding, make_mesh, put_rows
 
+# OpenCV 4 rounds the place of a bilinear look to 1/32 pixel, which is up to 255 / 64 on each axis at a mask's border.
+SOFT_LEVELS = 2 if int(cv2.__version__.split(".")[0]) >= 5 else 8
 NOTHING = {"color_prob": 0.0, "geometry_prob": 0.0, "horizontal_flip_prob": 0.0}
 FLIPS = {"horizontal_flip_prob": 0.5, "vertical_flip_prob": 0.5, "transpose_prob": 0.5}
 CASES = {
@@ -68,7 +71,7 @@ def test_soft_masks_are_close_to_the_hosts(name):
     config = AugmentConfig(**(NOTHING | CASES[name]))
     host, device, _ = host_and_device(config, soft=True)
     for got, wanted in ((device.label, host.label), (device.image, host.image)):
-        assert (difference(got, wanted) > 2).mean() < 0.001
+        assert (difference(got, wanted) > SOFT_LEVELS).mean() < 0.001
     assert len(np.unique(device.label)) > 20
 
 
