@@ -6,6 +6,7 @@ import datetime
 import gc
 import itertools
 import json
+import multiprocessing
 import os
 import platform
 import tempfile
@@ -131,18 +132,28 @@ def make_loaders(options: Options, root: epath.Path) -> dict[str, Callable[[], I
     return loaders
 
 
-def rate(make: Callable[[], Iterator[Any]], options: Options, default_threads: int, name: str) -> float:
-    """Images per second after a first batch that is not counted."""
+def cpu_s() -> float:
+    """Of this process and its children, so far."""
+    total = time.process_time()
+    for child in multiprocessing.active_children():
+        with contextlib.suppress(OSError), open(f"/proc/{child.pid}/stat") as file:
+            fields = file.read().rsplit(")", 1)[1].split()
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def rate(make: Callable[[], Iterator[Any]], options: Options, default_threads: int, name: str) -> tuple[float, float]:
+    """Images per second, and ms of processor time for each, after two batches that are not counted."""
     # The original leaves OpenCV its own threads; all others bring theirs.
     cv2.setNumThreads(default_threads if name.startswith("seed") else 1)
     batches = make()
     for _ in itertools.islice(batches, 2):
         pass
-    start, count = time.perf_counter(), 0
+    start, start_cpu_s, count = time.perf_counter(), cpu_s(), 0
     while time.perf_counter() - start < options.seconds:
         next(batches)
         count += options.batch_size
-    result = count / (time.perf_counter() - start)
+    result = count / (time.perf_counter() - start), 1e3 * (cpu_s() - start_cpu_s) / count
     with contextlib.suppress(AttributeError):
         batches.close()  # type: ignore[attr-defined]
     del batches
@@ -160,7 +171,7 @@ def main(options: Options) -> None:
         data = DataConfig(root=str(root), image_size=options.image_size)
         layout = find_layout(data)
         stages = stage_times(FileSource(layout, layout.records), data)
-        rates: dict[str, list[float]] = {}
+        rates: dict[str, list[tuple[float, float]]] = {}
         skipped: dict[str, str] = {}
         for _ in range(options.num_rounds):
             for name, make in loaders.items():
@@ -171,18 +182,25 @@ def main(options: Options) -> None:
                 except ImportError as error:
                     skipped[name] = str(error)
                     rates.pop(name)
-    table = Table("what", "images/s", "of the seed's", title=f"{options.image_size}x{options.image_size}")
-    # Of each round, so that a busy neighbour slows both sides.
-    ratios = {
-        name: float(np.median(np.array(values) / np.array(rates["seed's generator"]))) for name, values in rates.items()
-    }
+    table = Table("what", "images/s", "of the seed's", "CPU ms", "seed's / this", title=f"{options.image_size} pixels")
     for name, ms in stages.items():
-        table.add_row(f"stage: {name}", f"{1e3 / ms:.0f}", f"({ms:.1f} ms)")
+        table.add_row(f"stage: {name}", f"{1e3 / ms:.0f}", "", f"{ms:.1f}", "")
+    base = np.array(rates["seed's generator"])
+    results = {}
     for name, values in rates.items():
-        table.add_row(name, f"{np.median(values):.1f}", f"{ratios[name]:.2f}")
+        images_per_s, cpu_ms = np.median(values, axis=0)
+        # Of each round, so that a busy neighbour slows both sides; processor time hardly feels it.
+        speed, less_cpu = np.median(np.array(values) / base, axis=0)
+        results[name] = {
+            "images_per_s": float(images_per_s),
+            "cpu_ms": float(cpu_ms),
+            "rate_to_seed": float(speed),
+            "seed_cpu_to_this": float(1.0 / less_cpu),
+        }
+        table.add_row(name, f"{images_per_s:.1f}", f"{speed:.2f}", f"{cpu_ms:.1f}", f"{1 / less_cpu:.2f}")
     for name, reason in skipped.items():
-        table.add_row(name, "skipped", reason)
-    Console(width=110).print(table)
+        table.add_row(name, "skipped", reason, "", "")
+    Console(width=120).print(table)
     report = {
         "benchmark": "input",
         "date": datetime.date.today().isoformat(),
@@ -191,9 +209,8 @@ def main(options: Options) -> None:
         "versions": current_versions() | _peer_versions(),
         "options": {**dataclasses.asdict(options), "root": ""},
         "stages_ms": stages,
-        "images_per_s": {name: float(np.median(values)) for name, values in rates.items()},
+        "results": results,
         "rounds": rates,
-        "ratio_to_seed": ratios,
         "skipped": skipped,
     }
     print(json.dumps(report))

@@ -16,9 +16,8 @@ import numpy as np
 from unet_jax.config import AugmentConfig
 
 _ELASTIC_LIMIT = 100.0  # pixels at a control point
-_ELASTIC_UNIT = (
-    1 / 16
-)  # displacements of control points are multiples of it, weights of 1/64: sums are exact in float32
+# Displacements of control points are multiples of this and their weights of 1/64, so that sums are exact in float32.
+_ELASTIC_UNIT = 1 / 16
 _FOREGROUND_TRIES = 10
 
 
