@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import itertools
 import json
+import sys
 import tempfile
 import time
 
@@ -115,6 +116,7 @@ def run(base: Config, options: Options, stack: contextlib.ExitStack) -> None:
             state, after_s, _ = steps(state, itertools.repeat(fixed))
             pure_s = (before_s + after_s) / 2
             times.setdefault(name, []).append((pure_s, fed_s, wait_share))
+            print(f"{name}: {pure_s:.3f} s, fed {fed_s:.3f} s, waiting {wait_share:.1%}", file=sys.stderr)
     table = Table("input", "step s", "pure step s", "of the pure rate", "waiting", title=options.preset)
     results = {}
     for name, rows in times.items():

@@ -1,5 +1,7 @@
 """What is drawn, and what it does, by properties and values that one can work out."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -124,6 +126,16 @@ def test_crop_without_any_foreground_is_anywhere():
             assert start + 39 * scale + scale / 2 <= 39.5 + 1e-9
 
 
+@pytest.mark.parametrize("far", [False, True])
+def test_outermost_crops_end_at_the_images_edge(far):
+    """A pixel of a crop of half the size is half a pixel wide, and the image reaches from -0.5 to 39.5."""
+    config = AugmentConfig(**NOTHING, crop_prob=1.0, crop_size=0.5, crop_foreground=0.0)
+    extreme = SimpleNamespace(random=lambda: 0.5, uniform=lambda low, high: high if far and low == 0.0 else low)
+    matrix = draw_change(extreme, config, np.zeros((40, 40, 1), np.uint8), soft_masks=True).matrix
+    edges = matrix[:2] @ np.array([[-0.5, -0.5, 1.0], [39.5, 39.5, 1.0]]).T
+    np.testing.assert_allclose(edges, [[19.5, 39.5]] * 2 if far else [[-0.5, 19.5]] * 2)
+
+
 @pytest.mark.parametrize(("size", "points"), [(16, 4), (100, 7), (33, 12)])
 def test_spline_weights_are_a_partition_of_one(size, points):
     weights = spline_weights(size, points)
@@ -198,19 +210,24 @@ def test_blur_spreads_a_point_by_its_standard_deviation():
     assert abs(after[..., 0].sum() - 255) < 40  # rounding of many small numbers
 
 
-def test_cutout_blackens_the_image_and_leaves_the_mask():
-    config = AugmentConfig(**NOTHING, cutout_prob=1.0, cutout=0.5)
-    sizes = []
-    for trial in range(50):
+@pytest.mark.parametrize("transposed", [False, True])
+def test_cutout_blackens_the_image_and_leaves_the_mask(transposed):
+    config = AugmentConfig(**NOTHING, cutout_prob=1.0, cutout=0.5, transpose_prob=float(transposed))
+    height, width = (80, 60) if transposed else (60, 80)
+    sizes, covered = [], np.zeros((height, width), bool)
+    for trial in range(100):
         sample = Sample(np.full((60, 80, 3), 9, np.uint8), np.full((60, 80, 1), 255, np.uint8))
         after = augment(np.random.default_rng(trial), sample, config)
-        np.testing.assert_array_equal(after.mask, sample.mask)
+        assert after.mask.shape == (height, width, 1)
+        assert (after.mask == 255).all()
         black = (after.image == 0).all(axis=-1)
         rows, columns = black.any(axis=1), black.any(axis=0)
         np.testing.assert_array_equal(black, rows[:, None] & columns)
-        assert rows.sum() <= 31
-        assert columns.sum() <= 41
+        assert rows.sum() <= height / 2 + 1
+        assert columns.sum() <= width / 2 + 1
         sizes.append(black.mean())
+        covered |= black
+    assert covered.mean() > 0.95
     assert 0.02 < np.mean(sizes) < 0.1
 
 

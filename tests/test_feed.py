@@ -150,6 +150,31 @@ def test_batches_are_on_the_devices_before_they_are_asked_for(config, tmp_path):
         assert batch.image.dtype == batch.label.dtype == np.uint8
 
 
+class Counting:
+    """Small samples, and how many were read."""
+
+    def __init__(self):
+        self.ids, self.reads = [str(i) for i in range(64)], 0
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        self.reads += 1
+        return Sample(np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32, 1), np.uint8))
+
+
+def test_what_is_read_ahead_is_bounded(config):
+    """However long a step takes: two batches of 8, one that is being filled, and two samples of each of two threads."""
+    source = Counting()
+    order = TrainOrder(64, 8, 100, seed=3)
+    with contextlib.closing(device_batches(source, order, config, make_mesh(), start_step=0)) as batches:
+        for used in range(1, 4):
+            next(batches)
+            time.sleep(0.3)
+            assert 8 * (used + 1) <= source.reads <= 8 * (used + 3) + 4
+
+
 @pytest.mark.parametrize("where", ["host", "device"])
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_file_that_becomes_unreadable_is_named_within_seconds(config, tmp_path, where, num_workers):
