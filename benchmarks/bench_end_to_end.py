@@ -105,7 +105,7 @@ def run(base: Config, options: Options, stack: contextlib.ExitStack) -> None:
         return state, spent / options.num_steps, waited / spent
 
     state, *_ = steps(state, itertools.repeat(fixed))
-    times: dict[str, list[tuple[float, float, float]]] = {}
+    times: dict[str, list[tuple[float, float, float, float]]] = {}
     for _ in range(options.num_rounds):
         for i, name in enumerate(feeds):
             # Between two measurements of the pure step, so that a busy neighbour slows both sides.
@@ -114,16 +114,29 @@ def run(base: Config, options: Options, stack: contextlib.ExitStack) -> None:
                 next(batches)
                 state, fed_s, wait_share = steps(state, batches)
             state, after_s, _ = steps(state, itertools.repeat(fixed))
-            pure_s = (before_s + after_s) / 2
-            times.setdefault(name, []).append((pure_s, fed_s, wait_share))
-            print(f"{name}: {pure_s:.3f} s, fed {fed_s:.3f} s, waiting {wait_share:.1%}", file=sys.stderr)
-    table = Table("input", "step s", "pure step s", "of the pure rate", "waiting", title=options.preset)
+            times.setdefault(name, []).append((before_s, fed_s, after_s, wait_share))
+            print(
+                f"{name}: {before_s:.3f} and {after_s:.3f} s, fed {fed_s:.3f} s, waiting {wait_share:.1%}",
+                file=sys.stderr,
+            )
+    table = Table("input", "step s", "pure step s", "median of rounds", "fastest", "waiting", title=options.preset)
     results = {}
     for name, rows in times.items():
-        pure, fed, wait = (float(v) for v in np.median(np.array(rows), axis=0))
-        fraction = float(np.median([p / f for p, f, _ in rows]))
-        results[name] = {"pure_step_s": pure, "step_s": fed, "fraction": fraction, "wait_share": wait}
-        table.add_row(name, f"{fed:.3f}", f"{pure:.3f}", f"{fraction:.3f}", f"{wait:.1%}")
+        before, fed, after, wait = np.array(rows).T
+        pure = np.sqrt(before * after)
+        results[name] = {
+            "pure_step_s": float(np.median(pure)),
+            "step_s": float(np.median(fed)),
+            "fraction_median": float(np.median(pure / fed)),
+            "fraction_fastest": float(min(before.min(), after.min()) / fed.min()),
+            "wait_share": float(np.median(wait)),
+        }
+        r = results[name]
+        table.add_row(
+            name,
+            *(f"{r[key]:.3f}" for key in ("step_s", "pure_step_s", "fraction_median", "fraction_fastest")),
+            f"{r['wait_share']:.1%}",
+        )
     Console(width=100).print(table)
     report = {
         "benchmark": "end to end",
