@@ -11,10 +11,17 @@ from hypothesis import strategies as st
 
 from unet_jax._types import Sample
 from unet_jax.config import AugmentConfig
-from unet_jax.data.augment import Geometry, augment, draw_geometry, geometry_matrix, shift_color, warp
+from unet_jax.data.augment import augment, shift_color
+from unet_jax.data.augment import warp as warp_by_inverse
+from unet_jax.data.changes import Geometry, draw_geometry, geometry_matrix
 
 NOTHING = {"color_prob": 0.0, "geometry_prob": 0.0, "horizontal_flip_prob": 0.0}
 SEED = {"hue": 50.0, "saturation": 5.0, "value": 15.0, "circular_hue": False, "shift": 0.0625, "scale": 0.1}
+
+
+def warp(pixels, matrix, *, linear, border):
+    """By a matrix that says where pixels go."""
+    return warp_by_inverse(pixels, cv2.invert(matrix)[1], linear=linear, border=border)
 
 
 def random_sample(rng, height, width, channels):

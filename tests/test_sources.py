@@ -12,7 +12,7 @@ from unet_jax._types import Sample
 from unet_jax.config import DataConfig
 from unet_jax.data.layout import find_layout
 from unet_jax.data.pixels import BadSampleError
-from unet_jax.data.sources import FileSource, MemorySource, ResizedSource, training_source
+from unet_jax.data.sources import FileSource, MemorySource, ResizedSource
 
 
 def save(path, pixels):
@@ -190,24 +190,6 @@ def test_memory_is_pickled_without_its_samples():
     assert copy._source.reads == [1, 1]  # 0 was read before pickling, 1 after; 0 is not kept
     assert copy[0].image[0, 0, 0] == 0
     assert copy._source.reads == [2, 1]
-
-
-@pytest.mark.parametrize(
-    ("settings", "kept"),
-    [
-        ({"cache": "auto", "image_size": 64}, True),
-        ({"cache": "auto", "image_size": 16384}, True),  # 2**28 pixels of 4 bytes: 1 GiB
-        ({"cache": "auto", "image_size": 23170}, True),  # just below 2 GiB
-        ({"cache": "auto", "image_size": 23171}, False),
-        ({"cache": "memory", "image_size": 23171}, True),
-        ({"cache": "none", "image_size": 64}, False),
-    ],
-)
-def test_training_source_keeps_in_memory_what_fits(tmp_path, settings, kept):
-    save(tmp_path / "images" / "a.png", image())
-    save(tmp_path / "masks" / "cell" / "a.png", np.zeros((3, 4), np.uint8))
-    source = training_source(source_of(tmp_path), DataConfig(**settings), num_classes=1)
-    assert isinstance(source, MemorySource if kept else ResizedSource)
 
 
 def test_wbc_masks_hold_nuclei_inside_cells():

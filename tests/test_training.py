@@ -113,6 +113,26 @@ def test_interrupted_runs_continue_bit_for_bit(finished, tmp_path, stop_after):
     assert_equal_runs(straight.path, tmp_path / "run")
 
 
+def test_run_with_changes_on_the_device_continues_bit_for_bit_with_other_cache_and_threads(synthetic_root, tmp_path):
+    """Interrupted in the middle of the first epoch and of the second."""
+    config = tiny_config(synthetic_root)
+    augment = dataclasses.replace(config.augment, where="device", rotate=20.0, gamma_prob=0.5, crop_prob=0.3)
+    config = dataclasses.replace(
+        config, augment=augment, train=dataclasses.replace(config.train, num_epochs=2, checkpoint_every_steps=1)
+    )
+
+    def with_data(**settings):
+        data = dataclasses.replace(config.data, cache_dir=str(tmp_path / "cache"), **settings)
+        return dataclasses.replace(config, data=data)
+
+    straight = run(with_data(cache="memory", num_threads=2), tmp_path / "straight")
+    for settings, stop_after in (({"cache": "disk", "num_threads": 1}, 2), ({"cache": "none", "num_threads": 3}, 3)):
+        with pytest.raises(KeyboardInterrupt):
+            run(with_data(**settings), tmp_path / "run", Interrupting(stop_after))
+    run(with_data(cache="disk", num_threads=0), tmp_path / "run")
+    assert_equal_runs(straight.path, tmp_path / "run")
+
+
 def test_a_finished_run_is_left_alone(finished):
     result, config = finished
     before = (result.path / "metrics.jsonl").read_bytes()

@@ -16,6 +16,7 @@ from unet_jax.data.layout import Layout, find_layout
 from unet_jax.data.pipeline import TrainOrder
 from unet_jax.data.sources import FileSource
 from unet_jax.data.splits import assign_splits
+from unet_jax.data.threads import num_cores
 from unet_jax.display import Display
 from unet_jax.optim import make_optimizer
 from unet_jax.runs import Run, RunInfo, current_versions, info_path, load_info, load_run, save_info
@@ -61,7 +62,7 @@ def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display)
             source,
             layout.class_names,
             skip_bad=config.data.on_bad_sample == "skip",
-            num_threads=config.data.num_threads,
+            num_threads=config.data.num_threads or num_cores(),
             on_progress=lambda done, _: show(done, ""),
         )
     usable = set(audit.ids)

@@ -72,10 +72,7 @@ def make_loss(config: LossConfig, factor: Factor = (1, 1)) -> LossFn:
         options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name != "terms"}
         return functools.partial(bce_dice_loss, **options, num_subpixels=num_subpixels(factor))
     objective = make_objective(
-        [
-            Term(t.name, t.weight, t.options, t.class_weight or None, over=t.over, label=t.label)
-            for t in config.terms
-        ]
+        [Term(t.name, t.weight, t.options, t.class_weight or None, over=t.over, label=t.label) for t in config.terms]
     )
     if all(t.name in LOSSES and LOSSES[t.name].packed for t in config.terms):
         return functools.partial(objective, num_subpixels=num_subpixels(factor))

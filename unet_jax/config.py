@@ -1,41 +1,15 @@
 """Every setting of a run, as frozen dataclasses that refuse impossible values before any device is touched."""
 
 import dataclasses
-import math
 import re
-import typing
 from typing import Literal
 
+from unet_jax._checks import check_types as _check_types
+from unet_jax._checks import require as _require
 from unet_jax._types import InputError
-from unet_jax.loss_catalogue import check_loss
-
-
-def _require(ok: bool, field: str, value: object, requirement: str) -> None:
-    if not ok:
-        raise InputError(f"{field} is {value!r}, but must be {requirement}.")
-
-
-def _check_types(config: object, prefix: str) -> None:
-    """Raises `InputError` for a value of another type than its field's: Python itself would not."""
-    for name, hint in typing.get_type_hints(type(config)).items():
-        value, arguments = getattr(config, name), typing.get_args(hint)
-        origin = typing.get_origin(hint)
-        if origin is Literal:
-            _require(value in arguments, prefix + name, value, "one of " + ", ".join(map(repr, arguments)))
-        elif origin is tuple:
-            kind = arguments[0]
-            kinds = (int, float) if kind is float else (kind,)
-            ok = isinstance(value, tuple) and all(type(v) in kinds for v in value)
-            _require(ok, prefix + name, value, f"a tuple of {kind.__name__}")
-        elif hint is float:
-            ok = type(value) in (int, float) and math.isfinite(value)
-            _require(ok, prefix + name, value, "a finite number")
-        elif hint in (int, bool, str):
-            _require(type(value) is hint, prefix + name, value, f"of type {hint.__name__}")
-
-
-def _require_fraction(field: str, value: float) -> None:
-    _require(0.0 <= value <= 1.0, field, value, "between 0 and 1")
+from unet_jax.augment_config import AugmentConfig as AugmentConfig
+from unet_jax.loss_config import LossConfig as LossConfig
+from unet_jax.loss_config import LossTermConfig as LossTermConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +46,16 @@ class DataConfig:
     """How masks are resized and warped; linear makes soft borders, as the Keras original did."""
     on_bad_sample: Literal["error", "skip"] = "error"
     """A sample that cannot be used stops the run, or is left out, counted and reported."""
-    cache: Literal["auto", "memory", "none"] = "auto"
-    """Keep decoded, resized samples in memory; auto does so below 2 GiB."""
-    num_threads: int = 4
-    """Threads that read and augment. Does not change the data."""
+    cache: Literal["auto", "memory", "disk", "none"] = "auto"
+    """Keep decoded, resized samples in memory, or in files that later runs find again; auto means memory below 2 GiB
+    and disk above."""
+    cache_dir: str = ""
+    """Folder for the files of the disk cache. Empty: unet_jax in the user's cache folder (XDG_CACHE_HOME or
+    ~/.cache)."""
+    rebuild_cache: bool = False
+    """Build the disk cache anew, also where one is found that cannot be used."""
+    num_threads: int = 0
+    """Threads that read and augment; 0 measures how many are worth it. Does not change the data."""
     num_workers: int = 0
     """Processes that read and augment, each with num_threads threads. Does not change the data."""
 
@@ -83,7 +63,7 @@ class DataConfig:
         _check_types(self, "data.")
         _require(1 <= self.image_size <= 2**15, "data.image_size", self.image_size, "from 1 to 32768")
         _require(0.0 < self.val_fraction < 1.0, "data.val_fraction", self.val_fraction, "between 0 and 1")
-        _require(self.num_threads >= 1, "data.num_threads", self.num_threads, "at least 1")
+        _require(self.num_threads >= 0, "data.num_threads", self.num_threads, "at least 0")
         _require(self.num_workers >= 0, "data.num_workers", self.num_workers, "at least 0")
         for name in self.classes:
             ok = bool(name) and "/" not in name and name == name.strip() and name not in (".", "..")
@@ -98,51 +78,6 @@ class DataConfig:
             self.index_values,
             "given exactly when data.index_map is",
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class AugmentConfig:
-    """Random changes of training samples. Limits are symmetric: 0.1 means from -0.1 to 0.1."""
-
-    color_prob: float = 0.5
-    """Probability of a shift in hue, saturation and value."""
-    hue: float = 10.0
-    """Largest hue shift, in OpenCV's units of 2 degrees."""
-    saturation: float = 5.0
-    """Largest saturation shift, of 255."""
-    value: float = 15.0
-    """Largest value (brightness) shift, of 255."""
-    circular_hue: bool = True
-    """Wrap hue at red. Off: clamp at 0 as `cv2.add` does, which is what the Keras original did."""
-    geometry_prob: float = 0.5
-    """Probability of a shift, scale and rotation."""
-    shift: float = 0.0625
-    """Largest shift as a part of the image's side."""
-    scale: float = 0.1
-    """Largest relative change of size."""
-    rotate: float = 0.0
-    """Largest rotation in degrees."""
-    aspect: float = 0.0
-    """Largest relative change of the ratio of width to height."""
-    border: Literal["constant", "reflect"] = "constant"
-    """What fills the image outside its border: black, or its mirror image (without the edge row)."""
-    horizontal_flip_prob: float = 0.5
-    """Probability of mirroring left to right."""
-    vertical_flip_prob: float = 0.0
-    """Probability of mirroring top to bottom."""
-    transpose_prob: float = 0.0
-    """Probability of exchanging rows and columns; with both flips, all eight symmetries of the square."""
-
-    def __post_init__(self) -> None:
-        _check_types(self, "augment.")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name.endswith("_prob"):
-                _require_fraction(f"augment.{field.name}", value)
-        for name in ("hue", "saturation", "value", "shift", "rotate"):
-            _require(getattr(self, name) >= 0.0, f"augment.{name}", getattr(self, name), "at least 0")
-        for name in ("scale", "aspect"):
-            _require(0.0 <= getattr(self, name) < 1.0, f"augment.{name}", getattr(self, name), "from 0 to below 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,73 +161,6 @@ def parse_packing(packing: str, num_levels: int) -> list[tuple[int, int]]:
         factors.append(factor)
     factors += [(1, 1)] * (num_levels - len(factors))
     return factors[:num_levels]
-
-
-@dataclasses.dataclass(frozen=True)
-class LossTermConfig:
-    """One term of a loss that is put together (docs/losses.md)."""
-
-    name: str
-    """A loss of the catalogue, or 'package.module:function' of one's own."""
-    weight: float = 1.0
-    """Its factor in the sum."""
-    options: dict[str, int | float | tuple[float, ...]] = dataclasses.field(default_factory=dict, hash=False)
-    """The loss's own options by name."""
-    class_weight: tuple[float, ...] = ()
-    """One factor per class in the mean over classes; empty: all the same."""
-    over: Literal["image", "batch"] = "image"
-    """One ratio or ranking per image and class, or per class over the batch."""
-    label: str = ""
-    """Name of the term among the metrics; the loss's name if empty."""
-
-    def __post_init__(self) -> None:
-        field = "loss.terms"
-        _check_types(self, f"{field}.")
-        _require(self.weight >= 0.0, f"{field}.weight", self.weight, "at least 0")
-        _require(isinstance(self.options, dict), f"{field}.options", self.options, "a table of options by name")
-        check_loss(self.name, self.options, self.over, bool(self.class_weight), f"{field}.name")
-        options = {name: tuple(v) if isinstance(v, list) else v for name, v in self.options.items()}
-        for name, value in options.items():
-            numbers = value if isinstance(value, tuple) else (value,)
-            ok = all(type(v) in (int, float) and math.isfinite(v) for v in numbers)
-            _require(ok, f"{field}.options.{name}", value, "a finite number, or a list of them")
-        object.__setattr__(self, "options", options)
-        ok = all(v >= 0.0 for v in self.class_weight) and (not self.class_weight or sum(self.class_weight) > 0.0)
-        _require(ok, f"{field}.class_weight", self.class_weight, "numbers of at least 0, not all 0")
-        taken = self.metric in ("loss", "grad_norm")
-        _require(not taken, f"{field}.label", self.metric, "another name: this metric exists already")
-
-    @property
-    def metric(self) -> str:
-        """What the term's value is called."""
-        return self.label or self.name.rpartition(":")[2]
-
-
-@dataclasses.dataclass(frozen=True)
-class LossConfig:
-    """bce_weight * BCE + dice_weight * Dice loss, both on sigmoid outputs of independent class channels."""
-
-    bce_weight: float = 1.0
-    """Factor of the mean binary cross entropy."""
-    dice_weight: float = 1.0
-    """Factor of the mean soft Dice loss."""
-    dice_reduction: Literal["batch", "class", "image"] = "batch"
-    """One Dice over batch and classes together; one per class over the batch; or one per image and class."""
-    dice_smooth: float = 1.0
-    """Added to both sides of the Dice ratio."""
-    terms: tuple[LossTermConfig, ...] = ()
-    """A weighted sum of losses of the catalogue, instead of BCE and Dice: the fields above are not used then."""
-
-    def __post_init__(self) -> None:
-        _check_types(self, "loss.")
-        metrics = [term.metric for term in self.terms]
-        repeated = sorted({name for name in metrics if metrics.count(name) > 1})
-        _require(not repeated, "loss.terms", repeated, "free of repeated names: give one of them another label")
-        _require(self.bce_weight >= 0.0, "loss.bce_weight", self.bce_weight, "at least 0")
-        _require(self.dice_weight >= 0.0, "loss.dice_weight", self.dice_weight, "at least 0")
-        total = self.bce_weight + self.dice_weight
-        _require(total > 0.0, "loss.bce_weight + loss.dice_weight", total, "positive")
-        _require(self.dice_smooth >= 0.0, "loss.dice_smooth", self.dice_smooth, "at least 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -381,9 +249,9 @@ class Config:
     """Run whose best weights training starts with, instead of random ones. The network must be the same; the head is
     taken over when the classes are."""
     data: DataConfig = DataConfig()
-    augment: AugmentConfig = AugmentConfig()
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     model: ModelConfig = ModelConfig()
-    loss: LossConfig = LossConfig()
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
 

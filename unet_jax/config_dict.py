@@ -15,6 +15,8 @@ _FREE_FIELDS = frozenset(
         "data.root",
         "data.splits",
         "data.cache",
+        "data.cache_dir",
+        "data.rebuild_cache",
         "data.num_threads",
         "data.num_workers",
         "model.packing",

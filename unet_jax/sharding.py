@@ -31,10 +31,15 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
         )
 
 
-def put_batch(batch: Batch, mesh: Mesh) -> Batch:
-    """Global arrays from this process's share of the batch; the only way from host to device in the loops."""
+def put_rows(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Global arrays from this process's rows of each array; the only way from host to device in the loops."""
     sharding = batch_sharding(mesh)
-    return Batch(*(jax.make_array_from_process_local_data(sharding, np.asarray(a)) for a in batch))
+    return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, np.asarray(a)), tree)
+
+
+def put_batch(batch: Batch, mesh: Mesh) -> Batch:
+    """A global batch from this process's share of it."""
+    return put_rows(batch, mesh)
 
 
 def put_replicated(tree: PyTree, mesh: Mesh) -> PyTree:

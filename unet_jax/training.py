@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import math
 import time
 from typing import Any
@@ -13,24 +12,27 @@ from etils import epath
 from jax.sharding import Mesh
 
 from unet_jax import metrics
-from unet_jax._types import Batch, InputError
+from unet_jax._types import InputError
 from unet_jax.begin import begin_run, initial_state, split_source
+from unet_jax.build import batch_shapes, build
 from unet_jax.checkpoint import CheckpointStore
-from unet_jax.config import Config, LossConfig
+from unet_jax.config import Config
 from unet_jax.config_dict import config_to_dict
+from unet_jax.data.kept import training_source
 from unet_jax.data.layout import Layout
-from unet_jax.data.pipeline import TrainOrder, eval_batches, train_batches
-from unet_jax.data.sources import Source, training_source
+from unet_jax.data.pipeline import TrainOrder, eval_batches
+from unet_jax.data.sources import Source
+from unet_jax.data.threads import num_cores
 from unet_jax.display import Clock, Display
 from unet_jax.evaluate import Scores, evaluate_batches
-from unet_jax.losses import Term, bce_dice_loss, make_objective
+from unet_jax.feed import device_batches
 from unet_jax.monitor import Patience, Plateau, should_stop
-from unet_jax.optim import make_optimizer, make_schedule, scale_learning_rate
+from unet_jax.optim import make_schedule, scale_learning_rate
 from unet_jax.report import save_curves, save_grid
 from unet_jax.runs import RunInfo, abstract_state, open_checkpoints
-from unet_jax.sharding import batch_sharding, check_batch_size, make_mesh, put_batch, put_replicated
-from unet_jax.state import TrainState, make_model, num_parameters
-from unet_jax.steps import LossFn, TrainStep, make_eval_step, make_predict_step, make_train_step
+from unet_jax.sharding import check_batch_size, make_mesh, put_replicated
+from unet_jax.state import TrainState, num_parameters
+from unet_jax.steps import TrainStep, make_predict_step
 from unet_jax.writers import MetricsFile, TensorBoard
 
 _LOG_EVERY_STEPS = 10
@@ -121,12 +123,8 @@ class _Loop:
         self.val_source = self._source(layout, "val")
         self.order = TrainOrder(len(self.train_source), config.train.batch_size, config.train.num_epochs, config.seed)
         self.schedule = make_schedule(config.optim, info.num_steps)
-        model = make_model(config.model, len(info.class_names))
-
-        loss_fn = make_loss(config.loss)
-        self.train_step = make_train_step(model.apply, loss_fn, make_optimizer(config.optim, info.num_steps))
-        self.eval_step = make_eval_step(model.apply, loss_fn, threshold=config.train.threshold)
-        self.predict_step = make_predict_step(model.apply, size_multiple=config.model.size_multiple)
+        self.program = build(config, len(info.class_names), info.num_steps)
+        self.predict_step = make_predict_step(self.program.model.apply, size_multiple=config.model.size_multiple)
         # Stored with each checkpoint, so that one explains itself without its run directory.
         self.identity = {"class_names": list(info.class_names), "config": config_to_dict(config)}
         self.last_dice: float | None = None  # for the bar
@@ -135,7 +133,13 @@ class _Loop:
 
     def _source(self, layout: Layout, split: str) -> Source:
         files = split_source(layout, self.info.splits[split], self.config.data)
-        return training_source(files, self.config.data, len(self.info.class_names))
+        with self.display.bar(f"caching {split}", len(files), unit="images") as show:
+            return training_source(
+                files,
+                self.config.data,
+                num_threads=self.config.data.num_threads or num_cores(),
+                on_progress=lambda done, _: show(done, ""),
+            )
 
     def run(self, state: TrainState, progress: _Progress) -> None:
         """Trains from `progress.step` to the end, evaluating and saving on the way."""
@@ -144,14 +148,9 @@ class _Loop:
         step_fn = self._compile(state)
         eval_every = config.train.eval_every_epochs * self.order.steps_per_epoch
         save_every = config.train.checkpoint_every_steps
-        batches = train_batches(
-            self.train_source,
-            self.order,
-            config.augment,
-            config.data,
-            start_step=progress.step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+        factor = self.program.factor
+        batches = device_batches(
+            self.train_source, self.order, config, self.mesh, start_step=progress.step, factor=factor
         )
         pending: tuple[int, dict[str, jax.Array]] | None = None  # metrics still on the device: read one step late
         clock = Clock()
@@ -163,7 +162,7 @@ class _Loop:
             for step in range(progress.step + 1, num_steps + 1):
                 with clock.waiting():
                     batch = next(batches)
-                state, metrics_now = step_fn(state, put_batch(batch, self.mesh))
+                state, metrics_now = step_fn(state, batch)
                 if pending is not None:
                     progress = self._read(progress, pending)
                 pending = (step, metrics_now)
@@ -190,21 +189,11 @@ class _Loop:
 
     def _compile(self, state: TrainState) -> TrainStep:
         """The train step for exactly these shapes: another one later is an error that names it."""
-        size, num_classes, batch_size = (
-            self.config.data.image_size,
-            len(self.info.class_names),
-            self.config.train.batch_size,
-        )
-        sharding = batch_sharding(self.mesh)
-        batch = Batch(
-            jax.ShapeDtypeStruct((batch_size, size, size, 3), np.uint8, sharding=sharding),
-            jax.ShapeDtypeStruct((batch_size, size, size, num_classes), np.uint8, sharding=sharding),
-            jax.ShapeDtypeStruct((batch_size,), np.float32, sharding=sharding),
-        )
+        batch = batch_shapes(self.config, len(self.info.class_names), self.program.factor, self.mesh)
         parameters = f"{num_parameters(state.params):,} parameters"
         device = f"{self.mesh.size} {self.mesh.devices.flat[0].device_kind} device{'s' if self.mesh.size > 1 else ''}"
         start = time.perf_counter()
-        compiled = self.train_step.lower(state, batch).compile()  # type: ignore[attr-defined]
+        compiled = self.program.train_step.lower(state, batch).compile()  # type: ignore[attr-defined]
         self.display.line(f"network: {parameters}; compiled for {device} in {time.perf_counter() - start:.1f} s")
         return compiled
 
@@ -236,11 +225,17 @@ class _Loop:
         batches = eval_batches(
             self.val_source,
             config.train.batch_size,
+            factor=self.program.factor,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
         scores, loss = evaluate_batches(
-            self.eval_step, state, batches, ids=self.val_source.ids, class_names=self.info.class_names, mesh=self.mesh
+            self.program.eval_step,
+            state,
+            batches,
+            ids=self.val_source.ids,
+            class_names=self.info.class_names,
+            mesh=self.mesh,
         )
         early_stop = progress.early_stop.seen(loss, min_delta=config.train.early_stop_min_delta)
         plateau = progress.plateau

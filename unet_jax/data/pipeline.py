@@ -6,21 +6,31 @@ threads and worker processes cannot change what comes out; and a process of many
 batch.
 """
 
+import contextlib
 import functools
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
-import cv2
 import grain
 import numpy as np
 
 from unet_jax._types import Batch, InputError, Sample
 from unet_jax.config import AugmentConfig, DataConfig
-from unet_jax.data.augment import augment
+from unet_jax.data.augment import apply_change
+from unet_jax.data.changes import Change, draw_change, stack_changes
+from unet_jax.data.host_packing import pack_sample
+from unet_jax.data.in_progress import InProgress
 from unet_jax.data.sources import Source
+from unet_jax.data.threads import num_cores, one_thread_opencv
+from unet_jax.subpixels import Factor
 
 # Keys that keep the streams of random numbers of different purposes apart.
 _ORDER_KEY, _AUGMENT_KEY = 0, 1
+_MEASURE_S = 0.15  # for each number of threads
+
+BatchT = TypeVar("BatchT")
 
 
 class Draw(NamedTuple):
@@ -72,24 +82,79 @@ def augment_rng(seed: int, draw: Draw) -> np.random.Generator:
 class _MakeSample(grain.transforms.Map):
     """Reads and augments one draw; picklable, so that worker processes can run it."""
 
-    def __init__(self, source: Source, seed: int, config: AugmentConfig, soft_masks: bool):
+    def __init__(self, source: Source, seed: int, config: AugmentConfig, soft_masks: bool, factor: Factor = (1, 1)):
         self._source, self._seed, self._config, self._soft = source, seed, config, soft_masks
+        self._factor = factor
+        self.in_progress: InProgress | None = None  # where worker processes note what they read
 
-    def map(self, element: Draw) -> Sample:
-        _one_thread_opencv()
-        rng = augment_rng(self._seed, element)
-        return augment(rng, self._source[element.index], self._config, soft_masks=self._soft)
+    def map(self, element: Draw) -> Any:
+        with self.in_progress.reading(element.index) if self.in_progress else contextlib.nullcontext():
+            return self.make(element)
+
+    def make(self, element: Draw) -> Any:
+        sample, change = self.drawn(element)
+        return pack_sample(apply_change(sample, change, self._config, soft_masks=self._soft), self._factor)
+
+    def id_of(self, index: int) -> str:
+        return self._source.ids[index]
+
+    def drawn(self, element: Draw) -> tuple[Sample, Change]:
+        one_thread_opencv()
+        try:
+            sample = self._source[element.index]
+        except InputError:
+            raise
+        except Exception as error:
+            raise RuntimeError(
+                f"sample {self.id_of(element.index)!r} cannot be read: {type(error).__name__}: {error}"
+            ) from error
+        return sample, draw_change(augment_rng(self._seed, element), self._config, sample.mask, soft_masks=self._soft)
 
 
-@functools.cache
-def _one_thread_opencv() -> None:
-    """Grain's threads are the parallelism: OpenCV's own would oversubscribe the cores."""
-    cv2.setNumThreads(1)
+class _DrawSample(_MakeSample):
+    """Reads a sample and only draws what happens to it."""
+
+    def make(self, element: Draw) -> tuple[Sample, Change]:
+        return self.drawn(element)
 
 
 def _stack(samples: Sequence[Sample]) -> Batch:
     images, masks = (np.stack(arrays) for arrays in zip(*samples, strict=True))
     return Batch(images, masks, np.ones(len(samples), np.float32))
+
+
+def _stack_drawn(drawn: Sequence[tuple[Sample, Change]], num_points: int) -> tuple[Batch, dict[str, np.ndarray]]:
+    samples, changes = zip(*drawn, strict=True)
+    return _stack(samples), stack_changes(changes, num_points)
+
+
+class Batches(Iterator[BatchT]):
+    """Batches from Grain. `close()` stops its threads and workers; an error says what was being read."""
+
+    def __init__(self, make_sample: _MakeSample, iterator: grain.DatasetIterator[BatchT]):
+        self._make_sample, self._iterator = make_sample, iterator
+
+    def __next__(self) -> BatchT:
+        try:
+            return next(self._iterator)
+        except (StopIteration, InputError):
+            raise
+        except Exception as error:
+            in_progress = self._make_sample.in_progress
+            if in_progress is None:
+                raise
+            ids = [self._make_sample.id_of(index) for index in in_progress.of_dead()]
+            during = f" while it read {', '.join(ids)}" if ids else ""
+            raise RuntimeError(
+                f"a worker process that reads samples failed{during}: {error} Continue the run with the command that "
+                f"began it; if the machine ran out of memory, with fewer --data.num-workers."
+            ) from error
+
+    def close(self) -> None:
+        """Stops reading."""
+        self._iterator.close()
+        if self._make_sample.in_progress is not None:
+            self._make_sample.in_progress.close()
 
 
 def train_batches(
@@ -99,9 +164,10 @@ def train_batches(
     data_config: DataConfig,
     *,
     start_step: int = 0,
+    factor: Factor = (1, 1),
     process_index: int = 0,
     process_count: int = 1,
-) -> grain.DatasetIterator[Batch]:
+) -> Batches[Batch]:
     """This process's share of every batch from `start_step` to the end of the run; `close()` it to stop the threads.
 
     Args:
@@ -110,26 +176,77 @@ def train_batches(
       augment_config: what happens to each.
       data_config: number of threads and workers, which do not change the data.
       start_step: batches already used; continues exactly there.
+      factor: how images and labels are packed, last of all.
       process_index, process_count: rows process_index, process_index + process_count, ... of each global batch.
     """
-    _check_shares(order.batch_size, process_count)
     soft = data_config.mask_interpolation == "linear"
-    make_sample = _MakeSample(source, order.seed, augment_config, soft)
+    make_sample = _MakeSample(source, order.seed, augment_config, soft, factor)
+    return _iterate(make_sample, _stack, order, data_config, start_step, process_index, process_count)
+
+
+def drawn_batches(
+    source: Source,
+    order: TrainOrder,
+    augment_config: AugmentConfig,
+    data_config: DataConfig,
+    *,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Batches[tuple[Batch, dict[str, np.ndarray]]]:
+    """As `train_batches`, but pixels are as they were read, and what happens to them comes with them as numbers."""
+    soft = data_config.mask_interpolation == "linear"
+    draw_sample = _DrawSample(source, order.seed, augment_config, soft)
+    stack = functools.partial(_stack_drawn, num_points=augment_config.elastic_cells + 3)
+    return _iterate(draw_sample, stack, order, data_config, start_step, process_index, process_count)
+
+
+def _iterate(
+    make_sample: _MakeSample,
+    stack: Callable[[Any], Any],
+    order: TrainOrder,
+    config: DataConfig,
+    start_step: int,
+    process_index: int,
+    process_count: int,
+) -> Batches[Any]:
+    """Threads make samples, two each in flight at most; worker processes whole batches, with two more in a queue."""
+    _check_shares(order.batch_size, process_count)
     positions = grain.MapDataset.source(order)[start_step * order.batch_size :]
-    dataset = (
-        positions[process_index::process_count]
-        .map(make_sample)
-        .batch(order.batch_size // process_count, drop_remainder=True, batch_fn=_stack)
-    )
-    # Batches are the elements that threads prefetch: twice the threads are in flight at most.
-    threads = data_config.num_threads
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    iterable = dataset.to_iter_dataset(options)
-    if data_config.num_workers:
-        _parse_absl_flags()
-        workers = grain.MultiprocessingOptions(num_workers=data_config.num_workers, per_worker_buffer_size=2)
-        iterable = iterable.mp_prefetch(workers)
-    return iter(iterable)
+    samples = positions[process_index::process_count].map(make_sample)
+    batch_size, workers = order.batch_size // process_count, config.num_workers
+    threads = config.num_threads or _measured_threads(make_sample, order, start_step, num_cores() // max(1, workers))
+    if not workers:
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+        batches = samples.to_iter_dataset(options).batch(batch_size, drop_remainder=True, batch_fn=stack)
+        return Batches(make_sample, iter(batches))
+    _parse_absl_flags()
+    make_sample.in_progress = InProgress()
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    batches = samples.batch(batch_size, drop_remainder=True, batch_fn=stack).to_iter_dataset(options)
+    several = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+    return Batches(make_sample, iter(several))
+
+
+def _measured_threads(make_sample: _MakeSample, order: TrainOrder, start_step: int, most: int) -> int:
+    """The fewest threads that reach 9 tenths of the most samples per second, tried on the samples that come next.
+
+    A sample that cannot be read ends the search: it becomes an error where its turn is.
+    """
+    counts = [2**i for i in range(max(1, most).bit_length()) if 2**i <= max(1, most)]
+    rates, position = [], start_step * order.batch_size
+    for count in counts:
+        with ThreadPoolExecutor(count) as pool:
+            start, done = time.perf_counter(), 0
+            while done == 0 or time.perf_counter() - start < _MEASURE_S:
+                draws = [order[(position + i) % len(order)] for i in range(count)]
+                try:
+                    list(pool.map(make_sample.map, draws))
+                except Exception:
+                    return most
+                position, done = position + count, done + count
+            rates.append(done / (time.perf_counter() - start))
+    return next(count for count, rate in zip(counts, rates, strict=True) if rate >= 0.9 * max(rates))
 
 
 def _check_shares(batch_size: int, process_count: int) -> None:
@@ -145,16 +262,18 @@ def _parse_absl_flags() -> None:
         flags.FLAGS.mark_as_parsed()
 
 
-def eval_batches(source: Source, batch_size: int, *, process_index: int = 0, process_count: int = 1) -> Iterator[Batch]:
-    """All samples once, in order, not augmented; the last batch is filled up with zeros of weight 0.
+def eval_batches(
+    source: Source, batch_size: int, *, factor: Factor = (1, 1), process_index: int = 0, process_count: int = 1
+) -> Iterator[Batch]:
+    """All samples once, in order, packed but not augmented; the last batch is filled up with zeros of weight 0.
 
     With several processes, each gets the rows of the global batches that `train_batches` would give it.
     """
     _check_shares(batch_size, process_count)
     for start in range(0, len(source), batch_size):
         rows = range(start + process_index, start + batch_size, process_count)
-        samples = [source[i] for i in rows if i < len(source)]
-        first = samples[0] if samples else source[0]
+        samples = [pack_sample(source[i], factor) for i in rows if i < len(source)]
+        first = samples[0] if samples else pack_sample(source[0], factor)
         image = np.zeros((len(rows), *first.image.shape), np.uint8)
         label = np.zeros((len(rows), *first.mask.shape), np.uint8)
         weight = np.zeros(len(rows), np.float32)

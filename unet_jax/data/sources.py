@@ -1,4 +1,4 @@
-"""Samples by position: decoded at their own size, then at the network's size, kept in memory where they fit."""
+"""Samples by position: decoded at their own size, then at the network's size, kept in memory where asked."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -10,8 +10,6 @@ from unet_jax._types import Sample
 from unet_jax.config import DataConfig
 from unet_jax.data.layout import Layout, Record
 from unet_jax.data.pixels import BadSampleError, read_gray, read_image, read_mask, resize_image, resize_mask
-
-_AUTO_CACHE_BYTES = 2 * 2**30
 
 
 class Source(Protocol):
@@ -40,6 +38,10 @@ class FileSource:
     @property
     def records(self) -> Sequence[Record]:
         return self._records
+
+    @property
+    def layout(self) -> Layout:
+        return self._layout
 
     def __len__(self) -> int:
         return len(self._records)
@@ -131,11 +133,3 @@ class MemorySource:
         if sample is None:
             sample = self._samples.setdefault(index, self._source[index])  # atomic: threads agree on one array
         return sample
-
-
-def training_source(source: FileSource, config: DataConfig, num_classes: int) -> Source:
-    """Resized and, where data.cache says so, kept in memory."""
-    resized = ResizedSource(source, config)
-    num_bytes = len(source) * config.image_size**2 * (3 + num_classes)
-    keep = config.cache == "memory" or (config.cache == "auto" and num_bytes < _AUTO_CACHE_BYTES)
-    return MemorySource(resized) if keep else resized

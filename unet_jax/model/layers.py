@@ -165,9 +165,9 @@ def batch_norm_relu(
     x is packed: its c channels are c / d sub-pixels of d channels. Mean and variance carry no gradient.
 
     Both statistics come from one pass, the variance as E[(x - shift)^2] - E[x - shift]^2, which is exact for any
-    `shift` and loses digits as (mean - shift)^2 / var grows; the running mean is a good one (the shifted data algorithm:
-    Chan, Golub and LeVeque, 1983, doi:10.1080/00031305.1983.10483115). The gradient is written out so that x is all
-    that is kept for it: what XLA derives by itself goes over the activations more often.
+    `shift` and loses digits as (mean - shift)^2 / var grows; the running mean is a good one (the shifted data
+    algorithm: Chan, Golub and LeVeque, 1983, doi:10.1080/00031305.1983.10483115). The gradient is written out so that
+    x is all that is kept for it: what XLA derives by itself goes over the activations more often.
     """
     return _batch_norm_relu_forward(x, scale, bias, shift, eps)[0]
 

@@ -23,7 +23,8 @@ from unet_jax.subpixels import Factor
 class ConvBlock(nn.Module):
     """`num_convs` times: 3x3 convolution, normalisation, ReLU; gives activations packed by `factor`.
 
-    x is packed by `factor_in`. `below` is joined to the input of the first convolution as if it were up-sampled and concatenated.
+    x is packed by `factor_in`. `below` is joined to the input of the first convolution as if it were up-sampled and
+    concatenated.
     """
 
     config: ModelConfig

@@ -5,6 +5,7 @@ and GPU programs carry neither. Only the entry computation is read: the network 
 calls is part of it.
 """
 
+import itertools
 import math
 import os
 import re
@@ -72,12 +73,9 @@ def parse_entry(text: str) -> list[Instruction]:
 def _split_result(rest: str) -> tuple[str, str]:
     """`(shapes, opcode)` of "SHAPES opcode(operands), ..."; shapes of a tuple are in parentheses."""
     if rest.startswith("("):
-        depth = 0
-        for end, character in enumerate(rest):
-            depth += (character == "(") - (character == ")")
-            if depth == 0:
-                break
-        shapes, rest = rest[: end + 1], rest[end + 1 :].lstrip()
+        depths = itertools.accumulate((character == "(") - (character == ")") for character in rest)
+        end = next(i for i, depth in enumerate(depths, start=1) if depth == 0)
+        shapes, rest = rest[:end], rest[end:].lstrip()
     else:
         shapes, _, rest = rest.partition(" ")
     return shapes, rest.partition("(")[0].strip()

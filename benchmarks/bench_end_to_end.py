@@ -1,0 +1,160 @@
+"""What part of the pure step rate training from files reaches, and how long it waits for data."""
+
+import contextlib
+import dataclasses
+import datetime
+import itertools
+import json
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+import tyro
+from bench_input import machine
+from etils import epath
+from photos import write_photos
+from rich.console import Console
+from rich.table import Table
+
+from unet_jax.config import Config
+from unet_jax.config_dict import replace
+from unet_jax.data.kept import training_source
+from unet_jax.data.layout import find_layout
+from unet_jax.data.pipeline import TrainOrder
+from unet_jax.data.sources import FileSource
+from unet_jax.data.threads import num_cores
+from unet_jax.feed import device_batches
+from unet_jax.losses import bce_dice_loss
+from unet_jax.optim import make_optimizer
+from unet_jax.presets import PRESETS
+from unet_jax.runs import current_versions
+from unet_jax.sharding import make_mesh, put_replicated
+from unet_jax.state import init_state, make_model
+from unet_jax.steps import make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Train a preset's network on 1918x1280 files, from several caches, and on one batch that stays on the device."""
+
+    root: str = ""
+    """Folder for the files and the cache; a temporary one by default."""
+    preset: str = "seed"
+    image_size: int = 256
+    batch_size: int = 8
+    num_images: int = 24
+    num_classes: int = 1
+    num_steps: int = 6
+    """Of each variant in each round."""
+    num_rounds: int = 5
+    num_threads: int = 0
+    cache: tuple[str, ...] = ("none", "memory", "disk")
+    where: tuple[str, ...] = ("host", "device")
+
+
+def main(options: Options) -> None:
+    with contextlib.ExitStack() as stack:
+        folder = options.root or stack.enter_context(tempfile.TemporaryDirectory())
+        root = epath.Path(folder) / "photos"
+        write_photos(root, num_images=options.num_images, num_classes=options.num_classes)
+        settings = {
+            "data.root": str(root),
+            "data.cache_dir": str(root.parent / "cache"),
+            "data.image_size": options.image_size,
+            "data.num_threads": options.num_threads,
+            "train.batch_size": options.batch_size,
+        }
+        base = replace(PRESETS[options.preset](), settings)
+        run(base, options, stack)
+
+
+def run(base: Config, options: Options, stack: contextlib.ExitStack) -> None:
+    mesh = make_mesh()
+    model, tx = make_model(base.model, options.num_classes), make_optimizer(base.optim, 10**6)
+    state = put_replicated(jax.jit(lambda key: init_state(key, model, tx))(jax.random.key(0)), mesh)
+    layout = find_layout(base.data)
+    files = FileSource(layout, layout.records)
+    order = TrainOrder(len(files), options.batch_size, 10**6, 0)
+    feeds = {}
+    for cache, where in itertools.product(options.cache, options.where):
+        config = replace(base, {"data.cache": cache, "augment.where": where})
+        source = training_source(files, config.data, num_threads=num_cores())
+        for i in range(len(source) if cache == "memory" else 0):
+            source[i]  # the first epoch fills it
+        feeds[f"{cache} cache, {where}"] = (source, config)
+    with contextlib.closing(device_batches(*_feed(feeds, 0, order), mesh, start_step=0)) as batches:
+        fixed = next(batches)
+    step = make_train_step(model.apply, bce_dice_loss, tx).lower(state, fixed).compile()
+
+    def steps(state, batches):
+        """The loop of a run: metrics are read one step late."""
+        pending, waited = None, 0.0
+        start = time.perf_counter()
+        for _ in range(options.num_steps):
+            before = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - before
+            state, metrics = step(state, batch)
+            if pending is not None:
+                jax.device_get(pending)
+            pending = metrics
+        jax.block_until_ready(pending)
+        spent = time.perf_counter() - start
+        return state, spent / options.num_steps, waited / spent
+
+    state, *_ = steps(state, itertools.repeat(fixed))
+    times: dict[str, list[tuple[float, float, float, float]]] = {}
+    for _ in range(options.num_rounds):
+        for i, name in enumerate(feeds):
+            # Between two measurements of the pure step, so that a busy neighbour slows both sides.
+            state, before_s, _ = steps(state, itertools.repeat(fixed))
+            with contextlib.closing(device_batches(*_feed(feeds, i, order), mesh, start_step=0)) as batches:
+                next(batches)
+                state, fed_s, wait_share = steps(state, batches)
+            state, after_s, _ = steps(state, itertools.repeat(fixed))
+            times.setdefault(name, []).append((before_s, fed_s, after_s, wait_share))
+            print(
+                f"{name}: {before_s:.3f} and {after_s:.3f} s, fed {fed_s:.3f} s, waiting {wait_share:.1%}",
+                file=sys.stderr,
+            )
+    table = Table("input", "step s", "pure step s", "median of rounds", "fastest", "waiting", title=options.preset)
+    results = {}
+    for name, rows in times.items():
+        before, fed, after, wait = np.array(rows).T
+        pure = np.sqrt(before * after)
+        results[name] = {
+            "pure_step_s": float(np.median(pure)),
+            "step_s": float(np.median(fed)),
+            "fraction_median": float(np.median(pure / fed)),
+            "fraction_fastest": float(min(before.min(), after.min()) / fed.min()),
+            "wait_share": float(np.median(wait)),
+        }
+        r = results[name]
+        table.add_row(
+            name,
+            *(f"{r[key]:.3f}" for key in ("step_s", "pure_step_s", "fraction_median", "fraction_fastest")),
+            f"{r['wait_share']:.1%}",
+        )
+    Console(width=100).print(table)
+    report = {
+        "benchmark": "end to end",
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "device": jax.devices()[0].device_kind,
+        "versions": current_versions(),
+        "options": {**dataclasses.asdict(options), "root": ""},
+        "results": results,
+        "rounds": times,
+    }
+    print(json.dumps(report))
+
+
+def _feed(feeds, index, order):
+    source, config = list(feeds.values())[index]
+    return source, order, config
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

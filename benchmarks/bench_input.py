@@ -1,0 +1,240 @@
+"""Images per second of reading, stage by stage, of our loader in its modes, and of others on the same files."""
+
+import contextlib
+import dataclasses
+import datetime
+import gc
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+import tyro
+from etils import epath
+from input_peers import plain_grain, seed_generator, torch_albumentations
+from photos import write_photos
+from rich.console import Console
+from rich.table import Table
+
+from unet_jax._types import Batch
+from unet_jax.config import AugmentConfig, Config, DataConfig
+from unet_jax.data.augment import shift_color, warp
+from unet_jax.data.cache import disk_source
+from unet_jax.data.changes import Geometry, geometry_matrix
+from unet_jax.data.layout import find_layout
+from unet_jax.data.pipeline import Batches, TrainOrder, drawn_batches, train_batches
+from unet_jax.data.pixels import read_image, read_mask, resize_image, resize_mask
+from unet_jax.data.sources import FileSource, ResizedSource
+from unet_jax.data.threads import num_cores
+from unet_jax.device_augment import make_augment_step
+from unet_jax.feed import Ahead
+from unet_jax.presets import seed
+from unet_jax.runs import current_versions
+from unet_jax.sharding import batch_sharding, make_mesh, put_batch, put_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Read 1918x1280 JPEG images and PNG masks, resize, augment as preset seed does, and make batches."""
+
+    root: str = ""
+    """Folder for the files and the cache; a temporary one by default."""
+    num_images: int = 24
+    num_classes: int = 1
+    image_size: int = 1024
+    batch_size: int = 4
+    num_threads: tuple[int, ...] = (1, 2)
+    """Threads of ours and of Grain's, workers of PyTorch's."""
+    seconds: float = 3.0
+    """Of each measurement, of which there is one for each variant in each round."""
+    num_rounds: int = 3
+
+
+def stage_times(source: FileSource, config: DataConfig) -> dict[str, float]:
+    """Median ms of each stage in one thread, on the first images."""
+    cv2.setNumThreads(1)
+    record, size = source.records[0], config.image_size
+    image, mask = source[0]
+    small = resize_image(image, size, size)
+    small_mask = resize_mask(mask, size, size, linear=True)
+    matrix = np.asarray(cv2.invert(geometry_matrix(Geometry(0.0, 1.05, 1.0, 20, -30), size, size))[1])
+    four = np.concatenate([small, small_mask[..., :1]], axis=-1)
+    stages: dict[str, Callable[[], Any]] = {
+        "decode image": lambda: read_image(record.image),
+        "decode mask": lambda: read_mask(record.masks[0], soft=False),  # type: ignore[arg-type]
+        "resize image and mask": lambda: (
+            resize_image(image, size, size),
+            resize_mask(mask, size, size, linear=True),
+        ),
+        "shift color": lambda: shift_color(small, (20.0, 3.0, -7.0), circular_hue=False),
+        "warp image and mask": lambda: warp(four, matrix, linear=True, border="constant"),
+        "flip": lambda: cv2.flip(small, 1),
+        "batch of 4": lambda: np.stack([small] * 4),
+    }
+    times: dict[str, list[float]] = {name: [] for name in stages}
+    for _ in range(15):
+        for name, stage in stages.items():
+            start = time.perf_counter()
+            stage()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def make_loaders(options: Options, root: epath.Path) -> dict[str, Callable[[], Iterator[Any]]]:
+    """Name of each variant, and what makes its endless iterator."""
+    base = seed()
+    data = dataclasses.replace(
+        base.data, root=str(root), image_size=options.image_size, cache_dir=str(root.parent / "cache")
+    )
+    layout = find_layout(data)
+    files = FileSource(layout, layout.records)
+    cached = disk_source(files, data, num_threads=num_cores())
+    order = TrainOrder(len(files), options.batch_size, 10**6, 0)
+    mesh = make_mesh()
+
+    def ours(source: Any, threads: int, augment: AugmentConfig = base.augment) -> Batches[Batch]:
+        config = dataclasses.replace(data, num_threads=threads)
+        return train_batches(source, order, augment, config)
+
+    def to_device(threads: int, change: bool) -> Iterator[Any]:
+        config = Config(data=dataclasses.replace(data, num_threads=threads), augment=base.augment, model=base.model)
+        drawn = drawn_batches(cached, order, config.augment, config.data)
+        step = make_augment_step(config.augment, soft_masks=True, sharding=batch_sharding(mesh))
+        if change:
+            return Ahead(drawn, lambda pair: jax.block_until_ready(step(*put_rows(pair, mesh))))
+        return Ahead(drawn, lambda pair: jax.block_until_ready(put_rows(pair, mesh)))
+
+    size, batch = options.image_size, options.batch_size
+    loaders: dict[str, Callable[[], Iterator[Any]]] = {"seed's generator": lambda: seed_generator(files, size, batch)}
+    for n in options.num_threads:
+        loaders |= {
+            f"plain Grain, {n} threads": lambda n=n: plain_grain(files, data, batch, n),
+            f"PyTorch + albumentations, {n} workers": lambda n=n: torch_albumentations(files, size, batch, n),
+            f"PyTorch + albumentations from our cache, {n} workers": lambda n=n: torch_albumentations(
+                files, size, batch, n, cached
+            ),
+            f"ours from files, {n} threads": lambda n=n: ours(ResizedSource(files, data), n),
+            f"ours from the cache, {n} threads": lambda n=n: ours(cached, n),
+            f"ours to the device from the cache, {n} threads": lambda n=n: Ahead(
+                ours(cached, n), lambda b: jax.block_until_ready(put_batch(b, mesh))
+            ),
+            f"unchanged pixels to the device, {n} threads": lambda n=n: to_device(n, False),
+            f"changed on the device, {n} threads": lambda n=n: to_device(n, True),
+        }
+    return loaders
+
+
+def cpu_s() -> float:
+    """Of this process and its children, so far."""
+    total = time.process_time()
+    for child in multiprocessing.active_children():
+        with contextlib.suppress(OSError), open(f"/proc/{child.pid}/stat") as file:
+            fields = file.read().rsplit(")", 1)[1].split()
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def rate(make: Callable[[], Iterator[Any]], options: Options, default_threads: int, name: str) -> tuple[float, float]:
+    """Images per second, and ms of processor time for each, after two batches that are not counted."""
+    # The original leaves OpenCV its own threads; all others bring theirs.
+    cv2.setNumThreads(default_threads if name.startswith("seed") else 1)
+    batches = make()
+    for _ in itertools.islice(batches, 2):
+        pass
+    start, start_cpu_s, count = time.perf_counter(), cpu_s(), 0
+    while time.perf_counter() - start < options.seconds:
+        next(batches)
+        count += options.batch_size
+    result = count / (time.perf_counter() - start), 1e3 * (cpu_s() - start_cpu_s) / count
+    with contextlib.suppress(AttributeError):
+        batches.close()  # type: ignore[attr-defined]
+    del batches
+    gc.collect()
+    return result
+
+
+def main(options: Options) -> None:
+    default_threads = cv2.getNumThreads()
+    with contextlib.ExitStack() as stack:
+        folder = options.root or stack.enter_context(tempfile.TemporaryDirectory())
+        root = epath.Path(folder) / "photos"
+        write_photos(root, num_images=options.num_images, num_classes=options.num_classes)
+        loaders = make_loaders(options, root)
+        data = DataConfig(root=str(root), image_size=options.image_size)
+        layout = find_layout(data)
+        stages = stage_times(FileSource(layout, layout.records), data)
+        rates: dict[str, list[tuple[float, float]]] = {}
+        skipped: dict[str, str] = {}
+        for _ in range(options.num_rounds):
+            for name, make in loaders.items():
+                if name in skipped:
+                    continue
+                try:
+                    rates.setdefault(name, []).append(rate(make, options, default_threads, name))
+                except ImportError as error:
+                    skipped[name] = str(error)
+                    rates.pop(name)
+    table = Table("what", "images/s", "of the seed's", "CPU ms", "seed's / this", title=f"{options.image_size} pixels")
+    for name, ms in stages.items():
+        table.add_row(f"stage: {name}", f"{1e3 / ms:.0f}", "", f"{ms:.1f}", "")
+    base = np.array(rates["seed's generator"])
+    results = {}
+    for name, values in rates.items():
+        images_per_s, cpu_ms = np.median(values, axis=0)
+        # Of each round, so that a busy neighbour slows both sides; processor time hardly feels it.
+        speed, less_cpu = np.median(np.array(values) / base, axis=0)
+        results[name] = {
+            "images_per_s": float(images_per_s),
+            "cpu_ms": float(cpu_ms),
+            "rate_to_seed": float(speed),
+            "seed_cpu_to_this": float(1.0 / less_cpu),
+        }
+        table.add_row(name, f"{images_per_s:.1f}", f"{speed:.2f}", f"{cpu_ms:.1f}", f"{1 / less_cpu:.2f}")
+    for name, reason in skipped.items():
+        table.add_row(name, "skipped", reason, "", "")
+    Console(width=120).print(table)
+    report = {
+        "benchmark": "input",
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "device": jax.devices()[0].device_kind,
+        "versions": current_versions() | _peer_versions(),
+        "options": {**dataclasses.asdict(options), "root": ""},
+        "stages_ms": stages,
+        "results": results,
+        "rounds": rates,
+        "skipped": skipped,
+    }
+    print(json.dumps(report))
+
+
+def machine() -> str:
+    """Architecture, cores and processor."""
+    return f"{platform.machine()}, {num_cores()} cores, {_processor()}"
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        return next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "")
+    return platform.processor()
+
+
+def _peer_versions() -> dict[str, str]:
+    versions = {}
+    for name in ("torch", "albumentations"):
+        with contextlib.suppress(ImportError):
+            versions[name] = __import__(name).__version__
+    return versions
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    main(tyro.cli(Options))

@@ -1,0 +1,35 @@
+"""What configs ask of their values; each refusal names the field, the value found and the requirement."""
+
+import math
+import typing
+from typing import Literal
+
+from unet_jax._types import InputError
+
+
+def require(ok: bool, field: str, value: object, requirement: str) -> None:
+    if not ok:
+        raise InputError(f"{field} is {value!r}, but must be {requirement}.")
+
+
+def check_types(config: object, prefix: str) -> None:
+    """Raises `InputError` for a value of another type than its field's: Python itself would not."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value, arguments = getattr(config, name), typing.get_args(hint)
+        origin = typing.get_origin(hint)
+        if origin is Literal:
+            require(value in arguments, prefix + name, value, "one of " + ", ".join(map(repr, arguments)))
+        elif origin is tuple:
+            kind = arguments[0]
+            kinds = (int, float) if kind is float else (kind,)
+            ok = isinstance(value, tuple) and all(type(v) in kinds for v in value)
+            require(ok, prefix + name, value, f"a tuple of {kind.__name__}")
+        elif hint is float:
+            ok = type(value) in (int, float) and math.isfinite(value)
+            require(ok, prefix + name, value, "a finite number")
+        elif hint in (int, bool, str):
+            require(type(value) is hint, prefix + name, value, f"of type {hint.__name__}")
+
+
+def require_fraction(field: str, value: float) -> None:
+    require(0.0 <= value <= 1.0, field, value, "between 0 and 1")

@@ -1,0 +1,238 @@
+"""What happens to a sample, as numbers: drawn once, on the host, whether pixels are changed there or on the device.
+
+The draws of the colour shift, of shift-scale-rotate and of the horizontal flip are, in this order, those of the Keras
+original (petrosgk, Kaggle-Carvana-Image-Masking-Challenge, `train.py`), so that equal random numbers give equal
+pixels. The one exception is an aspect limit above 0 (the original was used with 0), where its formula changes the
+size instead of the ratio of width to height. Everything that it did not have is drawn after that.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from unet_jax.config import AugmentConfig
+
+_ELASTIC_LIMIT = 100.0  # pixels at a control point
+# Displacements of control points are multiples of this and their weights of 1/64, so that sums are exact in float32.
+_ELASTIC_UNIT = 1 / 16
+_FOREGROUND_TRIES = 10
+
+
+class Geometry(NamedTuple):
+    """A shift, scale and rotation about the centre of an image."""
+
+    angle: float  # degrees, clockwise in image coordinates
+    scale: float
+    aspect: float
+    dx: int  # pixels to the right
+    dy: int  # pixels down
+
+
+class Change(NamedTuple):
+    """All that happens to one sample, in this order. None: that does not happen."""
+
+    color: tuple[float, float, float] | None = None  # shifts of hue (of 180), saturation and value (of 255)
+    tone: tuple[float, float, float] | None = None  # brightness added (of 1), contrast factor, gamma exponent
+    matrix: np.ndarray | None = None  # [3 3] float64: where in the input (x, y, 1) an output pixel comes from
+    elastic: np.ndarray | None = None  # [2 n n] float32: x and y displacement in the input at control points
+    flips: tuple[bool, bool, bool] = (False, False, False)  # left to right, top to bottom, transposed
+    blur: float = 0.0  # standard deviation in pixels
+    noise: float = 0.0  # standard deviation, of 1
+    noise_key: int = 0  # 32 bits
+    cutout: tuple[int, int, int, int] = (0, 0, 0, 0)  # rows from, to; columns from, to
+
+
+def draw_change(rng: np.random.Generator, config: AugmentConfig, mask: np.ndarray, *, soft_masks: bool) -> Change:
+    """The change of a sample with this `[h w k]` mask, which only a crop looks into.
+
+    Unless `soft_masks`, the matrix is snapped to a grid (see `snapped`), so that the nearest pixel does not depend on
+    who computes it; with `soft_masks` it is the Keras original's.
+    """
+    height, width = mask.shape[:2]
+    color = draw_color(rng, config) if rng.random() < config.color_prob else None
+    matrix = None
+    if rng.random() < config.geometry_prob:
+        forward = geometry_matrix(draw_geometry(rng, config, height, width), height, width)
+        matrix = np.asarray(cv2.invert(forward)[1])
+    flips = (
+        bool(rng.random() < config.horizontal_flip_prob),
+        bool(rng.random() < config.vertical_flip_prob),
+        bool(rng.random() < config.transpose_prob),
+    )
+    if rng.random() < config.crop_prob:
+        crop = _draw_crop(rng, config, mask, np.eye(3) if matrix is None else matrix)
+        matrix = crop if matrix is None else matrix @ crop
+    elastic = _draw_elastic(rng, config, height, width) if rng.random() < config.elastic_prob else None
+    if elastic is not None and matrix is None:
+        matrix = np.eye(3)
+    if matrix is not None and not soft_masks:
+        matrix = snapped(matrix, height, width)
+    blur = rng.uniform(0.0, config.blur) if rng.random() < config.blur_prob else 0.0
+    noise, noise_key = 0.0, 0
+    if rng.random() < config.noise_prob:
+        noise, noise_key = rng.uniform(0.0, config.noise), int(rng.integers(2**32))
+    size = (width, height) if flips[2] else (height, width)
+    cutout = _draw_cutout(rng, config, *size) if rng.random() < config.cutout_prob else (0, 0, 0, 0)
+    return Change(color, _draw_tone(rng, config), matrix, elastic, flips, blur, noise, noise_key, cutout)
+
+
+def draw_color(rng: np.random.Generator, config: AugmentConfig) -> tuple[float, float, float]:
+    """Shifts of hue, saturation and value."""
+    hue = rng.uniform(-config.hue, config.hue)
+    saturation = rng.uniform(-config.saturation, config.saturation)
+    value = rng.uniform(-config.value, config.value)
+    return hue, saturation, value
+
+
+def draw_geometry(rng: np.random.Generator, config: AugmentConfig, height: int, width: int) -> Geometry:
+    """Parameters of one warp; the shift is a whole number of pixels."""
+    angle = rng.uniform(-config.rotate, config.rotate)
+    scale = rng.uniform(1.0 - config.scale, 1.0 + config.scale)
+    aspect = rng.uniform(1.0 - config.aspect, 1.0 + config.aspect)
+    dx = round(rng.uniform(-config.shift, config.shift) * width)
+    dy = round(rng.uniform(-config.shift, config.shift) * height)
+    return Geometry(angle, scale, aspect, dx, dy)
+
+
+def geometry_matrix(geometry: Geometry, height: int, width: int) -> np.ndarray:
+    """`[3 3]` float64: where the image's corners go, as `cv2.warpPerspective` takes it."""
+    sx = geometry.scale * geometry.aspect / geometry.aspect**0.5
+    sy = geometry.scale / geometry.aspect**0.5
+    cos, sin = math.cos(geometry.angle / 180 * math.pi), math.sin(geometry.angle / 180 * math.pi)
+    linear_part = np.array([[cos * sx, -sin * sy], [sin * sx, cos * sy]])
+    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]])
+    center = np.array([width / 2, height / 2])
+    moved = np.dot(corners - center, linear_part.T) + np.array([width / 2 + geometry.dx, height / 2 + geometry.dy])
+    return cv2.getPerspectiveTransform(corners.astype(np.float32), moved.astype(np.float32))
+
+
+def snapped(matrix: np.ndarray, height: int, width: int) -> np.ndarray:
+    """An affine `[3 3]` matrix on a grid that makes the coordinates of every pixel exact in float32.
+
+    The four linear numbers become even multiples of 2**-f and the two offsets odd ones. So no rounding occurs in any
+    order of operations, and no coordinate is half way between two pixels: OpenCV, NumPy and any device agree on the
+    nearest one. At 1024x1024 the linear numbers move by at most 2**-11, about the centre.
+    """
+    center = np.array([(width - 1) / 2, (height - 1) / 2])
+    linear, target = matrix[:2, :2], matrix[:2, :2] @ center + matrix[:2, 2]
+    reach = np.abs(linear).sum(axis=1).max() * max(height, width) + np.abs(matrix[:2, 2]).max() + _ELASTIC_LIMIT
+    unit = 2.0 ** -(23 - math.ceil(math.log2(reach)))
+    out = np.eye(3)
+    out[:2, :2] = np.rint(linear / (2 * unit)) * 2 * unit
+    offset = target - out[:2, :2] @ center
+    out[:2, 2] = (2 * np.floor(offset / (2 * unit)) + 1) * unit
+    return out
+
+
+def grid_unit(matrix: np.ndarray) -> float:
+    """What displacements are rounded to beside a snapped matrix: twice the power of two that its offsets are odd
+    multiples of."""
+    if not matrix[0, 2]:
+        return 2.0**-20  # not snapped
+    mantissa, exponent = math.frexp(abs(matrix[0, 2]))
+    bits = int(mantissa * 2**53)
+    return 2.0 * math.ldexp(float(bits & -bits), exponent - 53)
+
+
+def _draw_crop(rng: np.random.Generator, config: AugmentConfig, mask: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """`[3 3]`: a part of the warped image, enlarged to the whole."""
+    height, width = mask.shape[:2]
+    size = rng.uniform(config.crop_size, 1.0)
+    room_x, room_y = (1.0 - size) * width, (1.0 - size) * height
+    x, y = rng.uniform(0.0, room_x), rng.uniform(0.0, room_y)
+    if rng.random() < config.crop_foreground:
+        found = _foreground_pixel(rng, mask, matrix)
+        if found is not None:  # it comes to lie in the crop's middle, where the image's border allows
+            along_x, along_y = rng.uniform(0.1, 0.9, 2) * size
+            x = min(max(found[0] - along_x * width, 0.0), room_x)
+            y = min(max(found[1] - along_y * height, 0.0), room_y)
+    offset = 0.5 * size - 0.5  # of pixel centres
+    return np.array([[size, 0.0, x + offset], [0.0, size, y + offset], [0.0, 0.0, 1.0]])
+
+
+def _foreground_pixel(rng: np.random.Generator, mask: np.ndarray, matrix: np.ndarray) -> tuple[float, float] | None:
+    """Where a random pixel of a random class lies after the warp; every class that is there is as likely."""
+    height, width, num_classes = mask.shape
+    back = np.linalg.inv(matrix)
+    for class_ in rng.permutation(num_classes):
+        inside = np.flatnonzero(np.ascontiguousarray(mask[..., class_]) >= 128)
+        for _ in range(_FOREGROUND_TRIES if len(inside) else 0):
+            row, column = divmod(int(inside[rng.integers(len(inside))]), width)
+            x, y, w = back @ (column, row, 1.0)
+            if 0 <= x / w <= width - 1 and 0 <= y / w <= height - 1:
+                return x / w, y / w
+    return None
+
+
+def _draw_elastic(rng: np.random.Generator, config: AugmentConfig, height: int, width: int) -> np.ndarray:
+    """Normal displacements of the control points of a cubic B-spline with `elastic_cells` cells along each side."""
+    count = config.elastic_cells + 3
+    pixels = rng.normal(0.0, 1.0, (2, count, count)) * (config.elastic * max(height, width))
+    return np.rint(pixels.clip(-_ELASTIC_LIMIT, _ELASTIC_LIMIT) / _ELASTIC_UNIT).astype(np.float32) * _ELASTIC_UNIT
+
+
+def spline_weights(size: int, num_points: int) -> np.ndarray:
+    """`[size num_points]` float32, cubic B-spline weights in multiples of 1/64 whose rows add to 1."""
+    cells = num_points - 3
+    position = (np.arange(size) + 0.5) / size * cells
+    cell = np.minimum(position.astype(int), cells - 1)
+    t = position - cell
+    weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=-1) / 6
+    weights = np.rint(weights * 64)
+    weights[np.arange(size), weights.argmax(axis=-1)] += 64 - weights.sum(axis=-1)
+    out = np.zeros((size, num_points), np.float32)
+    out[np.arange(size)[:, None], cell[:, None] + np.arange(4)] = weights / 64
+    return out
+
+
+def _draw_tone(rng: np.random.Generator, config: AugmentConfig) -> tuple[float, float, float] | None:
+    brightness, contrast, gamma = 0.0, 1.0, 1.0
+    if rng.random() < config.brightness_prob:
+        brightness = rng.uniform(-config.brightness, config.brightness)
+    if rng.random() < config.contrast_prob:
+        contrast = rng.uniform(1.0 - config.contrast, 1.0 + config.contrast)
+    if rng.random() < config.gamma_prob:
+        gamma = math.exp(rng.uniform(-config.gamma, config.gamma))
+    return None if (brightness, contrast, gamma) == (0.0, 1.0, 1.0) else (brightness, contrast, gamma)
+
+
+def _draw_cutout(rng: np.random.Generator, config: AugmentConfig, height: int, width: int) -> tuple[int, int, int, int]:
+    """A rectangle whose centre may lie anywhere."""
+    rows, columns = rng.uniform(0.0, config.cutout, 2) * (height, width)
+    y, x = rng.uniform(0.0, 1.0, 2) * (height, width)
+    top, bottom, left, right = y - rows / 2, y + rows / 2, x - columns / 2, x + columns / 2
+    return (max(0, round(top)), min(height, round(bottom)), max(0, round(left)), min(width, round(right)))
+
+
+def stack_changes(changes: Sequence[Change], num_points: int) -> dict[str, np.ndarray]:
+    """The numbers of a batch, for `device_augment`: what does not happen gets the values that change nothing."""
+    no_color, no_tone, no_elastic = (0.0, 0.0, 0.0), (0.0, 1.0, 1.0), np.zeros((2, num_points, num_points), np.float32)
+    identity = np.eye(3)
+    return {
+        "color_on": np.array([c.color is not None for c in changes]),
+        "color": np.array([[_bounded(s) for s in c.color or no_color] for c in changes], np.int32),
+        "tone": np.array([c.tone or no_tone for c in changes], np.float32),
+        "matrix": np.stack([identity if c.matrix is None else c.matrix for c in changes])[:, :2].astype(np.float32),
+        "elastic": np.stack([no_elastic if c.elastic is None else c.elastic for c in changes]),
+        "unit": np.array([1.0 if c.matrix is None else grid_unit(c.matrix) for c in changes], np.float32),
+        "flips": np.array([c.flips for c in changes]),
+        "blur": np.array([c.blur for c in changes], np.float32),
+        "noise": np.array([noise_factor(c.noise) for c in changes], np.int32),
+        "noise_key": np.array([c.noise_key for c in changes], np.uint32),
+        "cutout": np.array([c.cutout for c in changes], np.int32),
+    }
+
+
+def _bounded(shift: float) -> int:
+    return round(min(max(shift, -1e6), 1e6))
+
+
+def noise_factor(noise: float) -> int:
+    """What a sum of four random bytes, less its mean 510, is multiplied by, in 2**-16 gray levels.
+
+    Such a sum is close to normal; its standard deviation is sqrt(4 (256**2 - 1) / 12).
+    """
+    return round(noise * 255.0 / math.sqrt((256**2 - 1) / 3) * 2**16)
