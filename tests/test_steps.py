@@ -66,7 +66,6 @@ def test_a_step_changes_everything_and_lowers_the_loss():
             assert np.array_equal(x, y) == stays, name
 
 
-
 def test_state_is_donated():
     mesh = make_mesh(jax.devices()[:1])
     state = put_replicated(new_state(), mesh)

@@ -14,12 +14,12 @@ from unet_jax.config import Config, LossConfig
 from unet_jax.loss_catalogue import LOSSES
 from unet_jax.losses import Term, bce_dice_loss, make_objective
 from unet_jax.model import UNet
-from unet_jax.model.packing import level_factors, unpack
+from unet_jax.model.packing import level_factors, logits_factor, unpack
 from unet_jax.optim import make_optimizer
 from unet_jax.sharding import batch_sharding, replicated
 from unet_jax.state import TrainState, init_state, make_model
 from unet_jax.steps import EvalStep, LossFn, TrainStep, make_eval_step, make_train_step
-from unet_jax.subpixels import Factor, num_subpixels
+from unet_jax.subpixels import Factor, Packing, num_subpixels
 
 
 class Program(NamedTuple):
@@ -27,7 +27,7 @@ class Program(NamedTuple):
 
     model: UNet
     tx: optax.GradientTransformation
-    factor: Factor
+    packing: Packing
     """How images and labels are packed (`unet_jax.data.host_packing`) before the two steps see them."""
     train_step: TrainStep
     eval_step: EvalStep
@@ -47,19 +47,21 @@ def build(config: Config, num_classes: int, num_steps: int, *, backend: str | No
       backend: kind of device that it is for ("tpu", "gpu", "cpu"), which `model.packing = "auto"` depends on; by
         default the one that jax uses.
     """
-    factors = level_factors(config.model, backend or jax.default_backend())
-    packing = ",".join(f"{rows}x{columns}" for rows, columns in factors[:-1])
-    model = make_model(dataclasses.replace(config.model, packing=packing), num_classes)
+    backend = backend or jax.default_backend()
+    factors = level_factors(config.model, backend)
+    packing = Packing(factors[0], logits_factor(config.model, num_classes, backend))
+    by_level = ",".join(f"{rows}x{columns}" for rows, columns in factors[:-1])
+    model = make_model(dataclasses.replace(config.model, packing=by_level), num_classes)
     tx = make_optimizer(config.optim, num_steps)
     packed_apply = functools.partial(model.apply, method="packed")
-    subpixels = num_subpixels(factors[0])
-    loss_fn = make_loss(config.loss, factors[0])
+    loss_fn = make_loss(config.loss, packing.label)
+    count = num_subpixels(packing.label)
     return Program(
         model,
         tx,
-        factors[0],
+        packing,
         make_train_step(packed_apply, loss_fn, tx),
-        make_eval_step(packed_apply, loss_fn, threshold=config.train.threshold, num_subpixels=subpixels),
+        make_eval_step(packed_apply, loss_fn, threshold=config.train.threshold, num_subpixels=count),
     )
 
 
@@ -79,16 +81,17 @@ def make_loss(config: LossConfig, factor: Factor = (1, 1)) -> LossFn:
     return lambda logits, labels, weight: objective(unpack(logits, factor), unpack(labels, factor), weight)
 
 
-def batch_shapes(config: Config, num_classes: int, factor: Factor, mesh: Mesh) -> Batch:
-    """What a training step takes, as shapes: uint8 image and label packed by `factor`, and the weights."""
+def batch_shapes(config: Config, num_classes: int, packing: Packing, mesh: Mesh) -> Batch:
+    """What a training step takes, as shapes: packed uint8 image and label, and the weights."""
     sharding = batch_sharding(mesh)
     size, batch_size = config.data.image_size, config.train.batch_size
 
-    def pixels(channels: int) -> jax.ShapeDtypeStruct:
+    def pixels(channels: int, factor: Factor) -> jax.ShapeDtypeStruct:
         shape = (batch_size, size // factor[0], size // factor[1], num_subpixels(factor) * channels)
         return jax.ShapeDtypeStruct(shape, np.uint8, sharding=sharding)
 
-    return Batch(pixels(3), pixels(num_classes), jax.ShapeDtypeStruct((batch_size,), np.float32, sharding=sharding))
+    weight = jax.ShapeDtypeStruct((batch_size,), np.float32, sharding=sharding)
+    return Batch(pixels(3, packing.image), pixels(num_classes, packing.label), weight)
 
 
 def state_shapes(program: Program, mesh: Mesh) -> TrainState:

@@ -15,7 +15,7 @@ from unet_jax.data.sources import Source
 from unet_jax.device_augment import make_augment_step
 from unet_jax.model.packing import pack
 from unet_jax.sharding import batch_sharding, put_batch, put_rows
-from unet_jax.subpixels import Factor
+from unet_jax.subpixels import UNPACKED, Packing
 
 T = TypeVar("T")
 _CHECK_S = 1.0
@@ -79,16 +79,16 @@ class Ahead(Iterator[T], Generic[T]):
 
 
 def device_batches(
-    source: Source, order: TrainOrder, config: Config, mesh: Mesh, *, start_step: int, factor: Factor = (1, 1)
+    source: Source, order: TrainOrder, config: Config, mesh: Mesh, *, start_step: int, packing: Packing = UNPACKED
 ) -> Ahead[Batch]:
-    """Augmented batches on the devices, from `start_step` to the end of the run, packed by `factor`.
+    """Augmented batches on the devices, from `start_step` to the end of the run, packed as the step wants them.
 
     `augment.where` says who changes pixels; who does packs them.
     """
     share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     if config.augment.where == "host":
         batches = train_batches(
-            source, order, config.augment, config.data, start_step=start_step, factor=factor, **share
+            source, order, config.augment, config.data, start_step=start_step, packing=packing, **share
         )
         return Ahead(batches, lambda batch: put_batch(batch, mesh))
     drawn = drawn_batches(source, order, config.augment, config.data, start_step=start_step, **share)
@@ -97,10 +97,10 @@ def device_batches(
 
     @jax.jit
     def pack_batch(batch: Batch) -> Batch:
-        return Batch(pack(batch.image, factor), pack(batch.label, factor), batch.weight)
+        return Batch(pack(batch.image, packing.image), pack(batch.label, packing.label), batch.weight)
 
     def prepare(pair: Any) -> Batch:
         batch = augment_step(*put_rows(pair, mesh))
-        return batch if factor == (1, 1) else pack_batch(batch)
+        return batch if packing == UNPACKED else pack_batch(batch)
 
     return Ahead(drawn, prepare)

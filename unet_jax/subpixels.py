@@ -2,9 +2,20 @@
 
 import functools
 import itertools
+from typing import NamedTuple
 
 Factor = tuple[int, int]
 """Rows and columns of a block; powers of two."""
+
+
+class Packing(NamedTuple):
+    """How the two arrays of a sample are packed."""
+
+    image: Factor = (1, 1)
+    label: Factor = (1, 1)
+
+
+UNPACKED = Packing()
 
 
 def num_subpixels(factor: Factor) -> int:

@@ -148,9 +148,13 @@ class _Loop:
         step_fn = self._compile(state)
         eval_every = config.train.eval_every_epochs * self.order.steps_per_epoch
         save_every = config.train.checkpoint_every_steps
-        factor = self.program.factor
         batches = device_batches(
-            self.train_source, self.order, config, self.mesh, start_step=progress.step, factor=factor
+            self.train_source,
+            self.order,
+            config,
+            self.mesh,
+            start_step=progress.step,
+            packing=self.program.packing,
         )
         pending: tuple[int, dict[str, jax.Array]] | None = None  # metrics still on the device: read one step late
         clock = Clock()
@@ -189,7 +193,7 @@ class _Loop:
 
     def _compile(self, state: TrainState) -> TrainStep:
         """The train step for exactly these shapes: another one later is an error that names it."""
-        batch = batch_shapes(self.config, len(self.info.class_names), self.program.factor, self.mesh)
+        batch = batch_shapes(self.config, len(self.info.class_names), self.program.packing, self.mesh)
         parameters = f"{num_parameters(state.params):,} parameters"
         device = f"{self.mesh.size} {self.mesh.devices.flat[0].device_kind} device{'s' if self.mesh.size > 1 else ''}"
         start = time.perf_counter()
@@ -225,7 +229,7 @@ class _Loop:
         batches = eval_batches(
             self.val_source,
             config.train.batch_size,
-            factor=self.program.factor,
+            packing=self.program.packing,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from unet_jax._types import Sample
-from unet_jax.subpixels import Factor, num_subpixels, subpixels
+from unet_jax.subpixels import Factor, Packing, num_subpixels, subpixels
 
 
 def pack_pixels(x: np.ndarray, factor: Factor) -> np.ndarray:
@@ -28,6 +28,6 @@ def pack_pixels(x: np.ndarray, factor: Factor) -> np.ndarray:
     return packed
 
 
-def pack_sample(sample: Sample, factor: Factor) -> Sample:
+def pack_sample(sample: Sample, packing: Packing) -> Sample:
     """Image and masks packed."""
-    return Sample(pack_pixels(sample.image, factor), pack_pixels(sample.mask, factor))
+    return Sample(pack_pixels(sample.image, packing.image), pack_pixels(sample.mask, packing.label))

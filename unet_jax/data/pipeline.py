@@ -24,7 +24,7 @@ from unet_jax.data.host_packing import pack_sample
 from unet_jax.data.in_progress import InProgress
 from unet_jax.data.sources import Source
 from unet_jax.data.threads import num_cores, one_thread_opencv
-from unet_jax.subpixels import Factor
+from unet_jax.subpixels import UNPACKED, Packing
 
 # Keys that keep the streams of random numbers of different purposes apart.
 _ORDER_KEY, _AUGMENT_KEY = 0, 1
@@ -82,9 +82,9 @@ def augment_rng(seed: int, draw: Draw) -> np.random.Generator:
 class _MakeSample(grain.transforms.Map):
     """Reads and augments one draw; picklable, so that worker processes can run it."""
 
-    def __init__(self, source: Source, seed: int, config: AugmentConfig, soft_masks: bool, factor: Factor = (1, 1)):
+    def __init__(self, source: Source, seed: int, config: AugmentConfig, soft_masks: bool, packing: Packing = UNPACKED):
         self._source, self._seed, self._config, self._soft = source, seed, config, soft_masks
-        self._factor = factor
+        self._packing = packing
         self.in_progress: InProgress | None = None  # where worker processes note what they read
 
     def map(self, element: Draw) -> Any:
@@ -93,7 +93,7 @@ class _MakeSample(grain.transforms.Map):
 
     def make(self, element: Draw) -> Any:
         sample, change = self.drawn(element)
-        return pack_sample(apply_change(sample, change, self._config, soft_masks=self._soft), self._factor)
+        return pack_sample(apply_change(sample, change, self._config, soft_masks=self._soft), self._packing)
 
     def id_of(self, index: int) -> str:
         return self._source.ids[index]
@@ -164,7 +164,7 @@ def train_batches(
     data_config: DataConfig,
     *,
     start_step: int = 0,
-    factor: Factor = (1, 1),
+    packing: Packing = UNPACKED,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Batches[Batch]:
@@ -176,11 +176,11 @@ def train_batches(
       augment_config: what happens to each.
       data_config: number of threads and workers, which do not change the data.
       start_step: batches already used; continues exactly there.
-      factor: how images and labels are packed, last of all.
+      packing: of images and labels, last of all.
       process_index, process_count: rows process_index, process_index + process_count, ... of each global batch.
     """
     soft = data_config.mask_interpolation == "linear"
-    make_sample = _MakeSample(source, order.seed, augment_config, soft, factor)
+    make_sample = _MakeSample(source, order.seed, augment_config, soft, packing)
     return _iterate(make_sample, _stack, order, data_config, start_step, process_index, process_count)
 
 
@@ -263,7 +263,7 @@ def _parse_absl_flags() -> None:
 
 
 def eval_batches(
-    source: Source, batch_size: int, *, factor: Factor = (1, 1), process_index: int = 0, process_count: int = 1
+    source: Source, batch_size: int, *, packing: Packing = UNPACKED, process_index: int = 0, process_count: int = 1
 ) -> Iterator[Batch]:
     """All samples once, in order, packed but not augmented; the last batch is filled up with zeros of weight 0.
 
@@ -272,8 +272,8 @@ def eval_batches(
     _check_shares(batch_size, process_count)
     for start in range(0, len(source), batch_size):
         rows = range(start + process_index, start + batch_size, process_count)
-        samples = [pack_sample(source[i], factor) for i in rows if i < len(source)]
-        first = samples[0] if samples else pack_sample(source[0], factor)
+        samples = [pack_sample(source[i], packing) for i in rows if i < len(source)]
+        first = samples[0] if samples else pack_sample(source[0], packing)
         image = np.zeros((len(rows), *first.image.shape), np.uint8)
         label = np.zeros((len(rows), *first.mask.shape), np.uint8)
         weight = np.zeros(len(rows), np.float32)

@@ -27,7 +27,8 @@ class Conv(nn.Module):
     The bias is not added: batch normalisation subtracts it again, with the mean, and the sum over all pixels that is
     its gradient would be another pass over the activations, to find 0. `add_bias` adds it where nothing subtracts it.
 
-    x is packed by `factor_in`, or by `factor` where that is not given. With `below`, of half the resolution and packed
+    x is packed by `factor_in`, or by `factor` where that is not given; or by `pooled_from`, and then it is max-pooled
+    first. With `below`, of half the resolution and packed
     by `halve(factor)`, a convolution of x and the up-sampled `below` concatenated. Packed, it is the sum of two
     convolutions with the kernel's input channels divided among them, and neither of the two tensors is made. Unpacked,
     they are: the other way was 1.2 to 12 times slower on a CPU, at all sizes tried (docs/packing.md).
@@ -40,12 +41,13 @@ class Conv(nn.Module):
     dtype: jnp.dtype = jnp.dtype("float32")
     factor: Factor = (1, 1)
     factor_in: Factor | None = None
+    pooled_from: Factor | None = None
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w c"], below: Array | None = None
     ) -> tuple[Float[Array, "b h w features"], Float[Array, " d"]]:
-        factor_in = self.factor_in or self.factor
+        factor_in = self.pooled_from or self.factor_in or self.factor
         own = x.shape[-1] // num_subpixels(factor_in)
         lower = 0 if below is None else below.shape[-1] // num_subpixels(halve(self.factor))
         shape = (self.kernel_size, self.kernel_size, own + lower, self.features)
@@ -53,6 +55,8 @@ class Conv(nn.Module):
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
         if below is not None and self.factor == (1, 1):
             x, own, below = jnp.concatenate([x, upsample(below)], axis=-1), own + lower, None
+        if self.pooled_from is not None:
+            return convolve_pooled(x.astype(self.dtype), kernel, self.pooled_from, self.factor), bias
         y = convolve(x.astype(self.dtype), pack_kernel(kernel[:, :, :own], factor_in, self.factor))
         if below is not None:
             packed = pack_kernel(kernel[:, :, own:], halve(self.factor), self.factor, upsampled=True)
@@ -246,28 +250,59 @@ def _max_pool_forward(x: Array, factor: Factor) -> tuple[Array, Array]:
     right, third = _first_of_pair(*_halves(lower, 2, packed=factor[1] > 1))
     largest, in_upper = _first_of_pair(left, right)
     winner = jnp.where(in_upper, jnp.where(first, 0, 1), jnp.where(third, 2, 3)).astype(jnp.int8)
-    if min(factor) > 1:
-        return jax.lax.optimization_barrier((largest, winner))  # one pass over the channels for both (docs/tpu.md)
     return largest, winner
 
 
 def _max_pool_backward(factor: Factor, winner: Array, gradient: Array) -> tuple[Array]:
-    if min(factor) > 1:
-        # The four pixels are four groups of channels. Matrix units make the copies, so that no channel moves; as a
-        # convolution, because a TPU's compiler would give a product another layout than the convolutions around it.
-        channels = gradient.shape[-1]
-        copies = jnp.asarray(np.tile(np.eye(channels), 4), gradient.dtype)[None, None]
-        packed = PackedKernel(copies, (1, 1), [(0, 0), (0, 0)], (1, 1))
-        group = jnp.asarray(np.repeat(np.arange(4), channels), gradient.dtype)[None, None, None, :]
-        with jax.default_matmul_precision("highest"):
-            mine = convolve(winner.astype(gradient.dtype), packed) == group
-            return (jnp.where(mine, convolve(gradient, packed), jnp.zeros((), gradient.dtype)),)
-    parts = [jnp.where(winner == i, gradient, jnp.zeros((), gradient.dtype)) for i in range(4)]
+    zero = jnp.zeros((), gradient.dtype)
+    parts = [jnp.where(winner == i, gradient, zero) for i in range(4)]
     rows = [_join(*parts[i : i + 2], 2, packed=factor[1] > 1) for i in (0, 2)]
     return (_join(*rows, 1, packed=factor[0] > 1),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def convolve_pooled(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw i o"], factor: Factor, new: Factor
+) -> Float[Array, "b h2 w2 d"]:
+    """A 'same' convolution of `max_pool(x, factor)`, packed by `new`."""
+    if min(factor) == 1:
+        return convolve(max_pool(x, factor), pack_kernel(kernel, halve(factor), new))
+    return _convolve_pooled_channels(x, kernel, factor, new)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve_pooled_channels(x: Array, kernel: Array, factor: Factor, new: Factor) -> Array:
+    """`convolve_pooled` where the four pixels of a block are four groups of channels.
+
+    Their gradients are four copies of the pooled pixel's, of which one is kept. To place copies in the channels is
+    expensive on a TPU; to repeat the kernel's channels costs nothing, so that the convolution's gradient comes out
+    four times already (docs/tpu.md).
+    """
+    return _convolve_pooled_forward(x, kernel, factor, new)[0]
+
+
+def _convolve_pooled_forward(x: Array, kernel: Array, factor: Factor, new: Factor) -> tuple[Array, Any]:
+    pooled, winner = _max_pool_forward(x, factor)
+    return convolve(pooled, pack_kernel(kernel, halve(factor), new)), (pooled, winner, kernel)
+
+
+def _convolve_pooled_backward(factor: Factor, new: Factor, kept: Any, gradient: Array) -> tuple[Array, Array]:
+    pooled, winner, kernel = kept
+    _, gradient_of_kernel = jax.vjp(lambda k: convolve(pooled, pack_kernel(k, halve(factor), new)), kernel)
+    packed = pack_kernel(kernel, halve(factor), new)
+    repeated = packed._replace(kernel=jnp.tile(packed.kernel, (1, 1, 4, 1)))
+    channels = pooled.shape[-1]
+    four = jax.ShapeDtypeStruct((*pooled.shape[:-1], 4 * channels), pooled.dtype)
+    (copies,) = jax.linear_transpose(lambda x: convolve(x, repeated), four)(gradient)
+    winner_of = PackedKernel(jnp.tile(jnp.eye(channels), 4)[None, None], (1, 1), [(0, 0), (0, 0)], (1, 1))
+    group = jnp.asarray(np.repeat(np.arange(4), channels), pooled.dtype)[None, None, None, :]
+    mine = convolve(winner.astype(pooled.dtype), winner_of) == group  # 0 to 3 are exact in any precision
+    return jnp.where(mine, copies, jnp.zeros((), copies.dtype)), *gradient_of_kernel(gradient)
+
+
+_convolve_pooled_channels.defvjp(_convolve_pooled_forward, _convolve_pooled_backward)
 
 
 def _halves(x: Array, axis: int, *, packed: bool) -> tuple[Array, Array]:

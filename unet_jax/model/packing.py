@@ -37,6 +37,16 @@ def level_factors(config: ModelConfig, backend: str) -> list[Factor]:
     return [*factors, (1, 1)]
 
 
+def logits_factor(config: ModelConfig, num_classes: int, backend: str) -> Factor:
+    """How `UNet.packed` packs its logits: as the first level, or by more, until a block's logits fill 128 lanes."""
+    rows, columns = level_factors(config, backend)[0]
+    if (rows, columns) == (1, 1):
+        return 1, 1
+    while 2 * rows * columns * num_classes <= 128 and min(rows, columns) < config.size_multiple:
+        rows, columns = (rows, 2 * columns) if columns <= rows else (2 * rows, columns)
+    return rows, columns
+
+
 def halve(factor: Factor) -> Factor:
     """The factor after 2x2 pooling: half of it where the grid stays; 1 remains 1, there the grid halves instead."""
     return max(factor[0] // 2, 1), max(factor[1] // 2, 1)

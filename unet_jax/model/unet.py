@@ -13,25 +13,24 @@ from unet_jax.model.layers import (
     Conv,
     GroupNorm,
     add_bias,
-    max_pool,
     repack_by_convolution,
 )
-from unet_jax.model.packing import halve, level_factors, pack, unpack
+from unet_jax.model.packing import halve, level_factors, logits_factor, pack, unpack
 from unet_jax.subpixels import Factor
 
 
 class ConvBlock(nn.Module):
     """`num_convs` times: 3x3 convolution, normalisation, ReLU; gives activations packed by `factor`.
 
-    x is packed by `factor_in`. `below` is joined to the input of the first convolution as if it were up-sampled and
-    concatenated.
+    x is packed by `factor`; or by `pooled_from`, and then 2x2 max pooling comes first. `below` is joined to the input
+    of the first convolution as if it were up-sampled and concatenated.
     """
 
     config: ModelConfig
     features: int
     num_convs: int
-    factor_in: Factor
     factor: Factor
+    pooled_from: Factor | None = None
 
     @nn.compact
     def __call__(
@@ -44,7 +43,7 @@ class ConvBlock(nn.Module):
                 kernel_init=KERNEL_INITS[config.kernel_init],
                 dtype=jnp.dtype(config.dtype),
                 factor=self.factor,
-                factor_in=self.factor_in if i == 0 else self.factor,
+                pooled_from=self.pooled_from if i == 0 else None,
                 name=f"conv{i}",
             )(x, below if i == 0 else None)
             if config.norm == "batch":
@@ -89,40 +88,44 @@ class UNet(nn.Module):
     num_classes: int
 
     def __call__(self, images: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w k"]:
-        factor = level_factors(self.config, jax.default_backend())[0]
-        return unpack(self.packed(pack(images, factor), train), factor)
+        backend = jax.default_backend()
+        _check_size(self.config, *images.shape[1:3])
+        x = pack(images, level_factors(self.config, backend)[0])
+        return unpack(self.packed(x, train), logits_factor(self.config, self.num_classes, backend))
 
     @nn.compact
     def packed(self, images: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w k"]:
         config = self.config
-        multiple = config.size_multiple
         factors = level_factors(config, jax.default_backend())
-        height, width = (size * f for size, f in zip(images.shape[1:3], factors[0], strict=True))
-        if height % multiple or width % multiple:
-            raise InputError(
-                f"the images are {height}x{width}, but {len(config.widths)} poolings need multiples of {multiple}: "
-                f"resize or pad them (prediction pads and crops by itself)."
-            )
+        _check_size(config, *(size * f for size, f in zip(images.shape[1:3], factors[0], strict=True)))
         # nn.remat counts arguments from self: the second is `train`, which must stay a Python bool.
         block_type = nn.remat(ConvBlock, static_argnums=(2,)) if config.remat == "block" else ConvBlock
-        x, packed_by, skips = images.astype(config.dtype), factors[0], []
-        for level, features in enumerate(config.widths):
-            block = block_type(config, features, config.num_convs_down, packed_by, factors[level], name=f"down{level}")
-            skips.append(block(x, train))
-            x, packed_by = max_pool(skips[-1], factors[level]), halve(factors[level])
-        center = block_type(config, config.center_width, config.num_convs_down, packed_by, factors[-1], name="center")
+        x, pooled_from, skips = images.astype(config.dtype), None, []
+        for level, width in enumerate(config.widths):
+            block = block_type(config, width, config.num_convs_down, factors[level], pooled_from, name=f"down{level}")
+            x, pooled_from = block(x, train), factors[level]
+            skips.append(x)
+        center = block_type(config, config.center_width, config.num_convs_down, factors[-1], pooled_from, name="center")
         x = center(x, train)
         for i, level in enumerate(reversed(range(len(config.widths)))):
             below = repack_by_convolution(x, factors[level + 1], halve(factors[level]))
-            block = block_type(
-                config, config.widths[level], config.num_convs_up, factors[level], factors[level], name=f"up{i}"
-            )
+            block = block_type(config, config.widths[level], config.num_convs_up, factors[level], name=f"up{i}")
             x = block(skips[level], train, below)
         head = Conv(
             self.num_classes,
             kernel_size=1,
             kernel_init=KERNEL_INITS[config.kernel_init],
-            factor=factors[0],
+            factor=logits_factor(config, self.num_classes, jax.default_backend()),
+            factor_in=factors[0],
             name="head",
         )
         return add_bias(*head(x))
+
+
+def _check_size(config: ModelConfig, height: int, width: int) -> None:
+    multiple = config.size_multiple
+    if height % multiple or width % multiple:
+        raise InputError(
+            f"the images are {height}x{width}, but {len(config.widths)} poolings need multiples of {multiple}: "
+            f"resize or pad them (prediction pads and crops by itself)."
+        )

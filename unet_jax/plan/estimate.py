@@ -18,6 +18,7 @@ from unet_jax.plan.hlo import Instruction, collectives, parse_entry, stage_of
 from unet_jax.plan.targets import Chip, Target
 from unet_jax.sharding import check_batch_size, make_mesh
 from unet_jax.steps import make_predict_step
+from unet_jax.subpixels import UNPACKED
 
 LABEL = "the compiler's estimates, not timings"
 _NUM_TOP = 10
@@ -91,10 +92,10 @@ def estimate(
     built = build(config, num_classes, _NUM_STEPS, backend=target.backend)
     state = state_shapes(built, mesh)
     if program == "train":
-        lowered = built.train_step.lower(state, batch_shapes(config, num_classes, built.factor, mesh))  # type: ignore[attr-defined]
+        lowered = built.train_step.lower(state, batch_shapes(config, num_classes, built.packing, mesh))  # type: ignore[attr-defined]
     else:
         step = make_predict_step(built.model.apply, size_multiple=config.model.size_multiple)
-        images = batch_shapes(config, num_classes, (1, 1), mesh).image
+        images = batch_shapes(config, num_classes, UNPACKED, mesh).image
         lowered = step.lower(state.params, state.batch_stats, images)  # type: ignore[attr-defined]
     lower_s = time.perf_counter() - start
     identity = "\n".join((lowered.as_text(), target.name, target.compiler, jax.__version__))

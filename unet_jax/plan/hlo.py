@@ -89,7 +89,7 @@ def _buffers(shapes: str) -> list[Buffer]:
         minor_to_major = [int(d) for d in order.split(",") if d] or list(range(len(sizes)))[::-1]
         tile = re.match(r"T\(([\d,]+)\)", storage)
         padded = _padded(sizes, minor_to_major, [int(t) for t in tile[1].split(",")] if tile else [])
-        buffers.append(Buffer(math.prod(sizes) * item, padded * item, "S(1)" not in storage))
+        buffers.append(Buffer(math.prod(sizes) * item, padded * item, "S(" not in storage))
     return buffers
 
 
@@ -134,8 +134,18 @@ def collectives(instructions: Sequence[Instruction]) -> list[Collective]:
     for instruction in instructions:
         kind = _COLLECTIVE.match(instruction.opcode)
         if kind:
-            found.setdefault(kind[1], []).append(sum(b.num_bytes for b in instruction.outputs))
+            found.setdefault(kind[1], []).append(sum(b.num_bytes for b in _results(instruction)))
     return [Collective(opcode, len(sizes), sum(sizes)) for opcode, sizes in sorted(found.items())]
+
+
+def _results(instruction: Instruction) -> Sequence[Buffer]:
+    """Outputs without the operands that asynchronous instructions list before them."""
+    outputs = instruction.outputs
+    if instruction.opcode == "all-gather-start":  # (operands, results)
+        return outputs[len(outputs) // 2 :]
+    if instruction.opcode == "collective-permute-start":  # (operand, result, contexts)
+        return outputs[1:2]
+    return outputs
 
 
 def stage_of(instruction: Instruction) -> str | None:

@@ -1,0 +1,205 @@
+"""A config's program with packing and without: the same numbers, from a single loss to a whole run."""
+
+import contextlib
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from runs_for_tests import tiny_config, with_optim
+
+from unet_jax import Batch, load_run, metrics, train
+from unet_jax.build import batch_shapes, build, make_loss, state_shapes
+from unet_jax.config import LossConfig, LossTermConfig
+from unet_jax.config_dict import replace
+from unet_jax.data.host_packing import pack_pixels
+from unet_jax.data.synthetic import synthetic_sample
+from unet_jax.display import Quiet
+from unet_jax.evaluate import evaluate_run, select_records
+from unet_jax.model.packing import pack, unpack
+from unet_jax.sharding import make_mesh
+
+ONE_DEVICE = make_mesh(jax.devices()[:1])
+NUM_CLASSES = 2
+
+
+def packed_batch(program, batch):
+    """The batch as the program's steps take it: packed on the host."""
+
+    def packed(pixels, factor):
+        return np.stack([pack_pixels(x, factor) for x in pixels])
+
+    return Batch(
+        packed(batch.image, program.packing.image), packed(batch.label, program.packing.label), batch.weight
+    )
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """Seven samples, and one that only fills up the batch."""
+    samples = [synthetic_sample(np.random.default_rng(i), 32, NUM_CLASSES) for i in range(8)]
+    image, label = (np.stack(arrays) for arrays in zip(*samples, strict=True))
+    return Batch(image, label, np.array([1, 1, 1, 1, 1, 1, 1, 0], np.float32))
+
+
+def config_with(packing, root="", **settings):
+    """With SGD: Adam makes whole steps of the rounding noise in a gradient that is 0."""
+    config = with_optim(tiny_config(root), name="sgd", learning_rate=0.05)
+    return replace(config, {"model.packing": packing, **settings})
+
+
+@pytest.fixture(scope="module")
+def programs():
+    return {packing: build(config_with(packing), NUM_CLASSES, 4) for packing in ("none", "2,1x2")}
+
+
+@pytest.fixture(scope="module")
+def states(programs):
+    return {packing: program.init(jax.random.key(0)) for packing, program in programs.items()}
+
+
+def test_the_state_does_not_depend_on_the_packing(states):
+    jax.tree.map(np.testing.assert_array_equal, states["none"], states["2,1x2"])
+
+
+def test_one_step_trains_alike(programs, states, batch):
+    assert programs["2,1x2"].packing.image == (2, 2) and programs["none"].packing == ((1, 1), (1, 1))
+    found = {}
+    for packing, program in programs.items():
+        state = jax.tree.map(jnp.copy, states[packing])  # the step takes it away
+        found[packing] = jax.device_get(program.train_step(state, packed_batch(program, batch)))
+    (plain, plain_metrics), (packed, packed_metrics) = found["none"], found["2,1x2"]
+    assert plain_metrics.keys() == packed_metrics.keys()
+    for name, value in plain_metrics.items():
+        np.testing.assert_allclose(packed_metrics[name], value, rtol=1e-5 if name == "grad_norm" else 1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), packed, plain)
+    changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), plain.params, states["none"].params)
+    assert changed["head"]["kernel"] and changed["down0"]["conv0"]["kernel"]
+
+
+def test_evaluation_counts_alike(programs, states, batch):
+    found = {}
+    for packing, program in programs.items():
+        state = states[packing]
+        step = program.eval_step(state.params, state.batch_stats, packed_batch(program, batch))
+        found[packing] = jax.device_get(step)
+    (plain, plain_counts), (packed, packed_counts) = found["none"], found["2,1x2"]
+    assert packed_counts.tp.shape == (8, NUM_CLASSES)
+    jax.tree.map(np.testing.assert_array_equal, packed_counts, plain_counts)
+    assert 0 < np.sum(plain_counts.tp) < batch.label[..., 0].size * NUM_CLASSES
+    for name, value in plain.items():
+        np.testing.assert_allclose(packed[name], value, rtol=1e-6)
+
+
+def test_steps_take_the_shapes_that_are_told(programs, batch):
+    for packing, program in programs.items():
+        config = replace(config_with(packing), {"train.batch_size": 8})
+        told, given = batch_shapes(config, NUM_CLASSES, program.packing, ONE_DEVICE), packed_batch(program, batch)
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), told) == jax.tree.map(lambda x: (x.shape, x.dtype), given)
+        shapes = jax.tree.map(lambda x: (x.shape, x.dtype), state_shapes(program, ONE_DEVICE))
+        assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype), program.init(jax.random.key(0)))
+
+
+def horizontal_bce_loss(logits, labels, *, weight):
+    """A loss of one's own that cares for the place of a pixel: columns count by their number."""
+    columns = jnp.arange(logits.shape[-2], dtype=jnp.float32)[None, None, :, None]
+    return weight * columns * (jax.nn.softplus(logits) - labels * logits)
+
+
+def terms(*names):
+    return LossConfig(terms=tuple(LossTermConfig(name, 1.0 + i) for i, name in enumerate(names)))
+
+
+@pytest.mark.parametrize("factor", [(2, 2), (2, 4)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        LossConfig(dice_reduction="batch"),
+        LossConfig(dice_reduction="class"),
+        LossConfig(dice_reduction="image", bce_weight=0.5),
+        terms("focal", "soft_dice", "generalized_dice"),
+        terms("ssim", "bce"),
+        terms("boundary", "border_bce", "soft_dice"),
+        terms("topk_bce", "soft_cldice"),
+        LossConfig(terms=(LossTermConfig("tversky", class_weight=(1.0, 3.0), over="batch"),)),
+        terms(f"{__name__}:horizontal_bce_loss"),
+    ],
+    ids=lambda config: "+".join(t.metric for t in config.terms) or f"bce+{config.dice_reduction}",
+)
+def test_losses_of_packed_logits(config, factor, batch):
+    """Value, terms and gradient are those of the unpacked logits."""
+    logits = jax.random.normal(jax.random.key(1), batch.label.shape)
+    labels = jnp.asarray(batch.label, jnp.float32) / 255.0
+
+    def value_and_grad(loss, *arrays):
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(*arrays, batch.weight)
+
+    (plain, plain_terms), plain_gradient = value_and_grad(make_loss(config), logits, labels)
+    packed_labels = np.stack([pack_pixels(x, factor) for x in batch.label]).astype(np.float32) / np.float32(255.0)
+    (packed, packed_terms), gradient = value_and_grad(make_loss(config, factor), pack(logits, factor), packed_labels)
+    np.testing.assert_allclose(packed, plain, rtol=2e-6)
+    assert packed_terms.keys() == plain_terms.keys()
+    for name, value in plain_terms.items():
+        np.testing.assert_allclose(packed_terms[name], value, rtol=2e-6)
+    largest = float(jnp.abs(plain_gradient).max())
+    assert largest > 0.0
+    np.testing.assert_allclose(unpack(gradient, factor), plain_gradient, atol=1e-5 * largest)
+
+
+class Interrupting(Quiet):
+    """Presses Ctrl-C after a training step."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    @contextlib.contextmanager
+    def bar(self, title, total, completed=0, unit=""):
+        def show(done, note=""):
+            if title == "training" and done == self.step:
+                raise KeyboardInterrupt
+
+        yield show
+
+
+@pytest.fixture(scope="module")
+def packed_run(synthetic_root, tmp_path_factory):
+    """Trained packed, two epochs of two steps."""
+    out = tmp_path_factory.mktemp("build") / "packed"
+    train(config_with("2", synthetic_root), out, display=Quiet(), mesh=ONE_DEVICE)
+    return out
+
+
+def evaluations(out):
+    found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in found if "eval/loss" in row]
+
+
+def test_a_packed_run_is_evaluated_unpacked(packed_run):
+    run = load_run(packed_run, mesh=ONE_DEVICE)
+    assert run.config.model.packing == "2"
+    scores = {}
+    for packing in ("none", "2", "2,1x2"):
+        changed = run.__class__(**{**vars(run), "config": replace(run.config, {"model.packing": packing})})
+        _, layout, records = select_records(changed, changed.config.data, "val")
+        scores[packing] = evaluate_run(changed, layout, records)
+    for packing in ("2", "2,1x2"):
+        jax.tree.map(np.testing.assert_array_equal, scores[packing].counts, scores["none"].counts)
+    # The images have the network's size, so this is also what training wrote, from packed logits.
+    assert metrics.dice(scores["none"].counts).mean() == pytest.approx(run.metrics["dice"], rel=1e-6)
+
+
+def test_a_run_continues_with_another_packing(packed_run, synthetic_root, tmp_path):
+    """A packed run is interrupted, and ends unpacked where the other one did."""
+    settings = {"train.checkpoint_every_steps": 1}
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(config_with("2", synthetic_root, **settings), out, display=Interrupting(2), mesh=ONE_DEVICE)
+    train(config_with("none", synthetic_root, **settings), out, display=Quiet(), mesh=ONE_DEVICE)
+    straight, continued = (load_run(path, "last", mesh=ONE_DEVICE) for path in (packed_run, out))
+    assert continued.step == straight.step == 4
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), continued.state, straight.state)
+    for a, b in zip(evaluations(packed_run), evaluations(out), strict=True):
+        for name in ("train/loss", "eval/loss"):
+            assert a[name] == pytest.approx(b[name], rel=1e-5)
