@@ -14,7 +14,7 @@ from unet_jax import InputError, UNet
 from unet_jax.config import Config, ModelConfig, parse_packing
 from unet_jax.config_dict import config_differences, config_from_dict, config_to_dict
 from unet_jax.model.layers import convolve, max_pool, repack_by_convolution
-from unet_jax.model.packing import AUTO, halve, level_factors, pack, pack_kernel, repack, unpack
+from unet_jax.model.packing import AUTO, halve, level_factors, logits_factor, pack, pack_kernel, repack, unpack
 from unet_jax.subpixels import subpixels
 
 FACTORS = [(1, 1), (1, 2), (2, 1), (2, 2), (4, 2), (1, 4), (4, 4)]
@@ -250,9 +250,14 @@ def test_factors_of_a_config():
     assert parse_packing("4,1x2", 3) == [(4, 4), (1, 2), (1, 1)]
     assert parse_packing("none", 2) == [(1, 1), (1, 1)]
     seed = ModelConfig(packing="auto")
-    assert level_factors(seed, "tpu") == [(4, 4), (2, 2), (2, 2)] + 5 * [(1, 1)]
+    assert level_factors(seed, "tpu") == [(4, 4), (2, 4), (2, 2), (1, 2)] + 4 * [(1, 1)]
     assert level_factors(ModelConfig((8,), 8, packing="auto"), "tpu") == [(2, 2), (1, 1)]  # 4 would not divide
     assert level_factors(seed, "an unknown kind") == [(1, 1)] * 8
+    # Two classes on blocks of 4x4 are 32 logits: 8x8 fill the 128 lanes. Three would be 192.
+    assert logits_factor(seed, 2, "tpu") == (8, 8)
+    assert logits_factor(seed, 3, "tpu") == (4, 8)
+    assert logits_factor(seed, 2, "cpu") == (1, 1)
+    assert logits_factor(ModelConfig((8,), 8, packing="2"), 1, "cpu") == (2, 2)  # more would not divide
     for table in AUTO.values():
         assert all(f & (f - 1) == 0 for factor in table.values() for f in factor)
 

@@ -28,10 +28,10 @@ class Conv(nn.Module):
     its gradient would be another pass over the activations, to find 0. `add_bias` adds it where nothing subtracts it.
 
     x is packed by `factor_in`, or by `factor` where that is not given; or by `pooled_from`, and then it is max-pooled
-    first. With `below`, of half the resolution and packed
-    by `halve(factor)`, a convolution of x and the up-sampled `below` concatenated. Packed, it is the sum of two
-    convolutions with the kernel's input channels divided among them, and neither of the two tensors is made. Unpacked,
-    they are: the other way was 1.2 to 12 times slower on a CPU, at all sizes tried (docs/packing.md).
+    first. With `below`, of half the resolution and packed by `below_factor` or `halve(factor)`, a convolution of x and
+    the up-sampled `below` concatenated. Packed, it is the sum of two convolutions with the kernel's input channels
+    divided among them, and neither of the two tensors is made. Unpacked, they are: the other way was 1.2 to 12 times
+    slower on a CPU, at all sizes tried (docs/packing.md).
     """
 
     features: int
@@ -42,6 +42,7 @@ class Conv(nn.Module):
     factor: Factor = (1, 1)
     factor_in: Factor | None = None
     pooled_from: Factor | None = None
+    below_factor: Factor | None = None
 
     @nn.compact
     def __call__(
@@ -49,18 +50,19 @@ class Conv(nn.Module):
     ) -> tuple[Float[Array, "b h w features"], Float[Array, " d"]]:
         factor_in = self.pooled_from or self.factor_in or self.factor
         own = x.shape[-1] // num_subpixels(factor_in)
-        lower = 0 if below is None else below.shape[-1] // num_subpixels(halve(self.factor))
+        lower = 0 if below is None else below.shape[-1] // num_subpixels(self.below_factor or halve(self.factor))
         shape = (self.kernel_size, self.kernel_size, own + lower, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
         if below is not None and self.factor == (1, 1):
+            below = repack_by_convolution(below, self.below_factor or (1, 1), (1, 1))
             x, own, below = jnp.concatenate([x, upsample(below)], axis=-1), own + lower, None
         if self.pooled_from is not None:
             return convolve_pooled(x.astype(self.dtype), kernel, self.pooled_from, self.factor), bias
         y = convolve(x.astype(self.dtype), pack_kernel(kernel[:, :, :own], factor_in, self.factor))
         if below is not None:
-            packed = pack_kernel(kernel[:, :, own:], halve(self.factor), self.factor, upsampled=True)
-            y = y + convolve(below.astype(self.dtype), packed)
+            below_factor = self.below_factor or halve(self.factor)
+            y = y + convolve_upsampled(below.astype(self.dtype), kernel[:, :, own:], below_factor, self.factor)
         return y, bias
 
 
@@ -88,6 +90,45 @@ def convolve(x: Float[Array, "b h w c"], packed: PackedKernel) -> Float[Array, "
         packed.lhs_dilation,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+
+
+def convolve_upsampled(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw i o"], old: Factor, new: Factor
+) -> Float[Array, "b h2 w2 d"]:
+    """A 'same' convolution of 2x2 nearest-neighbour up-sampled x, which is not made; packed by `old`, then by `new`."""
+    if old == halve(new):
+        return convolve(x, pack_kernel(kernel, old, new, upsampled=True))
+    return _convolve_upsampled_repacked(x, kernel, old, new)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve_upsampled_repacked(x: Array, kernel: Array, old: Factor, new: Factor) -> Array:
+    """`convolve_upsampled` where x lies on another grid than the result.
+
+    One convolution from grid to grid is cheap on a TPU where the second is coarser, and expensive where it is finer
+    (docs/tpu.md). So x is repacked first, but its gradient comes from the one convolution.
+    """
+    return _convolve_upsampled_forward(x, kernel, old, new)[0]
+
+
+def _convolve_upsampled_forward(x: Array, kernel: Array, old: Factor, new: Factor) -> tuple[Array, Any]:
+    repacked = repack_by_convolution(x, old, halve(new))
+    y = convolve(repacked, pack_kernel(kernel, halve(new), new, upsampled=True))
+    return y, (repacked, kernel)
+
+
+def _convolve_upsampled_backward(old: Factor, new: Factor, kept: Any, gradient: Array) -> tuple[Array, Array]:
+    repacked, kernel = kept
+    below = halve(new)
+    _, gradient_of_kernel = jax.vjp(lambda k: convolve(repacked, pack_kernel(k, below, new, upsampled=True)), kernel)
+    b, h, w, c = repacked.shape
+    shape = (b, h * below[0] // old[0], w * below[1] // old[1], c * num_subpixels(old) // num_subpixels(below))
+    packed = pack_kernel(kernel, old, new, upsampled=True)
+    transposed = jax.linear_transpose(lambda x: convolve(x, packed), jax.ShapeDtypeStruct(shape, repacked.dtype))
+    return *transposed(gradient), *gradient_of_kernel(gradient)
+
+
+_convolve_upsampled_repacked.defvjp(_convolve_upsampled_forward, _convolve_upsampled_backward)
 
 
 def repack_by_convolution(x: Float[Array, "b h w c"], old: Factor, new: Factor) -> Float[Array, "b h2 w2 c2"]:
@@ -244,13 +285,13 @@ def max_pool(x: Float[Array, "b h w c"], factor: Factor = (1, 1)) -> Float[Array
 
 
 def _max_pool_forward(x: Array, factor: Factor) -> tuple[Array, Array]:
-    """Also which of the four it was, as int8: all that is kept for the gradient."""
+    """Also which of the four it was, 0 to 3 in x's dtype."""
     upper, lower = _halves(x, 1, packed=factor[0] > 1)
     left, first = _first_of_pair(*_halves(upper, 2, packed=factor[1] > 1))
     right, third = _first_of_pair(*_halves(lower, 2, packed=factor[1] > 1))
     largest, in_upper = _first_of_pair(left, right)
-    winner = jnp.where(in_upper, jnp.where(first, 0, 1), jnp.where(third, 2, 3)).astype(jnp.int8)
-    return largest, winner
+    winner = jnp.where(in_upper, jnp.where(first, 0, 1), jnp.where(third, 2, 3))
+    return largest, winner.astype(x.dtype)  # as int8 it would be a pass of its own on a TPU (docs/tpu.md)
 
 
 def _max_pool_backward(factor: Factor, winner: Array, gradient: Array) -> tuple[Array]:
@@ -298,7 +339,7 @@ def _convolve_pooled_backward(factor: Factor, new: Factor, kept: Any, gradient: 
     (copies,) = jax.linear_transpose(lambda x: convolve(x, repeated), four)(gradient)
     winner_of = PackedKernel(jnp.tile(jnp.eye(channels), 4)[None, None], (1, 1), [(0, 0), (0, 0)], (1, 1))
     group = jnp.asarray(np.repeat(np.arange(4), channels), pooled.dtype)[None, None, None, :]
-    mine = convolve(winner.astype(pooled.dtype), winner_of) == group  # 0 to 3 are exact in any precision
+    mine = convolve(winner, winner_of) == group  # 0 to 3 are exact in any precision
     return jnp.where(mine, copies, jnp.zeros((), copies.dtype)), *gradient_of_kernel(gradient)
 
 

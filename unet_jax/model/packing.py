@@ -19,8 +19,11 @@ from unet_jax.subpixels import Factor, num_subpixels, subpixels
 AUTO: dict[str, dict[int, Factor]] = {
     # Measured on 2 cores: 1x2 on the first level made the training step slower (docs/packing.md).
     "cpu": {},
-    # Not timed: cycles that the TPU compiler estimates for the seed's network at 1024x1024, v5e (docs/packing.md).
-    "tpu": {8: (4, 4), 32: (2, 2)},
+    # Not measured: no GPU was at hand. `python benchmarks/bench_packing.py` does it.
+    "gpu": {},
+    # Not timed: the fewest cycles by the TPU compiler's estimate, of five choices for the seed's network at 1024x1024,
+    # bfloat16, 8 images a chip of v5e (docs/tpu.md). Every stage then has 128 channels, as many as a TPU has lanes.
+    "tpu": {8: (4, 4), 16: (2, 4), 32: (2, 2), 64: (1, 2)},
 }
 """By kind of device: the factor of levels with up to so many channels. Unpacked where nothing is said."""
 

@@ -13,17 +13,16 @@ from unet_jax.model.layers import (
     Conv,
     GroupNorm,
     add_bias,
-    repack_by_convolution,
 )
-from unet_jax.model.packing import halve, level_factors, logits_factor, pack, unpack
+from unet_jax.model.packing import level_factors, logits_factor, pack, unpack
 from unet_jax.subpixels import Factor
 
 
 class ConvBlock(nn.Module):
     """`num_convs` times: 3x3 convolution, normalisation, ReLU; gives activations packed by `factor`.
 
-    x is packed by `factor`; or by `pooled_from`, and then 2x2 max pooling comes first. `below` is joined to the input
-    of the first convolution as if it were up-sampled and concatenated.
+    x is packed by `factor`; or by `pooled_from`, and then 2x2 max pooling comes first. `below`, packed by
+    `below_factor`, is joined to the input of the first convolution as if it were up-sampled and concatenated.
     """
 
     config: ModelConfig
@@ -31,6 +30,7 @@ class ConvBlock(nn.Module):
     num_convs: int
     factor: Factor
     pooled_from: Factor | None = None
+    below_factor: Factor | None = None
 
     @nn.compact
     def __call__(
@@ -44,6 +44,7 @@ class ConvBlock(nn.Module):
                 dtype=jnp.dtype(config.dtype),
                 factor=self.factor,
                 pooled_from=self.pooled_from if i == 0 else None,
+                below_factor=self.below_factor,
                 name=f"conv{i}",
             )(x, below if i == 0 else None)
             if config.norm == "batch":
@@ -108,9 +109,15 @@ class UNet(nn.Module):
         center = block_type(config, config.center_width, config.num_convs_down, factors[-1], pooled_from, name="center")
         x = center(x, train)
         for i, level in enumerate(reversed(range(len(config.widths)))):
-            below = repack_by_convolution(x, factors[level + 1], halve(factors[level]))
-            block = block_type(config, config.widths[level], config.num_convs_up, factors[level], name=f"up{i}")
-            x = block(skips[level], train, below)
+            block = block_type(
+                config,
+                config.widths[level],
+                config.num_convs_up,
+                factors[level],
+                below_factor=factors[level + 1],
+                name=f"up{i}",
+            )
+            x = block(skips[level], train, x)
         head = Conv(
             self.num_classes,
             kernel_size=1,
