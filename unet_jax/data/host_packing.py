@@ -11,14 +11,20 @@ import numpy as np
 from unet_jax._types import Sample
 from unet_jax.subpixels import Factor, Packing, num_subpixels, subpixels
 
+_MOST_CHANNELS = 128  # of an array in OpenCV 5
+
 
 def pack_pixels(x: np.ndarray, factor: Factor) -> np.ndarray:
     """`[h w c]` uint8 to `[h/r w/s r*s*c]`, as `unet_jax.model.packing.pack` lays it out."""
     if factor == (1, 1):
         return x
     (r, s), (h, w, c) = factor, x.shape
-    rows = x.reshape(h // r, r, w // s, s * c)
     packed = np.empty((h // r, w // s, num_subpixels(factor) * c), np.uint8)
+    if packed.shape[-1] > _MOST_CHANNELS:
+        for target, (i, j) in enumerate(subpixels(factor)):
+            packed[..., target * c : (target + 1) * c] = x[i::r, j::s]
+        return packed
+    rows = x.reshape(h // r, r, w // s, s * c)
     sources = [np.ascontiguousarray(rows[:, i]) for i in range(r)]
     from_to = []
     for target, (i, j) in enumerate(subpixels(factor)):

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -98,7 +99,9 @@ def estimate(
         images = batch_shapes(config, num_classes, UNPACKED, mesh).image
         lowered = step.lower(state.params, state.batch_stats, images)  # type: ignore[attr-defined]
     lower_s = time.perf_counter() - start
-    identity = "\n".join((lowered.as_text(), target.name, target.compiler, jax.__version__))
+    flags = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
+    fields = [field.name for field in dataclasses.fields(Estimate)]
+    identity = "\n".join((lowered.as_text(), target.name, target.compiler, jax.__version__, *flags, *fields))
     file = cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json" if cache else None
     if file and file.exists():
         return Estimate(**json.loads(file.read_text()))

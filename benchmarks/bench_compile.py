@@ -1,0 +1,184 @@
+"""What a TPU's compiler expects of the training step: the textbook's and the library's, in one call and without a TPU.
+
+Defaults are the seed's network at 1024x1024 in bfloat16, 8 images on each chip: several minutes for each variant. A
+small network takes seconds: `--widths 4 8 --center-width 8 --image-size 64`.
+"""
+
+import dataclasses
+import datetime
+import json
+import pathlib
+import sys
+import time
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+from textbook import TextbookUNet, make_textbook_step
+
+from unet_jax.config import Config
+from unet_jax.config_dict import replace
+from unet_jax.optim import make_optimizer
+from unet_jax.plan.estimate import LABEL, estimate
+from unet_jax.plan.hlo import parse_entry
+from unet_jax.plan.show import size
+from unet_jax.plan.targets import Target, tpu_target
+from unet_jax.presets import PRESETS
+from unet_jax.runs import current_versions
+from unet_jax.sharding import batch_sharding, make_mesh, replicated
+
+_NUM_CLASSES = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Compile the textbook's training step and the library's for a TPU that need not be here."""
+
+    packings: tuple[str, ...] = ("auto",)
+    """Values of model.packing; ratios are to the textbook."""
+    topology: str = "v5e:2x2"
+    images_per_device: int = 8
+    widths: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
+    center_width: int = 1024
+    image_size: int = 1024
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    remat: Literal["none", "block"] = "none"
+    out: str | None = None
+    """Write the report to this JSON file."""
+
+
+def make_config(options: Options, packing: str, num_devices: int) -> Config:
+    values = {
+        "model.packing": packing,
+        "model.widths": options.widths,
+        "model.center_width": options.center_width,
+        "model.dtype": options.dtype,
+        "model.remat": options.remat,
+        "data.image_size": options.image_size,
+        "train.batch_size": options.images_per_device * num_devices,
+    }
+    return replace(PRESETS["seed"](), values)
+
+
+def compile_textbook(config: Config, target: Target) -> dict[str, Any]:
+    """Numbers of the baseline, by the names that `Estimate` has."""
+    mesh = make_mesh(target.devices)
+    network = config.model
+    model = TextbookUNet(
+        network.widths,
+        network.center_width,
+        _NUM_CLASSES,
+        network.num_convs_down,
+        network.num_convs_up,
+        jnp.dtype(network.dtype),
+    )
+    tx = make_optimizer(config.optim, 1000)
+
+    def init(key: jax.Array) -> Any:
+        side = network.size_multiple
+        variables = model.init(key, jnp.zeros((1, side, side, 3)), False)
+        return variables["params"], variables["batch_stats"], tx.init(variables["params"])
+
+    def pixels(channels: int) -> jax.ShapeDtypeStruct:
+        shape = (config.train.batch_size, config.data.image_size, config.data.image_size, channels)
+        return jax.ShapeDtypeStruct(shape, np.uint8, sharding=batch_sharding(mesh))
+
+    state = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
+        jax.eval_shape(init, jax.random.key(0)),
+    )
+    start = time.perf_counter()
+    lowered = make_textbook_step(model, tx).lower(*state, pixels(3), pixels(_NUM_CLASSES))  # type: ignore[attr-defined]
+    lower_s = time.perf_counter() - start
+    start = time.perf_counter()
+    compiled = lowered.compile()
+    compile_s = time.perf_counter() - start
+    memory = compiled.memory_analysis()
+    return {
+        "cycles": sum(i.cycles for i in parse_entry(compiled.as_text())),
+        "flops": compiled.cost_analysis()["flops"],
+        "bytes_accessed": compiled.cost_analysis()["bytes accessed"],
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "lower_s": lower_s,
+        "compile_s": compile_s,
+    }
+
+
+def compile_library(config: Config, target: Target) -> dict[str, Any]:
+    """All of an `Estimate`; without a cache, so that the seconds are the compiler's."""
+    return dataclasses.asdict(estimate(config, _NUM_CLASSES, target))
+
+
+def compare(results: dict[str, dict[str, Any]], title: str) -> Table:
+    baseline = next(iter(results.values()))
+    table = Table(title=title, title_justify="left")
+    table.add_column("variant")
+    for column in ("M cycles", "ratio", "accessed", "ratio", "temporaries", "ratio", "compile s", "ratio"):
+        table.add_column(column, justify="right")
+    for name, found in results.items():
+        cells = [name]
+        for key, text in (
+            ("cycles", f"{found['cycles'] / 1e6:.2f}"),
+            ("bytes_accessed", size(found["bytes_accessed"])),
+            ("temporary_bytes", size(found["temporary_bytes"])),
+            ("compile_s", f"{found['compile_s']:.1f}"),
+        ):
+            cells += [text, _times_less(baseline[key], found[key])]
+        table.add_row(*cells)
+    return table
+
+
+def _times_less(baseline: float, found: float) -> str:
+    return f"1/{baseline / found:.2f}" if baseline and found else ""
+
+
+def remaining(found: dict[str, Any], name: str) -> Table:
+    table = Table(title=f"most expensive instructions of {name}: {LABEL}", title_justify="left")
+    table.add_column("M cycles", justify="right")
+    table.add_column("share", justify="right")
+    table.add_column("source")
+    table.add_column("operation", overflow="fold")
+    for row in found["top"]:
+        share = row["cycles"] / found["cycles"]
+        table.add_row(f"{row['cycles'] / 1e6:.3f}", f"{share:.1%}", row["source"], row["operation"])
+    return table
+
+
+def main(options: Options) -> None:
+    jax.config.update("jax_platforms", "cpu")  # a TPU or GPU that is here has no part in this
+    jax.config.update("jax_enable_compilation_cache", False)  # or compile_s is the time to read a file
+    target = tpu_target(options.topology)
+    num_devices = len(target.devices)
+    results = {"textbook": compile_textbook(make_config(options, "none", num_devices), target)}
+    for packing in options.packings:
+        print(f"compiled: {', '.join(results)}", file=sys.stderr)
+        results[f"packing {packing}"] = compile_library(make_config(options, packing, num_devices), target)
+    title = f"training step for {num_devices} devices of {target.name}: {LABEL}"
+    console, last = Console(width=110), list(results)[-1]
+    console.print(compare(results, title))
+    if options.packings:
+        console.print(remaining(results[last], last))
+    report = {
+        "benchmark": "compile",
+        "what": LABEL,
+        "date": datetime.date.today().isoformat(),
+        "compiler": target.compiler,
+        "num_devices": num_devices,
+        "versions": current_versions(),
+        "options": dataclasses.asdict(options),
+        "results": results,
+    }
+    if options.out:
+        path = pathlib.Path(options.out)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
