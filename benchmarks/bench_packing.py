@@ -5,29 +5,31 @@ import datetime
 import json
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
+import optax
 import tyro
 from rich.console import Console
 from rich.table import Table
+from textbook import TextbookUNet, make_textbook_step
 
-from unet_jax._types import Batch
+from unet_jax._types import Batch, Sample
+from unet_jax.build import build
+from unet_jax.config import ModelConfig
 from unet_jax.config_dict import replace
-from unet_jax.losses import bce_dice_loss
-from unet_jax.optim import make_optimizer
+from unet_jax.data.host_packing import pack_sample
 from unet_jax.presets import PRESETS
 from unet_jax.runs import current_versions
-from unet_jax.state import init_state, make_model
-from unet_jax.steps import make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Time the training step of one network with several packings in one interleaved run."""
 
-    packing: tuple[str, ...] = ("none", "1x2", "2", "4,2,2")
-    """Values of model.packing; ratios are to the first."""
+    packing: tuple[str, ...] = ("textbook", "none", "1x2", "2", "4,2x4,2,1x2")
+    """Values of model.packing, or textbook for `textbook.py`; ratios are to the first."""
     widths: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
     center_width: int = 1024
     image_size: int = 128
@@ -39,34 +41,55 @@ class Options:
 
 def make_variant(packing: str, options: Options) -> tuple[Callable[[], None], dict[str, float]]:
     """A function that runs one step to its end, and what was measured while making it."""
+    is_textbook = packing == "textbook"
     values = {
-        "model.packing": packing,
+        "model.packing": "none" if is_textbook else packing,
         "model.widths": options.widths,
         "model.center_width": options.center_width,
         "model.dtype": options.dtype,
         "data.image_size": options.image_size,
     }
     config = replace(PRESETS["seed"](), values)
-    model, tx = make_model(config.model, 2), make_optimizer(config.optim, 1000)
+    program = build(config, 2, 1000)
     rng = np.random.default_rng(0)
     shape = (options.batch_size, options.image_size, options.image_size)
-    image = rng.integers(0, 256, (*shape, 3), np.uint8)
-    label = rng.integers(0, 2, (*shape, 2), np.uint8) * np.uint8(255)
+    images = rng.integers(0, 256, (*shape, 3), np.uint8)
+    labels = rng.integers(0, 2, (*shape, 2), np.uint8) * np.uint8(255)
+    samples = [pack_sample(Sample(*pair), program.packing) for pair in zip(images, labels, strict=True)]
+    image, label = (np.stack(arrays) for arrays in zip(*samples, strict=True))
     batch = jax.device_put(Batch(image, label, np.ones(options.batch_size, np.float32)))
-    state = jax.jit(lambda key: init_state(key, model, tx))(jax.random.key(0))
     start = time.perf_counter()
-    compiled = make_train_step(model.apply, bce_dice_loss, tx).lower(state, batch).compile()
+    if is_textbook:
+        arguments, textbook_step = _textbook(config.model, program.tx, batch)
+        compiled = textbook_step.lower(*arguments, batch.image, batch.label).compile()
+    else:
+        state = jax.jit(program.init)(jax.random.key(0))
+        arguments = (state,)
+        compiled = program.train_step.lower(state, batch).compile()  # type: ignore[attr-defined]
     facts = {"compile_s": time.perf_counter() - start}
     memory = compiled.memory_analysis()
     if memory is not None:
         facts["temporary_bytes"] = memory.temp_size_in_bytes
-    box = [state]
+    box = [arguments]
 
     def step() -> None:
-        box[0], metrics = compiled(box[0], batch)
-        jax.block_until_ready(metrics["loss"])
+        if is_textbook:
+            *updated, loss = compiled(*box[0], batch.image, batch.label)
+            box[0] = tuple(updated)
+        else:
+            state, metrics = compiled(*box[0], batch)
+            box[0], loss = (state,), metrics["loss"]
+        jax.block_until_ready(loss)
 
     return step, facts
+
+
+def _textbook(config: ModelConfig, tx: optax.GradientTransformation, batch: Batch) -> tuple[Any, Any]:
+    """The baseline's state and step."""
+    model = TextbookUNet(config.widths, config.center_width, 2, dtype=jax.numpy.dtype(config.dtype))
+    variables = jax.jit(lambda x: model.init(jax.random.key(0), x, False))(batch.image[:1].astype(np.float32))
+    arguments = (variables["params"], variables["batch_stats"], tx.init(variables["params"]))
+    return arguments, make_textbook_step(model, tx)
 
 
 def main(options: Options) -> None:

@@ -1,5 +1,6 @@
 """Devices to compile for: TPU topologies that need not be here, or the ones that are."""
 
+import importlib.metadata
 import importlib.util
 import os
 from typing import Any, NamedTuple
@@ -87,4 +88,4 @@ def local_target(platform: str) -> Target:
         raise InputError(
             f"--platform is {platform!r}, but jax finds no such device here: use tpu (with --topology) or cpu."
         ) from error
-    return Target(platform, platform, devices, None, f"jaxlib {jax.lib.__version__}")
+    return Target(platform, platform, devices, None, f"jaxlib {importlib.metadata.version('jaxlib')}")
