@@ -19,7 +19,7 @@ from unet_jax.interop.keras_metrics import accuracy, dice_coef
 from unet_jax.losses import bce_dice_loss
 from unet_jax.losses.combined import PUBLIC_BCE_DICE
 from unet_jax.model import UNet
-from unet_jax.model.layers import BatchNormReLU
+from unet_jax.model.normalization import BatchNormReLU
 from unet_jax.optim import rmsprop_keras
 from unet_jax.steps import unit_range
 

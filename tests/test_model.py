@@ -11,8 +11,10 @@ import pytest
 
 from unet_jax import InputError, UNet
 from unet_jax.config import ModelConfig
-from unet_jax.model.layers import BatchNormReLU, batch_norm_relu, convolve, max_pool
+from unet_jax.model.convolution import convolve
+from unet_jax.model.normalization import BatchNormReLU, batch_norm_relu
 from unet_jax.model.packing import pack_kernel
+from unet_jax.model.pooling import max_pool
 from unet_jax.state import init_state, num_parameters, with_prior_bias
 
 TINY = ModelConfig(widths=(4, 8), center_width=16, num_convs_up=2)

@@ -7,13 +7,8 @@ from jaxtyping import Array, Float
 
 from unet_jax._types import InputError
 from unet_jax.config import ModelConfig
-from unet_jax.model.layers import (
-    KERNEL_INITS,
-    BatchNormReLU,
-    Conv,
-    GroupNorm,
-    add_bias,
-)
+from unet_jax.model.layers import KERNEL_INITS, Conv
+from unet_jax.model.normalization import BatchNormReLU, GroupNorm, add_bias
 from unet_jax.model.packing import level_factors, logits_factor, pack, unpack
 from unet_jax.subpixels import Factor
 
