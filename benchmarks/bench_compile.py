@@ -170,7 +170,7 @@ def main(options: Options) -> None:
         "compiler": target.compiler,
         "num_devices": num_devices,
         "versions": current_versions(),
-        "options": dataclasses.asdict(options),
+        "options": {name: v for name, v in dataclasses.asdict(options).items() if name != "out"},
         "results": results,
     }
     if options.out:
