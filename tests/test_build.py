@@ -30,9 +30,7 @@ def packed_batch(program, batch):
     def packed(pixels, factor):
         return np.stack([pack_pixels(x, factor) for x in pixels])
 
-    return Batch(
-        packed(batch.image, program.packing.image), packed(batch.label, program.packing.label), batch.weight
-    )
+    return Batch(packed(batch.image, program.packing.image), packed(batch.label, program.packing.label), batch.weight)
 
 
 @pytest.fixture(scope="module")
