@@ -1,11 +1,16 @@
 """A small study from file to scores: paired, resumable, refused before anything is touched."""
 
+import base64
 import contextlib
+import csv
 import dataclasses
 import io
+import itertools
 import json
 import shutil
+from html.parser import HTMLParser
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -14,17 +19,23 @@ from rich.console import Console
 from runs_for_tests import tiny_config
 
 from unet_jax import InputError, load_run, metrics
+from unet_jax.cli import main
 from unet_jax.config import LossConfig, LossTermConfig
 from unet_jax.config_dict import replace
 from unet_jax.data.layout import find_layout
 from unet_jax.evaluate import evaluate_run, select_records
 from unet_jax.sharding import make_mesh
 from unet_jax.study import running
+from unet_jax.study.collect import read_results
 from unet_jax.study.grid_display import GridDisplay
+from unet_jax.study.page import conclusion, make_page
+from unet_jax.study.pictures import groups_within
 from unet_jax.study.running import run_study, scores_path, step_bytes, step_ms
 from unet_jax.study.scoring import read_scores
 from unet_jax.study.shared_program import SharedPrograms
 from unet_jax.study.study_config import Study, Variant
+from unet_jax.study.summary import Winner
+from unet_jax.training import NonFiniteLossError
 
 ONE_DEVICE = make_mesh(jax.devices()[:1])
 BCE, FOCAL = (Variant(n, LossConfig(terms=(LossTermConfig(n),))) for n in ("bce", "focal"))
@@ -210,3 +221,162 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(synthetic_roo
     with pytest.raises(InputError, match=said):
         run_study(dataclasses.replace(study, **change), display=quiet(), mesh=ONE_DEVICE)
     assert not (tmp_path / "out").exists()
+
+
+TOML = """
+[study]
+out = "{out}"
+seeds = [0, 7]
+[config.data]
+root = "{root}"
+splits = "{root}/splits.csv"
+image_size = 32
+[config.model]
+widths = [4, 8]
+center_width = 8
+num_convs_down = 1
+num_convs_up = 1
+head_bias = "zero"
+[config.optim]
+learning_rate = 1e-2
+warmup_fraction = 0.0
+[config.train]
+num_epochs = 2
+checkpoint_every_steps = 1
+[[variant]]
+name = "bce"
+terms = [{{name = "bce"}}]
+[[variant]]
+name = "bce2"
+terms = [{{name = "bce", weight = 2.0}}]
+[[variant]]
+name = "focal"
+terms = [{{name = "focal"}}]
+"""
+
+
+@pytest.fixture(scope="module")
+def page(done, synthetic_root, tmp_path_factory):
+    """The same study as a file, through the command; its runs are done. What was printed, and the page."""
+    study, _, _ = done
+    path = tmp_path_factory.mktemp("file") / "study.toml"
+    path.write_text(TOML.format(out=study.out, root=synthetic_root))
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "train", lambda *a, **k: pytest.fail("trained"))
+        with contextlib.redirect_stdout(said):
+            main(["study", str(path)])
+    return said.getvalue(), (epath.Path(study.out) / "study.html").read_text()
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes; whatever was opened is closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.open = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_needs_nothing_else(done, page):
+    _, html = page
+    tags = Tags()
+    tags.feed(html)
+    assert not tags.open
+    assert {tag for tag, _ in tags.found}.isdisjoint({"script", "link", "a", "iframe"}) and "@import" not in html
+    images = [attrs["src"] for tag, attrs in tags.found if tag == "img"]
+    assert len(images) == 3
+    for source in images:
+        assert source.startswith("data:image/png;base64,")
+        pixels = cv2.imdecode(np.frombuffer(base64.b64decode(source.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
+        assert pixels.shape[1] > 500 and pixels.std() > 5
+    assert "://" not in html and "url(" not in html
+    assert done[0].out not in html and done[0].config.data.root not in html  # where it was made is nobody's business
+    for text in ("focal", "bce2", "disk", "square", "mean of classes", "HD95", "calibration"):
+        assert text in html
+
+
+def test_two_seeds_and_few_images_give_no_winner_and_say_why(page):
+    said, html = page
+    for text in (said, html):
+        assert "No winner." in text and "has the best" not in text
+    assert "give at least 3" in html and "6 images are few" in html
+
+
+def test_tables_are_the_runs_scores(done, page):
+    study, _, _ = done
+    rows = list(csv.DictReader(io.StringIO((epath.Path(study.out) / "results.csv").read_text())))
+    assert len(rows) == 3 * 2 * 6 * 2
+    mine = [float(r["dice"]) for r in rows if (r["variant"], r["seed"], r["class"]) == ("focal", "7", "square")]
+    table = read_scores(scores_path(study, FOCAL, 7))
+    np.testing.assert_allclose(mine, table.values["dice"][:, 1], atol=1e-6)
+    summary = list(csv.DictReader(io.StringIO((epath.Path(study.out) / "table.csv").read_text())))
+    assert len(summary) == 3 * 6 * 3
+    (line,) = (r for r in summary if (r["variant"], r["score"], r["class"]) == ("focal", "hd95", "disk"))
+    values = [[read_scores(scores_path(study, v, s)).values["hd95"][:, 0].mean() for s in (0, 7)] for v in (BCE, FOCAL)]
+    assert float(line["mean"]) == pytest.approx(np.mean(values[1]), abs=1e-5)
+    assert float(line["std_over_seeds"]) == pytest.approx(np.std(values[1], ddof=1), abs=1e-5)
+    assert float(line["difference"]) == pytest.approx(np.mean(values[1]) - np.mean(values[0]), abs=1e-5)
+    costs = (epath.Path(study.out) / "cost.csv").read_text().splitlines()
+    assert len(costs) == 4 and all(float(x) > 0 for line in costs[1:] for x in line.split(",")[1:])
+
+
+def test_a_winner_is_named_where_there_is_one(done):
+    study, _, _ = done
+    results = read_results(study)
+    winner = dataclasses.replace(results, winner=Winner("focal", "focal", ()))
+    assert conclusion(study, winner).startswith("focal has the best Dice, and is better than every other variant.")
+    none = dataclasses.replace(results, winner=Winner(None, "focal", ("bce",)))
+    assert conclusion(study, none).startswith(
+        "No winner. focal has the highest mean Dice, but is not told apart from: bce."
+    )
+
+
+def test_a_study_that_is_not_done_has_no_results(done, tmp_path):
+    with pytest.raises(InputError, match=r"seed0/test\.csv: is not there yet"):
+        read_results(dataclasses.replace(done[0], out=str(tmp_path)))
+
+
+def test_names_in_the_page_are_text_and_not_html(done):
+    study, _, _ = done
+    results = dataclasses.replace(read_results(study), winner=Winner("<b>", "<b>", ()))
+    html = make_page(study, results, dict.fromkeys(("differences", "ranking", "curves"), b""))
+    assert "&lt;b&gt;" in html and "<b>" not in html
+
+
+def test_groups_of_ranks_by_hand():
+    assert groups_within(np.array([3.0, 1.0, 1.5, 2.9]), 1.0) == [(1.0, 1.5), (2.9, 3.0)]
+    assert groups_within(np.array([1.0, 1.8, 2.5]), 1.0) == [(1.0, 1.8), (1.8, 2.5)]
+    assert groups_within(np.array([1.0, 1.8, 2.0]), 1.0) == [(1.0, 2.0)]
+    assert groups_within(np.array([1.0, 3.0]), 1.0) == []
+
+
+def test_a_run_that_diverges_does_not_stop_the_others(done, tmp_path, monkeypatch):
+    study = dataclasses.replace(done[0], out=str(tmp_path / "again"))
+    for variant, seed in itertools.product(study.variants, study.seeds):
+        if (variant, seed) != (BCE_2, 0):
+            shutil.copytree(done[0].run_path(variant, seed), study.run_path(variant, seed))
+
+    def diverge(config, path, **_):
+        shutil.copytree(done[0].run_path(BCE_2, 0), path)
+        scores_path(study, BCE_2, 0).unlink()
+        raise NonFiniteLossError("step 3: loss is nan")
+
+    monkeypatch.setattr(running, "train", diverge)
+    text = io.StringIO()
+    with pytest.raises(NonFiniteLossError, match=r"1 runs diverged, and the others are done:\n  bce2, seed 0: step 3"):
+        run_study(study, display=GridDisplay(Console(file=text, width=200)), mesh=ONE_DEVICE)
+    assert "bce2  seed 0  diverged" in text.getvalue() and len(text.getvalue().splitlines()) == 6
+
+
+def test_a_missing_file_ends_without_a_traceback(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["study", str(tmp_path / "none.toml")])
+    assert end.value.code == 2 and "none.toml: cannot be read" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from unet_jax.study.statistics import (
     critical_difference,
     friedman_p_value,
     holm,
+    seed_interval,
     sign_flip_p_values,
 )
 from unet_jax.study.summary import MEAN, compare, find_winner, summarize
@@ -158,7 +159,34 @@ def test_nobody_wins_where_seeds_disagree(dice):
     dice[1, 2] = dice[0, 2] - 0.001  # two seeds are much better, one is a little worse
     comparison = compare(dice[..., 0], 0, more_is_better=True)[1]
     assert comparison.low > 0.0 and comparison.p_holm < 0.05 and comparison.seeds_better == 2
+    assert comparison.seed_low < 0.0 < comparison.seed_high
     assert comparison.verdict == "unclear"
+
+
+def test_nobody_wins_with_one_seed(dice):
+    assert [c.verdict for c in compare(dice[:, :1, :, 0], 0, more_is_better=True)[1:]] == ["unclear"] * 3
+
+
+def test_training_noise_is_no_difference():
+    """Runs that differ only by chance, as trained networks do on all images at once: few may be called better."""
+    rng = np.random.default_rng(4)
+    called, excluded = [], []
+    for repeat in range(100):
+        run = rng.normal(0.5, 0.02, size=(3, 3, 1)) + rng.normal(0.0, 0.02, size=(3, 3, 30))
+        found = compare(run, 0, more_is_better=True, seed=repeat)[1:]
+        called += [c.verdict != "unclear" for c in found]
+        excluded += [c.low > 0.0 or c.high < 0.0 for c in found]
+    assert np.mean(excluded) > 0.4  # what the images alone would claim
+    assert np.mean(called) < 0.09  # 5 % are expected; of 200 dependent ones not more than this
+
+
+def test_seed_interval_is_students():
+    x = np.array([0.1, 0.3, 0.2, 0.5])
+    expected = stats.ttest_1samp(x, 0.0).confidence_interval(0.95)
+    np.testing.assert_allclose(seed_interval(x), [expected.low, expected.high])
+    # By hand: the mean of 1 and 3 is 2, its standard error 1, and t with one degree of freedom is 12.706.
+    np.testing.assert_allclose(seed_interval(np.array([1.0, 3.0])), [2 - 12.706, 2 + 12.706], rtol=1e-4)
+    assert seed_interval(np.array([0.1])) == (-math.inf, math.inf)
 
 
 def test_many_comparisons_cost_certainty():

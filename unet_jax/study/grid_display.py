@@ -37,15 +37,15 @@ class GridDisplay(Display):
         self._live = None
 
     @contextlib.contextmanager
-    def cell(self, name: str, seed: int) -> Iterator[Callable[[float], None]]:
-        """One run; gives a function for its mean Dice, to call when it is done."""
+    def cell(self, name: str, seed: int) -> Iterator[Callable[[str], None]]:
+        """One run; gives a function for its result, to call when it is done."""
         self._name, self._cells[name, seed] = f"{name} seed {seed}", "..."
 
-        def finish(dice: float) -> None:
+        def finish(result: str) -> None:
             self._num_done += 1
-            self._cells[name, seed], self._current = f"{dice:.4f}", ""
+            self._cells[name, seed], self._current = result, ""
             total = len(self._names) * len(self._seeds)
-            self.console.print(f"{self._num_done}/{total}  {name}  seed {seed}  Dice {dice:.4f}", markup=False)
+            self.console.print(f"{self._num_done}/{total}  {name}  seed {seed}  {result}", markup=False)
 
         yield finish
 
@@ -69,7 +69,7 @@ class GridDisplay(Display):
         yield show
 
     def _render(self) -> Group:
-        table = Table(title="mean Dice of the runs that are done", title_justify="left")
+        table = Table(title="mean Dice of the runs that are done, over images and classes", title_justify="left")
         table.add_column("variant")
         for seed in self._seeds:
             table.add_column(f"seed {seed}", justify="right")

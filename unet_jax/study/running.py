@@ -25,7 +25,7 @@ from unet_jax.study.grid_display import GridDisplay
 from unet_jax.study.scoring import read_scores, score_run, write_scores
 from unet_jax.study.shared_program import SharedPrograms
 from unet_jax.study.study_config import Study, Variant
-from unet_jax.training import train
+from unet_jax.training import NonFiniteLossError, train
 from unet_jax.writers import MetricsFile
 
 _COST_FILE = "cost.json"
@@ -41,6 +41,7 @@ def run_study(study: Study, *, display: GridDisplay | None = None, mesh: Mesh | 
 
     Raises:
       InputError: the data set, a loss or the devices cannot be used, or `out` holds runs of another study.
+      NonFiniteLossError: runs diverged; said when all others are done.
     """
     mesh = mesh or make_mesh()
     check_batch_size(study.config.train.batch_size, mesh)
@@ -48,17 +49,26 @@ def run_study(study: Study, *, display: GridDisplay | None = None, mesh: Mesh | 
     _check_runs(study)
     programs = SharedPrograms(mesh)
     cells = [(variant, seed) for seed in study.seeds for variant in study.variants]
-    display = display or GridDisplay()
+    display, diverged = display or GridDisplay(), list[str]()
     out = epath.Path(study.out)
     out.mkdir(parents=True, exist_ok=True)
     with display.grid([v.name for v in study.variants], study.seeds, out / "log.txt"):
         for variant, seed in cells:
             path, scores = study.run_path(variant, seed), scores_path(study, variant, seed)
             with display.cell(variant.name, seed) as finish:
-                if not scores.exists():
-                    _one(study, variant, seed, layout, mesh, programs, display)
-                finish(float(read_scores(scores).values["dice"].mean()))
+                try:
+                    if not scores.exists():
+                        _one(study, variant, seed, layout, mesh, programs, display)
+                    finish(f"Dice {read_scores(scores).values['dice'].mean():.4f}")
+                except NonFiniteLossError as error:
+                    diverged.append(f"{variant.name}, seed {seed}: {error}")
+                    finish("diverged")
             _check_paired(study, path, cells)
+    if diverged:
+        raise NonFiniteLossError(
+            f"{len(diverged)} runs diverged, and the others are done:\n  " + "\n  ".join(diverged) + "\n"
+            "Take their variants out of the study to compare the others, or begin anew with other settings."
+        )
 
 
 def _one(

@@ -1,7 +1,7 @@
 """What differences between paired runs are worth: intervals, p-values, ranks. Pure functions of arrays.
 
-The unit is the image: a difference is one number per image, the mean over seeds. So intervals and p-values speak of
-other images of this kind with these trained networks; what other seeds would give shows in the spread over seeds.
+For bootstrap and permutation the unit is the image: a difference is one number per image, the mean over seeds. They
+speak of other images for these trained networks. What other seeds would give is a question of its own: `seed_interval`.
 """
 
 import math
@@ -85,6 +85,14 @@ def sign_flip_p_values(
         signs = rng.integers(0, 2, size=(min(_CHUNK, num_flips - start), n)) * 2.0 - 1.0
         count += (np.abs(signs @ differences) >= limit).sum(axis=0)
     return count / (num_flips + 1)
+
+
+def seed_interval(by_seed: Float[np.ndarray, " s"], confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Student's interval of the mean over seeds; infinite for one seed, of which nothing follows for another."""
+    if len(by_seed) < 2:
+        return -math.inf, math.inf
+    reach = float(stats.t.ppf((1 + confidence) / 2, len(by_seed) - 1)) * by_seed.std(ddof=1) / math.sqrt(len(by_seed))
+    return float(by_seed.mean() - reach), float(by_seed.mean() + reach)
 
 
 def holm(p_values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:

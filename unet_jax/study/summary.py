@@ -17,7 +17,7 @@ ALPHA = 0.05
 RULE = (
     "better or worse only if the 95 % bootstrap interval of the paired difference (over images, each averaged over "
     "seeds) excludes 0, the sign-flip p-value is below 0.05 after Holm's correction for the number of variants, and "
-    "every seed agrees in sign"
+    "Student's 95 % interval of the difference over seeds (each averaged over images) excludes 0 as well"
 )
 
 
@@ -29,6 +29,10 @@ class Comparison:
     """Mean over images of the paired difference, averaged over seeds: this variant's score minus the other's."""
     low: float
     high: float
+    """Bootstrap interval over images."""
+    seed_low: float
+    seed_high: float
+    """Student's interval over seeds."""
     p_value: float
     p_holm: float
     seeds_better: int
@@ -85,10 +89,21 @@ def compare(
     for j, v in enumerate(others):
         good = sign * by_seed[j].mean(axis=1)  # [s]
         verdict: Literal["better", "worse", "unclear"] = "unclear"
-        if (low[j] > 0.0 or high[j] < 0.0) and p_holm[j] < ALPHA and (np.all(good > 0.0) or np.all(good < 0.0)):
+        seed_low, seed_high = statistics.seed_interval(by_seed[j].mean(axis=1))
+        excluded = all(a > 0.0 or b < 0.0 for a, b in ((low[j], high[j]), (seed_low, seed_high)))
+        if excluded and p_holm[j] < ALPHA:
             verdict = "better" if good.mean() > 0.0 else "worse"
-        numbers = (differences[:, j].mean(), low[j], high[j], p_values[j], p_holm[j])
-        result[v] = Comparison(*(float(x) for x in numbers), int((good > 0.0).sum()), verdict)
+        result[v] = Comparison(
+            difference=float(differences[:, j].mean()),
+            low=float(low[j]),
+            high=float(high[j]),
+            seed_low=seed_low,
+            seed_high=seed_high,
+            p_value=float(p_values[j]),
+            p_holm=float(p_holm[j]),
+            seeds_better=int((good > 0.0).sum()),
+            verdict=verdict,
+        )
     return result
 
 
