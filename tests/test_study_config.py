@@ -1,10 +1,19 @@
 """What a study file may say."""
 
+from pathlib import Path
+
+import jax
+import numpy as np
 import pytest
+from etils import epath
 
 from unet_jax import InputError
+from unet_jax.build import make_loss
 from unet_jax.config import LossConfig, LossTermConfig
+from unet_jax.data.splits import read_splits
 from unet_jax.study.study_config import load_study
+
+STUDIES = Path(__file__).parent.parent / "docs" / "studies"
 
 GOOD = """
 [study]
@@ -110,6 +119,20 @@ def test_what_is_wrong_is_named(tmp_path, old, new, said):
     with pytest.raises(InputError) as error:
         load_study(path)
     assert str(path) in str(error.value) and said in str(error.value)
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_studies_of_the_repository_can_be_computed(path):
+    study = load_study(path, config={"data.root": "DATA"})
+    assert len(study.variants) >= 12 and len(study.seeds) >= 3
+    logits = jax.random.normal(jax.random.key(0), (2, 8, 8, 2))
+    labels, weight = (logits[::-1] > 0.3).astype("float32"), jax.numpy.ones(2)
+    for variant in study.variants:
+        loss_fn = make_loss(variant.loss)
+        value, gradient = jax.value_and_grad(lambda x: loss_fn(x, labels, weight)[0])(logits)  # noqa: B023
+        assert np.isfinite(value) and np.isfinite(gradient).all() and np.abs(gradient).max() > 0, variant.name
+    splits = read_splits(epath.Path(study.config.data.splits))
+    assert set(splits.values()) >= {"train", "test"}
 
 
 def test_one_variant_is_no_study(tmp_path):

@@ -69,6 +69,8 @@ def make_page(study: Study, results: Results, pictures: Mapping[str, bytes]) -> 
         _caveats(study, results),
         "<h2>Differences to the baseline</h2>",
         _picture(pictures["differences"], f"paired differences to {study.baseline}"),
+        '<p class="note">Thick: 95 % interval over images. Thin: over seeds; cut off where it is wider than the '
+        "picture. Gray: not told apart.</p>",
         "<h2>Ranks</h2>",
         _picture(pictures["ranking"], "average ranks"),
         f'<p class="note">Average over images of the rank in {PRIMARY} (mean of classes and seeds); 1 is the best. '

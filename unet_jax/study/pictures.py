@@ -48,13 +48,19 @@ def save_differences(path: epath.Path, rows: Sequence[Row], baseline: str) -> No
         c = row.comparison
         assert c is not None
         color = {"better": _GOOD, "worse": _BAD, "unclear": _NEUTRAL}[c.verdict]
-        axis.plot([c.low, c.high], [y, y], color=color, linewidth=2.0)
+        axis.plot([c.low, c.high], [y, y], color=color, linewidth=3.5, alpha=0.6)
+        if np.isfinite(c.seed_low):
+            axis.plot([c.seed_low, c.seed_high], [y, y], color=color, linewidth=0.8)
         axis.plot([c.difference], [y], "o" if c.verdict != "unclear" else "|", color=color, markersize=7)
     axis.axvline(0.0, color="black", linewidth=0.8)
+    ends = [0.0, *(end for row in rows if row.comparison for end in (row.comparison.low, row.comparison.high))]
+    margin = 0.05 * (max(ends) - min(ends)) or 1e-3
+    if np.isfinite(margin):  # intervals over two seeds are wider than anything
+        axis.set_xlim(min(ends) - margin, max(ends) + margin)
     axis.set_yticks(range(len(rows)), [row.variant for row in rows])
     axis.set_ylim(len(rows) - 0.5, -0.5)
     score = rows[0].score if rows else ""
-    axis.set_xlabel(f"difference in {score} to {baseline}, 95 % interval; gray: not told apart")
+    axis.set_xlabel(f"difference in {score} to {baseline}; gray: not told apart")
     axis.grid(axis="x", alpha=0.3)
     save_figure(figure, path)
 
