@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from unet_jax.study.image_scores import brier, calibration_error, hausdorff95, surface_dice
+from unet_jax.study.scoring import SCORES, image_scores
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "image_scores.json").read_text())
 
@@ -84,3 +85,23 @@ def test_calibration_by_a_loop():
             if inside.any():
                 error += inside.mean() * abs(probs[inside].astype(float).mean() - truth[inside].mean())
         assert calibration_error(probs, truth, num_bins) == pytest.approx(error, abs=1e-9)
+
+
+def test_each_score_of_an_image_is_that_of_its_name_and_class():
+    truth = np.stack([square(20, 5, 5, 4), np.zeros((20, 20), bool)], axis=-1)
+    predicted = np.stack([square(20, 5, 8, 4), np.zeros((20, 20), bool)], axis=-1)
+    scores = image_scores(np.where(predicted, 0.75, 0.25).astype(np.float32), truth, 0.5)
+    # 4 pixels in both squares of 16; 12 false and 12 missed at an error of 0.75, the other 376 at 0.25.
+    expected = {
+        "dice": (8 / 32, 1.0),
+        "iou": (4 / 28, 1.0),
+        "surface_dice": (16 / 24, 1.0),
+        "hd95": (3.0, 0.0),
+        "brier": ((24 * 0.75**2 + 376 * 0.25**2) / 400, 0.0625),
+        # 16 pixels say 0.75 where 4 are true; 384 say 0.25 where 12 are.
+        "ece": ((16 * 0.5 + 384 * (0.25 - 12 / 384)) / 400, 0.25),
+    }
+    assert scores.keys() == expected.keys() == SCORES.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(scores[name], values, rtol=1e-6, err_msg=name)
+    assert image_scores(np.full((4, 4, 1), 0.6, np.float32), np.ones((4, 4, 1), bool), 0.7)["dice"] == 0.0
