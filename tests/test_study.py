@@ -305,6 +305,7 @@ def test_the_page_needs_nothing_else(done, page):
 
 def test_two_seeds_and_few_images_give_no_winner_and_say_why(page):
     said, html = page
+    assert "difference, 95 %" in said and "over seeds" in said and "baseline" in said
     for text in (said, html):
         assert "No winner." in text and "has the best" not in text
     assert "give at least 3" in html and "6 images are few" in html

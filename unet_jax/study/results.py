@@ -51,7 +51,7 @@ def show(results: Results) -> Table:
     table = Table(title=title, title_justify="left")
     classes = results.scores.class_names if len(results.scores.class_names) > 1 else ()
     table.add_column("variant", no_wrap=True)
-    for column in ("mean", "sd", "difference [95 %]", "[over seeds]", "p (Holm)", "", *classes, "ms/step", "MB"):
+    for column in ("mean", "sd", "difference, 95 %", "over seeds", "p (Holm)", "", *classes, "ms/step", "MB"):
         table.add_column(column, justify="right", no_wrap=True)
     means = {(row.variant, row.class_name): row.mean for row in results.rows if row.score == PRIMARY}
     for row in results.ranked_rows():
