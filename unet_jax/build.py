@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from unet_jax._types import Batch
-from unet_jax.config import Config, LossConfig
+from unet_jax.config import Config, LossConfig, LossTermConfig
 from unet_jax.loss_catalogue import LOSSES
 from unet_jax.losses import Term, bce_dice_loss, make_objective
 from unet_jax.model import UNet
@@ -65,17 +65,35 @@ def build(config: Config, num_classes: int, num_steps: int, *, backend: str | No
     )
 
 
-def make_loss(config: LossConfig, factor: Factor = (1, 1)) -> LossFn:
+def loss_numbers(config: LossConfig) -> dict[str, Any]:
+    """A loss's numbers of which other values compile nothing anew, as a tree of Python numbers and tuples of them."""
+    if not config.terms:
+        return {name: getattr(config, name) for name in ("bce_weight", "dice_weight", "dice_smooth")}
+
+    def numbers(term: LossTermConfig) -> dict[str, Any]:
+        traceable = LOSSES[term.name].numbers if term.name in LOSSES else ()
+        options = {name: value for name, value in term.options.items() if name in traceable}
+        return {"weight": term.weight, "options": options, "class_weight": term.class_weight}
+
+    return {"terms": [numbers(term) for term in config.terms]}
+
+
+def make_loss(config: LossConfig, factor: Factor = (1, 1), numbers: dict[str, Any] | None = None) -> LossFn:
     """The objective of a config, its terms or BCE and Dice where it has none, for logits and labels packed by `factor`.
 
-    Losses that do not care where a pixel lies take them as they are; otherwise they are unpacked first.
+    Losses that do not care where a pixel lies take them as they are; otherwise they are unpacked first. `numbers`,
+    shaped as those of `loss_numbers`, go before the config's own and may be traced.
     """
+    numbers = numbers or loss_numbers(config)
     if not config.terms:
-        options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name != "terms"}
+        options = {"dice_reduction": config.dice_reduction, **numbers}
         return functools.partial(bce_dice_loss, **options, num_subpixels=num_subpixels(factor))
-    objective = make_objective(
-        [Term(t.name, t.weight, t.options, t.class_weight or None, over=t.over, label=t.label) for t in config.terms]
-    )
+
+    def term(t: LossTermConfig, own: dict[str, Any]) -> Term:
+        class_weight = own["class_weight"] if t.class_weight else None
+        return Term(t.name, own["weight"], {**t.options, **own["options"]}, class_weight, over=t.over, label=t.label)
+
+    objective = make_objective([term(t, own) for t, own in zip(config.terms, numbers["terms"], strict=True)])
     if all(t.name in LOSSES and LOSSES[t.name].packed for t in config.terms):
         return functools.partial(objective, num_subpixels=num_subpixels(factor))
     return lambda logits, labels, weight: objective(unpack(logits, factor), unpack(labels, factor), weight)

@@ -31,6 +31,7 @@ _USAGE = """usage: unet-jax COMMAND ...
   predict RUN INPUT... --out DIR
                                write a mask per class and an overlay for each image
   info RUN                     what a run is and how far it got
+  study STUDY.toml             train losses x seeds on one data set and compare them
   plan PRESET [--topology v5e:2x2] [--sweep]
                                what a step costs on a TPU, by its compiler: no TPU is needed
   import-keras FILE --out RUN  a run from weights of the Keras original
@@ -181,6 +182,12 @@ def _plan(args: Sequence[str]) -> None:
         plan(args[1:], preset, PRESETS[preset]())
 
 
+def _study(args: Sequence[str]) -> None:
+    from unet_jax.study.command import study
+
+    study(args)
+
+
 def _evaluate(args: Sequence[str]) -> None:
     from unet_jax.evaluate import evaluate_run, select_records, summary, write_csv
     from unet_jax.runs import load_run
@@ -294,6 +301,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "predict": _predict,
     "info": _info,
     "plan": _plan,
+    "study": _study,
     "import-keras": _import_keras,
     "export-keras": _export_keras,
 }
@@ -330,7 +338,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"unet-jax: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        hint = " The same command continues from the last checkpoint." if args[0] == "train" else ""
+        hint = " The same command continues from the last checkpoint." if args[0] in ("train", "study") else ""
         print(f"\nunet-jax: interrupted.{hint}", file=sys.stderr)
         sys.exit(130)
 

@@ -88,7 +88,7 @@ def save_grid(
     patches.append(Patch(color=_unit(_FALSE_POSITIVE), label="error: too much"))
     patches.append(Patch(color=_unit(_FALSE_NEGATIVE), label="error: missed"))
     figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=8, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def save_curves(path: epath.Path, rows: Sequence[dict[str, Any]], class_names: Sequence[str]) -> None:
@@ -109,7 +109,7 @@ def save_curves(path: epath.Path, rows: Sequence[dict[str, Any]], class_names: S
     for axis in (left, right):
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _number(value: Any) -> float:
@@ -117,7 +117,7 @@ def _number(value: Any) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _save(figure: Figure, path: epath.Path) -> None:
+def save_figure(figure: Figure, path: epath.Path) -> None:
     """Through the Agg canvas, which needs no display, and our writer, which knows buckets."""
     figure.set_dpi(_DPI)
     canvas = FigureCanvasAgg(figure)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jax.sharding import Mesh
 from unet_jax import metrics
 from unet_jax._types import InputError
 from unet_jax.begin import begin_run, initial_state, split_source
-from unet_jax.build import batch_shapes, build
+from unet_jax.build import Program, batch_shapes, build
 from unet_jax.checkpoint import CheckpointStore
 from unet_jax.config import Config
 from unet_jax.config_dict import config_to_dict
@@ -78,7 +79,12 @@ class _Progress:
 
 
 def train(
-    config: Config, out: str | epath.Path, *, display: Display | None = None, mesh: Mesh | None = None
+    config: Config,
+    out: str | epath.Path,
+    *,
+    display: Display | None = None,
+    mesh: Mesh | None = None,
+    make_program: Callable[[Config, int, int], Program] = build,
 ) -> TrainResult:
     """Trains a run to its end, or continues it from its newest checkpoint.
 
@@ -87,6 +93,7 @@ def train(
       out: the run directory, local or in a bucket.
       display: where lines and bars go; standard error by default.
       mesh: the devices to use, from `make_mesh`; all by default.
+      make_program: instead of `build`; a study gives one whose compiled steps are used by many runs.
 
     Raises:
       InputError: the data set or the config cannot be used, or differs from the run's.
@@ -105,7 +112,7 @@ def train(
             progress = _Progress()
             state = put_replicated(initial_state(info, mesh), mesh)
         if not progress.finished:
-            _Loop(info, layout, out, store, mesh, display).run(state, progress)
+            _Loop(info, layout, out, store, mesh, display, make_program).run(state, progress)
         best = store.best_step
         assert best is not None and store.latest_step is not None
         return TrainResult(out, store.latest_step, best, store.metrics(best))
@@ -115,7 +122,14 @@ class _Loop:
     """The pieces that every step of one run uses, and the loop over them."""
 
     def __init__(
-        self, info: RunInfo, layout: Layout, out: epath.Path, store: CheckpointStore, mesh: Mesh, display: Display
+        self,
+        info: RunInfo,
+        layout: Layout,
+        out: epath.Path,
+        store: CheckpointStore,
+        mesh: Mesh,
+        display: Display,
+        make_program: Callable[[Config, int, int], Program],
     ):
         config = info.config
         self.info, self.config, self.out, self.store, self.mesh, self.display = info, config, out, store, mesh, display
@@ -123,7 +137,7 @@ class _Loop:
         self.val_source = self._source(layout, "val")
         self.order = TrainOrder(len(self.train_source), config.train.batch_size, config.train.num_epochs, config.seed)
         self.schedule = make_schedule(config.optim, info.num_steps)
-        self.program = build(config, len(info.class_names), info.num_steps)
+        self.program = make_program(config, len(info.class_names), info.num_steps)
         self.predict_step = make_predict_step(self.program.model.apply, size_multiple=config.model.size_multiple)
         # Stored with each checkpoint, so that one explains itself without its run directory.
         self.identity = {"class_names": list(info.class_names), "config": config_to_dict(config)}

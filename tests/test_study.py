@@ -1,0 +1,383 @@
+"""A small study from file to scores: paired, resumable, refused before anything is touched."""
+
+import base64
+import contextlib
+import csv
+import dataclasses
+import io
+import itertools
+import json
+import shutil
+from html.parser import HTMLParser
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from rich.console import Console
+from runs_for_tests import tiny_config
+
+from unet_jax import InputError, load_run, metrics
+from unet_jax.cli import main
+from unet_jax.config import LossConfig, LossTermConfig
+from unet_jax.config_dict import replace
+from unet_jax.data.layout import find_layout
+from unet_jax.evaluate import evaluate_run, select_records
+from unet_jax.sharding import make_mesh
+from unet_jax.study import running
+from unet_jax.study.collect import read_results
+from unet_jax.study.grid_display import GridDisplay
+from unet_jax.study.page import conclusion, make_page
+from unet_jax.study.pictures import groups_within
+from unet_jax.study.running import run_study, scores_path, step_bytes, step_ms
+from unet_jax.study.scoring import read_scores
+from unet_jax.study.shared_program import SharedPrograms
+from unet_jax.study.study_config import Study, Variant
+from unet_jax.study.summary import Winner
+from unet_jax.training import NonFiniteLossError
+
+ONE_DEVICE = make_mesh(jax.devices()[:1])
+BCE, FOCAL = (Variant(n, LossConfig(terms=(LossTermConfig(n),))) for n in ("bce", "focal"))
+BCE_2 = Variant("bce2", LossConfig(terms=(LossTermConfig("bce", 2.0),)))
+
+
+class Recording(SharedPrograms):
+    """Keeps what each run's first step was given."""
+
+    seen: tuple = ()
+
+    def __call__(self, config, num_classes, num_steps):
+        program = super().__call__(config, num_classes, num_steps)
+        compile_step = program.train_step.compile
+
+        def compile_recording():
+            step, first = compile_step(), [True]
+
+            def recorded(state, batch):
+                if first.pop() if first else False:
+                    Recording.seen += ((config, jax.device_get((state.params, batch))),)
+                return step(state, batch)
+
+            return recorded
+
+        program.train_step.compile = compile_recording
+        return program
+
+
+class Stopping(GridDisplay):
+    """Presses Ctrl-C in a run."""
+
+    def __init__(self, name, title, done):
+        super().__init__(Console(quiet=True))
+        self._when = (name, title, done)
+
+    @contextlib.contextmanager
+    def bar(self, title, total, completed=0, unit=""):
+        def show(done, note=""):
+            if (self._name, title, done) == self._when:
+                raise KeyboardInterrupt
+
+        yield show
+
+
+def make_study(root, out):
+    return Study(str(out), tiny_config(root, checkpoint_every_steps=1), (BCE, BCE_2, FOCAL), (0, 7), "bce")
+
+
+def quiet():
+    return GridDisplay(Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def done(synthetic_root, tmp_path_factory):
+    """The study, what its runs began with, and how many steps were compiled."""
+    study = make_study(synthetic_root, tmp_path_factory.mktemp("study") / "out")
+    made = []
+    Recording.seen = ()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "SharedPrograms", lambda mesh: made.append(Recording(mesh)) or made[0])
+        run_study(study, display=quiet(), mesh=ONE_DEVICE)
+    return study, Recording.seen, made[0].num_compiled
+
+
+def all_files(study):
+    return {(v.name, seed): scores_path(study, v, seed).read_text() for v in study.variants for seed in study.seeds}
+
+
+def test_variants_of_a_seed_begin_with_the_same_weights_and_batch(done):
+    _, seen, _ = done
+    assert len(seen) == 6
+    firsts = {}
+    for config, arrays in seen:
+        expected = firsts.setdefault(config.seed, arrays)
+        jax.tree.map(np.testing.assert_array_equal, arrays, expected)
+    (params, batch), (other_params, other_batch) = firsts[0], firsts[7]
+    assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (params, other_params)), strict=True))
+    assert (batch.image != other_batch.image).any()
+
+
+def test_losses_of_one_structure_share_a_step_and_differ_in_results(done):
+    study, _, num_compiled = done
+    assert num_compiled == 2  # bce with weights 1 and 2; focal
+    files = all_files(study)
+    assert len(set(files.values())) == 6
+    for variant in study.variants:
+        assert step_bytes(study, variant) > 10_000 and step_ms(study, variant) > 0.0
+
+
+def test_scores_are_those_of_evaluate(done):
+    study, _, _ = done
+    run = load_run(study.run_path(FOCAL, 7), mesh=ONE_DEVICE)
+    _, layout, records = select_records(run, study.config.data, "test")
+    table, expected = read_scores(scores_path(study, FOCAL, 7)), evaluate_run(run, layout, records)
+    assert table.ids == expected.ids and table.class_names == expected.class_names == ("disk", "square")
+    np.testing.assert_array_equal(table.values["dice"], metrics.dice(expected.counts))
+    np.testing.assert_array_equal(table.values["iou"], metrics.iou(expected.counts))
+    for name in ("brier", "ece", "surface_dice"):
+        assert ((table.values[name] >= 0) & (table.values[name] <= 1)).all() and table.values[name].std() > 0
+
+
+@pytest.mark.parametrize(
+    "stop", [("bce2 seed 0", "training", 3), ("focal seed 0", "scoring test", 2), ("bce seed 7", "training", 1)]
+)
+def test_interrupted_anywhere_it_ends_with_the_same_scores(done, synthetic_root, tmp_path, stop):
+    study, _, _ = done
+    # What is done already is taken from the study.
+    again = dataclasses.replace(study, out=str(tmp_path / "again"))
+    for variant in study.variants:
+        for seed in study.seeds:
+            if f"{variant.name} seed {seed}" != stop[0]:
+                shutil.copytree(study.run_path(variant, seed), again.run_path(variant, seed))
+    with pytest.raises(KeyboardInterrupt):
+        run_study(again, display=Stopping(*stop), mesh=ONE_DEVICE)
+    name, _, seed = stop[0].split()
+    (variant,) = (v for v in study.variants if v.name == name)
+    assert not scores_path(again, variant, int(seed)).exists()
+    run_study(again, display=quiet(), mesh=ONE_DEVICE)
+    assert all_files(again) == all_files(study)
+
+
+def test_a_finished_study_trains_nothing(done, monkeypatch):
+    study, _, _ = done
+    monkeypatch.setattr(running, "train", lambda *a, **k: pytest.fail("trained"))
+    text = io.StringIO()
+    run_study(study, display=GridDisplay(Console(file=text, width=200)), mesh=ONE_DEVICE)
+    lines = text.getvalue().splitlines()
+    assert len(lines) == 6 and lines[0].startswith("1/6  bce  seed 0  Dice 0.") and "focal  seed 7" in lines[-1]
+    assert "compiled for 1" in (epath.Path(study.out) / "log.txt").read_text()
+
+
+def test_the_grid_on_a_terminal(done):
+    study, _, _ = done
+    text = io.StringIO()
+    run_study(study, display=GridDisplay(Console(file=text, width=100, force_terminal=True)), mesh=ONE_DEVICE)
+    assert "mean Dice of the runs" in text.getvalue() and "seed 7" in text.getvalue()
+
+
+def test_runs_of_another_study_are_refused(done):
+    study, _, _ = done
+    before = all_files(study)
+    other = dataclasses.replace(study, variants=(BCE, Variant("focal", BCE_2.loss)))
+    with pytest.raises(InputError, match=r"focal/seed0: holds a run with other settings:\n  loss.terms"):
+        run_study(other, display=quiet(), mesh=ONE_DEVICE)
+    longer = dataclasses.replace(study, config=replace(study.config, {"train.num_epochs": 3}))
+    with pytest.raises(InputError, match=r"train\.num_epochs: was 2, now 3"):
+        run_study(longer, display=quiet(), mesh=ONE_DEVICE)
+    assert all_files(study) == before
+
+
+def test_runs_on_other_images_are_not_compared(done, tmp_path):
+    study, _, _ = done
+    again = dataclasses.replace(study, out=str(tmp_path / "again"))
+    for variant in study.variants:
+        for seed in study.seeds:
+            shutil.copytree(study.run_path(variant, seed), again.run_path(variant, seed))
+    path = again.run_path(BCE_2, 0) / "run.json"
+    values = json.loads(path.read_text())
+    values["splits"]["train"] = values["splits"]["train"][1:]
+    path.write_text(json.dumps(values))
+    with pytest.raises(InputError, match="begun with different images"):
+        run_study(again, display=quiet(), mesh=ONE_DEVICE)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"variants": (BCE, Variant("x", LossConfig(terms=(LossTermConfig("bce", class_weight=(1.0,)),))))},
+            "2 classes",
+        ),
+        ({"variants": (BCE, Variant("x", LossConfig(terms=(LossTermConfig("no.where:f"),))))}, "cannot be imported"),
+        ({"split": "test", "no_test": True}, "the split 'test', which the study scores, is empty"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_written(synthetic_root, tmp_path, change, said):
+    study = make_study(synthetic_root, tmp_path / "out")
+    if change.pop("no_test", False):
+        ids = [r.id for r in find_layout(study.config.data).records]
+        (tmp_path / "s.csv").write_text("id,split\n" + "".join(f"{i},train\n" for i in ids))
+        study = dataclasses.replace(study, config=replace(study.config, {"data.splits": str(tmp_path / "s.csv")}))
+    with pytest.raises(InputError, match=said):
+        run_study(dataclasses.replace(study, **change), display=quiet(), mesh=ONE_DEVICE)
+    assert not (tmp_path / "out").exists()
+
+
+TOML = """
+[study]
+out = "{out}"
+seeds = [0, 7]
+[config.data]
+root = "{root}"
+splits = "{root}/splits.csv"
+image_size = 32
+[config.model]
+widths = [4, 8]
+center_width = 8
+num_convs_down = 1
+num_convs_up = 1
+head_bias = "zero"
+[config.optim]
+learning_rate = 1e-2
+warmup_fraction = 0.0
+[config.train]
+num_epochs = 2
+checkpoint_every_steps = 1
+[[variant]]
+name = "bce"
+terms = [{{name = "bce"}}]
+[[variant]]
+name = "bce2"
+terms = [{{name = "bce", weight = 2.0}}]
+[[variant]]
+name = "focal"
+terms = [{{name = "focal"}}]
+"""
+
+
+@pytest.fixture(scope="module")
+def page(done, synthetic_root, tmp_path_factory):
+    """The same study as a file, through the command; its runs are done. What was printed, and the page."""
+    study, _, _ = done
+    path = tmp_path_factory.mktemp("file") / "study.toml"
+    path.write_text(TOML.format(out=study.out, root=synthetic_root))
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "train", lambda *a, **k: pytest.fail("trained"))
+        with contextlib.redirect_stdout(said):
+            main(["study", str(path)])
+    return said.getvalue(), (epath.Path(study.out) / "study.html").read_text()
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes; whatever was opened is closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.open = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_needs_nothing_else(done, page):
+    _, html = page
+    tags = Tags()
+    tags.feed(html)
+    assert not tags.open
+    assert {tag for tag, _ in tags.found}.isdisjoint({"script", "link", "a", "iframe"}) and "@import" not in html
+    images = [attrs["src"] for tag, attrs in tags.found if tag == "img"]
+    assert len(images) == 3
+    for source in images:
+        assert source.startswith("data:image/png;base64,")
+        pixels = cv2.imdecode(np.frombuffer(base64.b64decode(source.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
+        assert pixels.shape[1] > 500 and pixels.std() > 5
+    assert "://" not in html and "url(" not in html
+    assert done[0].out not in html and done[0].config.data.root not in html  # where it was made is nobody's business
+    for text in ("focal", "bce2", "disk", "square", "mean of classes", "HD95", "calibration"):
+        assert text in html
+
+
+def test_two_seeds_and_few_images_give_no_winner_and_say_why(page):
+    said, html = page
+    assert "difference, 95 %" in said and "over seeds" in said and "baseline" in said
+    for text in (said, html):
+        assert "No winner." in text and "has the best" not in text
+    assert "give at least 3" in html and "6 images are few" in html
+
+
+def test_tables_are_the_runs_scores(done, page):
+    study, _, _ = done
+    rows = list(csv.DictReader(io.StringIO((epath.Path(study.out) / "results.csv").read_text())))
+    assert len(rows) == 3 * 2 * 6 * 2
+    mine = [float(r["dice"]) for r in rows if (r["variant"], r["seed"], r["class"]) == ("focal", "7", "square")]
+    table = read_scores(scores_path(study, FOCAL, 7))
+    np.testing.assert_allclose(mine, table.values["dice"][:, 1], atol=1e-6)
+    summary = list(csv.DictReader(io.StringIO((epath.Path(study.out) / "table.csv").read_text())))
+    assert len(summary) == 3 * 6 * 3
+    (line,) = (r for r in summary if (r["variant"], r["score"], r["class"]) == ("focal", "hd95", "disk"))
+    values = [[read_scores(scores_path(study, v, s)).values["hd95"][:, 0].mean() for s in (0, 7)] for v in (BCE, FOCAL)]
+    assert float(line["mean"]) == pytest.approx(np.mean(values[1]), abs=1e-5)
+    assert float(line["std_over_seeds"]) == pytest.approx(np.std(values[1], ddof=1), abs=1e-5)
+    assert float(line["difference"]) == pytest.approx(np.mean(values[1]) - np.mean(values[0]), abs=1e-5)
+    costs = (epath.Path(study.out) / "cost.csv").read_text().splitlines()
+    assert len(costs) == 4 and all(float(x) > 0 for line in costs[1:] for x in line.split(",")[1:])
+
+
+def test_a_winner_is_named_where_there_is_one(done):
+    study, _, _ = done
+    results = read_results(study)
+    winner = dataclasses.replace(results, winner=Winner("focal", "focal", ()))
+    assert conclusion(study, winner).startswith("focal has the best Dice, and is better than every other variant.")
+    none = dataclasses.replace(results, winner=Winner(None, "focal", ("bce",)))
+    assert conclusion(study, none).startswith(
+        "No winner. focal has the highest mean Dice, but is not told apart from: bce."
+    )
+
+
+def test_a_study_that_is_not_done_has_no_results(done, tmp_path):
+    with pytest.raises(InputError, match=r"seed0/test\.csv: is not there yet"):
+        read_results(dataclasses.replace(done[0], out=str(tmp_path)))
+
+
+def test_names_in_the_page_are_text_and_not_html(done):
+    study, _, _ = done
+    results = dataclasses.replace(read_results(study), winner=Winner("<b>", "<b>", ()))
+    html = make_page(study, results, dict.fromkeys(("differences", "ranking", "curves"), b""))
+    assert "&lt;b&gt;" in html and "<b>" not in html
+
+
+def test_groups_of_ranks_by_hand():
+    assert groups_within(np.array([3.0, 1.0, 1.5, 2.9]), 1.0) == [(1.0, 1.5), (2.9, 3.0)]
+    assert groups_within(np.array([1.0, 1.8, 2.5]), 1.0) == [(1.0, 1.8), (1.8, 2.5)]
+    assert groups_within(np.array([1.0, 1.8, 2.0]), 1.0) == [(1.0, 2.0)]
+    assert groups_within(np.array([1.0, 3.0]), 1.0) == []
+
+
+def test_a_run_that_diverges_does_not_stop_the_others(done, tmp_path, monkeypatch):
+    study = dataclasses.replace(done[0], out=str(tmp_path / "again"))
+    for variant, seed in itertools.product(study.variants, study.seeds):
+        if (variant, seed) != (BCE_2, 0):
+            shutil.copytree(done[0].run_path(variant, seed), study.run_path(variant, seed))
+
+    def diverge(config, path, **_):
+        shutil.copytree(done[0].run_path(BCE_2, 0), path)
+        scores_path(study, BCE_2, 0).unlink()
+        raise NonFiniteLossError("step 3: loss is nan")
+
+    monkeypatch.setattr(running, "train", diverge)
+    text = io.StringIO()
+    with pytest.raises(NonFiniteLossError, match=r"1 runs diverged, and the others are done:\n  bce2, seed 0: step 3"):
+        run_study(study, display=GridDisplay(Console(file=text, width=200)), mesh=ONE_DEVICE)
+    assert "bce2  seed 0  diverged" in text.getvalue() and len(text.getvalue().splitlines()) == 6
+
+
+def test_a_missing_file_ends_without_a_traceback(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["study", str(tmp_path / "none.toml")])
+    assert end.value.code == 2 and "none.toml: cannot be read" in capsys.readouterr().err

@@ -1,0 +1,145 @@
+"""What a study file may say."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from unet_jax import InputError
+from unet_jax.build import make_loss
+from unet_jax.config import LossConfig, LossTermConfig
+from unet_jax.data.splits import read_splits
+from unet_jax.study.study_config import load_study
+
+STUDIES = Path(__file__).parent.parent / "docs" / "studies"
+
+GOOD = """
+[study]
+out = "results"
+seeds = [3, 4]
+baseline = "bce"
+preset = "small"
+
+[config]
+"data.image_size" = 64
+[config.data]
+root = "DATA"
+splits = "/elsewhere/splits.csv"
+[config.train]
+num_epochs = 2
+[config.model]
+widths = [4, 8]
+
+[[variant]]
+name = "bce"
+dice_weight = 0.0
+
+[[variant]]
+name = "tversky+bce"
+[[variant.terms]]
+name = "bce"
+class_weight = [1.0, 2.0]
+[[variant.terms]]
+name = "tversky"
+weight = 0.5
+over = "batch"
+label = "t"
+options = {fn_weight = 0.8, fp_weight = 0.2}
+"""
+
+
+def written(tmp_path, text):
+    path = tmp_path / "study.toml"
+    path.write_text(text)
+    return path
+
+
+def test_everything_in_the_file_arrives(tmp_path):
+    study = load_study(written(tmp_path, GOOD))
+    assert (study.seeds, study.baseline, study.split) == ((3, 4), "bce", "test")
+    assert study.out == str(tmp_path / "results")
+    assert study.config.data.root == str(tmp_path / "DATA") and study.config.data.splits == "/elsewhere/splits.csv"
+    assert (study.config.data.image_size, study.config.train.num_epochs) == (64, 2)
+    assert study.config.model.widths == (4, 8) and study.config.train.num_pictures == 0
+    bce, tversky = study.variants
+    assert bce.loss == LossConfig(dice_weight=0.0)
+    assert tversky.loss.terms == (
+        LossTermConfig("bce", class_weight=(1.0, 2.0)),
+        LossTermConfig("tversky", 0.5, {"fn_weight": 0.8, "fp_weight": 0.2}, over="batch", label="t"),
+    )
+    run = study.run_config(tversky, 4)
+    assert run.seed == 4 and run.loss == tversky.loss and run.data == study.config.data
+    assert study.run_path(tversky, 4).parts[-4:] == ("results", "runs", "tversky+bce", "seed4")
+
+
+def test_arguments_go_before_the_file(tmp_path):
+    study = load_study(written(tmp_path, GOOD), out="other", config={"data.root": "MINE", "train.num_epochs": 1})
+    assert (study.out, study.config.data.root, study.config.train.num_epochs) == ("other", "MINE", 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("[study]", "[study", "is not TOML"),
+        ("[study]", "[studi]", "'studi' does not exist. Did you mean 'study'?"),
+        ("seeds = ", "seed = ", "'seed' does not exist. Did you mean 'seeds'?"),
+        ("[3, 4]", "[3, 3]", "free of repeated seeds"),
+        ("[3, 4]", "[]", "at least one seed"),
+        ("[3, 4]", "[-1]", "from 0 to 2**31 - 1"),
+        ("[3, 4]", "[true]", "whole numbers"),
+        ("[3, 4]", "3", "a list of whole numbers"),
+        ('out = "results"', "", "the folder that the study is written to"),
+        ('out = "results"', "out = 3", "study.out is 3, but must be text"),
+        ('baseline = "bce"', 'baseline = "dice"', "one of the variants bce, tversky+bce"),
+        ('preset = "small"', 'preset = "smal"', "one of default, seed, small"),
+        ('preset = "small"', 'split = "all"', "one of 'train', 'val', 'test'"),
+        ("num_epochs = 2", "num_epoch = 2", "'train.num_epoch' does not exist. Did you mean 'train.num_epochs'"),
+        ("num_epochs = 2", "num_epochs = 0", "train.num_epochs is 0"),
+        ("num_epochs = 2", "[config.loss]\nbce_weight = 1.0", "[[variant]] the losses"),
+        ('"data.image_size" = 64', "seed = 5", "[study] has the seeds"),
+        ("dice_weight = 0.0", "dice_wait = 0.0", "variant 'bce': the field 'dice_wait' does not exist"),
+        ("dice_weight = 0.0", "dice_weight = -1.0", "variant 'bce': loss.dice_weight is -1.0"),
+        ("dice_weight = 0.0", "terms = 3", "a list of tables"),
+        ("dice_weight = 0.0", 'bce_weight = 1.0\nterms = [{name = "bce"}]', "variant 'bce': terms is ['bce_weight']"),
+        ('name = "tversky"', 'name = "tverski"', "Did you mean 'tversky'?"),
+        ('name = "tversky"', "", "variant 'tversky+bce': terms"),
+        ('over = "batch"', 'ower = "batch"', "'ower' does not exist. Did you mean 'over'?"),
+        ("{fn_weight = 0.8,", "{fn_wait = 0.8,", "has no option 'fn_wait'"),
+        ('name = "tversky+bce"', 'name = "BCE"', "free of repeated names"),
+        ('name = "tversky+bce"', 'name = "a/b"', "it is used as a folder"),
+        ('name = "tversky+bce"', 'name = ".."', "it is used as a folder"),
+        ('name = "tversky+bce"', "", "variant 2: name is '', but must be given"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, old, new, said):
+    assert GOOD.count(old) >= 1
+    path = written(tmp_path, GOOD.replace(old, new, 1))
+    with pytest.raises(InputError) as error:
+        load_study(path)
+    assert str(path) in str(error.value) and said in str(error.value)
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_studies_of_the_repository_can_be_computed(path):
+    study = load_study(path, config={"data.root": "DATA"})
+    assert len(study.variants) >= 12 and len(study.seeds) >= 3
+    logits = jax.random.normal(jax.random.key(0), (2, 8, 8, 2))
+    labels, weight = (logits[::-1] > 0.3).astype("float32"), jax.numpy.ones(2)
+    for variant in study.variants:
+        loss_fn = make_loss(variant.loss)
+        value, gradient = jax.value_and_grad(lambda x: loss_fn(x, labels, weight)[0])(logits)  # noqa: B023
+        assert np.isfinite(value) and np.isfinite(gradient).all() and np.abs(gradient).max() > 0, variant.name
+    splits = read_splits(epath.Path(study.config.data.splits))
+    assert set(splits.values()) >= {"train", "test"}
+
+
+def test_one_variant_is_no_study(tmp_path):
+    with pytest.raises(InputError, match="at least two tables"):
+        load_study(written(tmp_path, GOOD[: GOOD.index('[[variant]]\nname = "tversky')]))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"nothing\.toml: cannot be read"):
+        load_study(tmp_path / "nothing.toml")

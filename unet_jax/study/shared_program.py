@@ -1,0 +1,121 @@
+"""Programs of many runs that differ in the numbers of their loss: each structure is compiled once.
+
+Weights, class weights and those options that `LossEntry.numbers` lists are arguments of the compiled step. A sum of
+other functions is another structure.
+"""
+
+import dataclasses
+import functools
+import json
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from unet_jax._types import Batch, PyTree
+from unet_jax.build import Program, build, loss_numbers, make_loss
+from unet_jax.config import Config, LossConfig
+from unet_jax.config_dict import config_to_dict
+from unet_jax.sharding import put_replicated
+from unet_jax.state import TrainState
+from unet_jax.steps import EvalStep, TrainStep, make_eval_step, make_train_step
+from unet_jax.subpixels import num_subpixels
+
+
+def structure(config: LossConfig) -> str:
+    """What is left of a loss without its numbers; equal texts may share a compiled step."""
+    numbers = loss_numbers(config)
+    values = config_to_dict(config)
+    if not config.terms:
+        return json.dumps({"dice_reduction": values["dice_reduction"]})
+    for term, own in zip(values["terms"], numbers["terms"], strict=True):
+        term.pop("weight")
+        term["class_weight"] = len(own["class_weight"])
+        term["options"] |= dict.fromkeys(own["options"], "number")
+    return json.dumps(values["terms"], sort_keys=True)
+
+
+class SharedPrograms:
+    """Makes programs as `build` does, for runs on one mesh that are alike but for seeds and losses."""
+
+    def __init__(self, mesh: Mesh):
+        self._mesh = mesh
+        self._steps: dict[str, _Steps] = {}
+
+    def __call__(self, config: Config, num_classes: int, num_steps: int) -> Program:
+        steps = self._steps.setdefault(_key(config, num_classes, num_steps), _Steps(config, num_classes, num_steps))
+        as_arrays = jax.tree.map(np.float32, loss_numbers(config.loss))
+        numbers = put_replicated(as_arrays, self._mesh)
+        return steps.program._replace(
+            train_step=_Numbered(steps, numbers), eval_step=functools.partial(steps.eval_step, numbers)
+        )
+
+    @property
+    def num_compiled(self) -> int:
+        """Training steps compiled so far."""
+        return sum(steps.compiled is not None for steps in self._steps.values())
+
+    def step_bytes(self, config: Config, num_classes: int, num_steps: int) -> int | None:
+        """Memory that the compiled training step takes on a device, by its compiler; None if it was not compiled."""
+        steps = self._steps.get(_key(config, num_classes, num_steps))
+        if steps is None or steps.compiled is None:
+            return None
+        analysis = steps.compiled.memory_analysis()
+        if analysis is None:
+            return None
+        # The outputs are the new state, which takes the place of the old one.
+        return int(analysis.argument_size_in_bytes + analysis.temp_size_in_bytes)
+
+
+def _key(config: Config, num_classes: int, num_steps: int) -> str:
+    rest = config_to_dict(dataclasses.replace(config, seed=0, loss=LossConfig()))
+    return json.dumps([rest, structure(config.loss), num_classes, num_steps], sort_keys=True)
+
+
+class _Steps:
+    """Steps that take the loss's numbers as well."""
+
+    def __init__(self, config: Config, num_classes: int, num_steps: int):
+        self.program = program = build(config, num_classes, num_steps)
+        self.compiled: Any = None
+        factor = program.packing.label
+        apply_fn = functools.partial(program.model.apply, method="packed")
+        loss = config.loss
+
+        def train_step(state: TrainState, batch: Batch, numbers: PyTree) -> Any:
+            return make_train_step(apply_fn, make_loss(loss, factor, numbers), program.tx)(state, batch)
+
+        def eval_step(numbers: PyTree, params: PyTree, batch_stats: PyTree, batch: Batch) -> Any:
+            own: EvalStep = make_eval_step(
+                apply_fn,
+                make_loss(loss, factor, numbers),
+                threshold=config.train.threshold,
+                num_subpixels=num_subpixels(factor),
+            )
+            return own(params, batch_stats, batch)
+
+        self.train_step = jax.jit(train_step, donate_argnums=0)
+        self.eval_step = jax.jit(eval_step)
+
+
+class _Numbered:
+    """The training step of one run, as far as the loop asks: `lower(state, batch).compile()`."""
+
+    def __init__(self, steps: _Steps, numbers: PyTree):
+        self._steps, self._numbers = steps, numbers
+        self._arguments: tuple[Any, Any] | None = None
+
+    def __call__(self, state: TrainState, batch: Batch) -> Any:
+        return self._steps.train_step(state, batch, self._numbers)
+
+    def lower(self, state: TrainState, batch: Batch) -> "_Numbered":
+        self._arguments = (state, batch)
+        return self
+
+    def compile(self) -> TrainStep:
+        assert self._arguments is not None
+        steps, numbers = self._steps, self._numbers
+        if steps.compiled is None:
+            steps.compiled = steps.train_step.lower(*self._arguments, numbers).compile()
+        return lambda state, batch: steps.compiled(state, batch, numbers)
