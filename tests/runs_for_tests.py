@@ -1,11 +1,13 @@
-"""A run small enough to train in a test."""
+"""A run small enough to train in a test, and one that is interrupted."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
 from etils import epath
 
 from unet_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from unet_jax.display import Quiet
 
 
 def tiny_config(root: epath.Path, **train: Any) -> Config:
@@ -21,3 +23,19 @@ def tiny_config(root: epath.Path, **train: Any) -> Config:
 
 def with_optim(config: Config, **optim: Any) -> Config:
     return dataclasses.replace(config, optim=dataclasses.replace(config.optim, **optim))
+
+
+class Interrupting(Quiet):
+    """Presses Ctrl-C after a training step."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    @contextlib.contextmanager
+    def bar(self, title, total, completed=0, unit=""):
+        def show(done, note=""):
+            if title == "training" and done == self.step:
+                raise KeyboardInterrupt
+
+        yield show

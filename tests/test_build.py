@@ -1,6 +1,5 @@
 """A config's program with packing and without: the same numbers, from a single loss to a whole run."""
 
-import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs_for_tests import tiny_config, with_optim
+from runs_for_tests import Interrupting, tiny_config, with_optim
 
 from unet_jax import Batch, load_run, metrics, train
 from unet_jax.build import batch_shapes, build, make_loss, state_shapes
@@ -149,22 +148,6 @@ def test_losses_of_packed_logits(config, batch):
     largest = float(jnp.abs(plain_gradient).max())
     assert largest > 0.0
     np.testing.assert_allclose(unpack(gradient, factor), plain_gradient, atol=1e-5 * largest)
-
-
-class Interrupting(Quiet):
-    """Presses Ctrl-C after a training step."""
-
-    def __init__(self, step):
-        super().__init__()
-        self.step = step
-
-    @contextlib.contextmanager
-    def bar(self, title, total, completed=0, unit=""):
-        def show(done, note=""):
-            if title == "training" and done == self.step:
-                raise KeyboardInterrupt
-
-        yield show
 
 
 @pytest.fixture(scope="module")

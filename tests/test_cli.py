@@ -1,18 +1,11 @@
-"""The command line as a person meets it: in this process where that is the same, in its own where a kill is needed."""
+"""The command line as a person meets it."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-from unet_jax import load_run
 from unet_jax.cli import main
 
 SMALL_NETWORK = ("--model.widths", "4", "8", "--model.center-width", "8", "--model.num-convs-down", "1")
@@ -104,30 +97,6 @@ def test_mistakes_are_told_without_a_traceback(capsys, data, run, tmp_path):
     (run.parent / "damaged").mkdir()
     (run.parent / "damaged" / "run.json").write_text("[]")
     assert "run.json" in refused(capsys, "info", run.parent / "damaged")
-
-
-def test_kill_at_a_random_moment_and_the_same_command_continues(data, tmp_path):
-    """The process is killed for real; the run that was killed ends with the parameters of one that was not."""
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-
-    def command(out):
-        args = ["train", "small", "--data.root", data, "--out", out, "--train.num-epochs", 6, *TINY]
-        return [sys.executable, "-m", "unet_jax", *map(str, args), "--train.checkpoint-every-steps", "1"]
-
-    killed, straight = tmp_path / "killed", tmp_path / "straight"
-    process = subprocess.Popen(command(killed), env=environment, stderr=subprocess.PIPE, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not (killed / "checkpoints" / "2").exists() and time.monotonic() < deadline:
-        assert process.poll() is None, process.stderr.read().decode()
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    again = subprocess.run(command(killed), env=environment, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert "continuing" in again.stderr
-    subprocess.run(command(straight), env=environment, check=True, capture_output=True)
-    a, b = load_run(killed, "last"), load_run(straight, "last")
-    jax.tree.map(np.testing.assert_array_equal, a.state, b.state)
 
 
 def test_keras_weights_in_and_out(data, tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 
 from unet_jax import InputError, losses
 from unet_jax.build import make_loss
-from unet_jax.config import LossConfig, LossTermConfig
+from unet_jax.config import LossConfig, LossTermConfig, RampConfig
 from unet_jax.losses import Term, deep_supervision, make_objective, ramp, stack_images
 
 RNG = np.random.default_rng(0)
@@ -224,3 +224,17 @@ def test_the_loss_of_a_config():
     ]
     expected, terms = make_objective(same)(LOGITS, LABELS, WEIGHT)
     assert found == expected and values == terms and list(values) == ["bce", "overlap"]
+
+
+def test_the_ramp_of_a_term():
+    """Parts of the run in the config; the validation loss has what it ends with."""
+    ramped = LossTermConfig("boundary", 2.0, ramp=RampConfig(start=0.25, stop=0.75, first=0.1, last=0.6))
+    loss = make_loss(LossConfig(terms=(LossTermConfig("bce"), ramped)), num_steps=100)
+    for step, factor in ((0, 0.1), (25, 0.1), (50, 0.35), (75, 0.6), (99, 0.6), (np.inf, 0.6)):
+        found, values = loss(LOGITS, LABELS, WEIGHT, jnp.float32(step))
+        np.testing.assert_allclose(found, values["bce"] + 2.0 * factor * values["boundary"], rtol=1e-5)
+    with pytest.raises(InputError, match="must be called with the step"):
+        loss(LOGITS, LABELS, WEIGHT)
+    for wrong in ({"start": 0.5, "stop": 0.5}, {"stop": 1.5}, {"first": -1.0}):
+        with pytest.raises(InputError, match=r"loss\.terms\.ramp"):
+            RampConfig(**wrong)

@@ -283,7 +283,7 @@ def test_recommended_is_the_cheapest_image_that_fits():
     too_much = row(16, "4", cycles=16, temporary_bytes=10**12)
     refused = ({"images_per_device": 32, "packing": "4", "remat": "none"}, "does not fit")
     assert recommend([too_much, refused, *rows])["packing"] == "2"
-    with pytest.raises(InputError, match=r"none of the variants fits.*--model.remat block"):
+    with pytest.raises(InputError, match=r"none of the variants fits.*--model.remat full"):
         recommend([too_much, refused])
     # Other compilers give no cycles, and their devices no size of memory.
     rows = [
@@ -293,42 +293,60 @@ def test_recommended_is_the_cheapest_image_that_fits():
     assert recommend(rows)["images_per_device"] == 4
 
 
+def test_micro_batches_are_counted(target, found):
+    """Two images on a device, one after the other: twice one, but for what the optimizer does."""
+    both = estimate(replace(TINY, {"train.batch_size": 16, "train.accumulation": 2}), 2, target)
+    assert both.images_per_device == 2.0
+    assert both.flops == pytest.approx(2 * found.flops, rel=0.1)
+    # The second image's arguments, and the gradients that are added up.
+    assert both.total_bytes < 1.5 * found.total_bytes
+
+
 @pytest.fixture
 def made_up(monkeypatch):
-    """Estimates at once: packing halves the cycles, remat adds a tenth, and more than 8 images do not fit."""
+    """Estimates at once: packing halves the cycles, remat adds a tenth, and more than 8 images fit only with it."""
 
     def fake(config, num_classes, target, *, cache):
         images = config.train.batch_size / len(target.devices)
-        if images > 8:
+        if images > (8 if config.model.remat == "none" else 16):
             raise DoesNotFitError("no")
         cycles = 1000 * images * (0.5 if config.model.packing == "2" else 1.0)
-        cycles *= 1.1 if config.model.remat == "block" else 1.0
+        cycles *= 1.0 if config.model.remat == "none" else 1.1
         return dataclasses.replace(ESTIMATE, cycles=round(cycles + 100), images_per_device=images)
 
     monkeypatch.setattr(sweep_module, "estimate", fake)
 
 
-def test_sweep_tries_every_combination(made_up):
+def test_sweep_computes_more_again_where_less_does_not_fit(made_up):
     seen = []
     rows = sweep(
         TINY,
         2,
         Target("v5e:2x2", "tpu", [None] * 4, None, "libtpu"),
-        images_per_device=(4, 8, 16),
+        images_per_device=(4, 8, 16, 32),
         packings=("none", "2"),
-        remats=("none", "block"),
+        remats=("none", "block", "full"),
         on_variant=seen.append,
     )
-    assert [variant for variant, _ in rows] == seen and len(seen) == 12
-    assert {tuple(v.values()) for v in seen} == {
-        (i, p, r) for i in (4, 8, 16) for p in ("none", "2") for r in ("none", "block")
-    }
-    assert all((found == "does not fit") == (v["images_per_device"] == 16) for v, found in rows)
+    assert [variant for variant, _ in rows] == seen
+    tried = {4: ["none"], 8: ["none"], 16: ["none", "block"], 32: ["none", "block", "full"]}
+    assert [tuple(v.values()) for v in seen] == [(i, p, r) for i in tried for p in ("none", "2") for r in tried[i]]
+    refused = [tuple(v.values())[::2] for v, found in rows if found == "does not fit"]
+    assert set(refused) == {(16, "none"), (32, "none"), (32, "block"), (32, "full")}
     best = recommend(rows)
     assert best == {"images_per_device": 8, "packing": "2", "remat": "none"}
     overrides = overrides_of(best, 4)
     assert overrides == {"train.batch_size": 32, "model.packing": "2", "model.remat": "none"}
     assert replace(TINY, overrides).train.batch_size == 32
+
+
+def test_sweep_tries_all_where_memory_is_not_known(monkeypatch):
+    """Other compilers do not say how much there is."""
+    bare = dataclasses.replace(ESTIMATE, hbm_bytes=None)
+    monkeypatch.setattr(sweep_module, "estimate", lambda *args, **kwargs: bare)
+    target = Target("cpu", "cpu", [None], None, "jaxlib")
+    rows = sweep(TINY, 2, target, images_per_device=(4, 8), packings=("none",), remats=("none", "conv", "full"))
+    assert len(rows) == 6
 
 
 def call(capsys, *args):
@@ -359,8 +377,8 @@ def test_the_command_recommends_settings_that_it_takes(made_up, tmp_path, capsys
     (use,) = [line for line in said if line.startswith("use: ")]
     assert use == "use: --train.batch-size 32 --model.packing 2 --model.remat none"
     values = json.loads(out.read_text())
-    assert values["what"] == LABEL and values["recommended"] == best and len(values["variants"]) == 8
-    assert [v["estimate"] for v in values["variants"][4:]] == ["does not fit"] * 4
+    assert values["what"] == LABEL and values["recommended"] == best and len(values["variants"]) == 6
+    assert [v["estimate"] == "does not fit" for v in values["variants"]] == [False, False, True, False, True, False]
     taken = []
 
     def take(config, *args, **kwargs):

@@ -111,6 +111,31 @@ def test_instructions_of_the_entry_in_order():
     assert [len(i.outputs) for i in (one, two, three)] == [1, 1, 1]
 
 
+BODY = """%region_0.5 (arg: (s32[], f32[64])) -> (s32[], f32[64]) {
+  %arg = (s32[], f32[64]{0}) parameter(0)
+  %add.7 = f32[64]{0} add(%x, %x), metadata={op_name="jit(train_step)/while/body/down0/add"}, \
+backend_config={"estimated_cycles":"50"}
+}
+
+%region_0.55 (arg: s32[]) -> pred[] {
+  ROOT %compare = pred[] compare(%arg, %arg), backend_config={"estimated_cycles":"7"}
+}
+
+"""
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+    loop = "%while.1 = (s32[], f32[64]{0}) while(%t), condition=%region_0.55, body=%region_0.5"
+    text = program(loop, "ROOT %y = f32[64]{0} negate(%x)", head=HEAD + BODY)
+    names = ["while.1", "arg", "add.7", "y"]
+    for count in (1, 3):
+        instructions = parse_entry(text, loop_count=count)
+        assert [i.name for i in instructions] == names
+        assert [i.cycles for i in instructions] == [0, 0, 50 * count, 0]
+        assert instructions[2].outputs == (Buffer(256, 256, True),) * count
+        assert stage_of(instructions[2]) == "down0"
+
+
 def test_source_in_the_instruction_itself():
     line = (
         '%y = f32[4]{0} negate(%x), metadata={op_name="jit(f)/neg" source_file="/a/folder/unet.py" source_line=17 '

@@ -27,10 +27,11 @@ from unet_jax.evaluate import evaluate_run, select_records
 from unet_jax.sharding import make_mesh
 from unet_jax.study import running
 from unet_jax.study.collect import read_results
+from unet_jax.study.cost import read_costs
 from unet_jax.study.grid_display import GridDisplay
 from unet_jax.study.page import conclusion, make_page
 from unet_jax.study.pictures import groups_within
-from unet_jax.study.running import run_study, scores_path, step_bytes, step_ms
+from unet_jax.study.running import run_study, scores_path
 from unet_jax.study.scoring import read_scores
 from unet_jax.study.shared_program import SharedPrograms
 from unet_jax.study.study_config import Study, Variant
@@ -70,15 +71,11 @@ class Stopping(GridDisplay):
 
     def __init__(self, name, title, done):
         super().__init__(Console(quiet=True))
-        self._when = (name, title, done)
+        self._when = (name, title, str(done))
 
-    @contextlib.contextmanager
-    def bar(self, title, total, completed=0, unit=""):
-        def show(done, note=""):
-            if (self._name, title, done) == self._when:
-                raise KeyboardInterrupt
-
-        yield show
+    def bar_of(self, run, text):
+        if (run, *text.split("/")[0].rsplit(" ", 1)) == self._when:
+            raise KeyboardInterrupt
 
 
 def make_study(root, out):
@@ -107,9 +104,9 @@ def all_files(study):
 
 def test_variants_of_a_seed_begin_with_the_same_weights_and_batch(done):
     _, seen, _ = done
-    assert len(seen) == 6
+    assert len(seen) == 6 + 3  # after the runs, costs are measured
     firsts = {}
-    for config, arrays in seen:
+    for config, arrays in seen[:6]:
         expected = firsts.setdefault(config.seed, arrays)
         jax.tree.map(np.testing.assert_array_equal, arrays, expected)
     (params, batch), (other_params, other_batch) = firsts[0], firsts[7]
@@ -122,8 +119,10 @@ def test_losses_of_one_structure_share_a_step_and_differ_in_results(done):
     assert num_compiled == 2  # bce with weights 1 and 2; focal
     files = all_files(study)
     assert len(set(files.values())) == 6
-    for variant in study.variants:
-        assert step_bytes(study, variant) > 10_000 and step_ms(study, variant) > 0.0
+    costs = read_costs(study)
+    assert costs.keys() == {"bce", "bce2", "focal"} and costs["bce"].relative_time == 1.0
+    for cost in costs.values():
+        assert cost.step_bytes > 10_000 and cost.step_ms > 0.0
 
 
 def test_scores_are_those_of_evaluate(done):
@@ -327,6 +326,7 @@ def test_tables_are_the_runs_scores(done, page):
     assert float(line["difference"]) == pytest.approx(np.mean(values[1]) - np.mean(values[0]), abs=1e-5)
     costs = (epath.Path(study.out) / "cost.csv").read_text().splitlines()
     assert len(costs) == 4 and all(float(x) > 0 for line in costs[1:] for x in line.split(",")[1:])
+    assert costs[1].split(",")[2] == "1.000"  # the baseline's own
 
 
 def test_a_winner_is_named_where_there_is_one(done):
@@ -381,3 +381,25 @@ def test_a_missing_file_ends_without_a_traceback(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         main(["study", str(tmp_path / "none.toml")])
     assert end.value.code == 2 and "none.toml: cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_runs_side_by_side_are_the_same(done, tmp_path, stopped):
+    """Three devices, six runs; and once with an error in one of them, after which the others continue."""
+    study = dataclasses.replace(done[0], out=str(tmp_path / "again"))
+    mesh = make_mesh(jax.devices()[:3])
+    if stopped:
+        with pytest.raises(KeyboardInterrupt):
+            run_study(study, display=Stopping("focal seed 0", "training", 2), mesh=mesh)
+        assert not all(scores_path(study, v, s).exists() for v, s in itertools.product(study.variants, study.seeds))
+    run_study(study, display=quiet(), mesh=mesh)
+    assert all_files(study) == all_files(done[0])
+
+
+def test_devices_of_a_run(done):
+    for size, count in ((1, 5), (2, 2), (4, 1)):
+        meshes = running._meshes(dataclasses.replace(done[0], devices_per_run=size), make_mesh(jax.devices()[:5]))
+        assert [m.size for m in meshes] == [size] * count
+        assert len({d.id for m in meshes for d in m.devices.flat}) == size * count
+    with pytest.raises(InputError, match="devices_per_run is 4, but there are 3 devices"):
+        running._meshes(dataclasses.replace(done[0], devices_per_run=4), make_mesh(jax.devices()[:3]))

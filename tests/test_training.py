@@ -1,4 +1,3 @@
-import contextlib
 import dataclasses
 import json
 import shutil
@@ -7,7 +6,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from runs_for_tests import tiny_config, with_optim
+from runs_for_tests import Interrupting, tiny_config, with_optim
 
 from unet_jax import Batch, InputError, UNet, load_run, predict_probs, train
 from unet_jax.config import ModelConfig, OptimConfig
@@ -24,22 +23,6 @@ from unet_jax.training import NonFiniteLossError
 
 ONE_DEVICE = make_mesh(jax.devices()[:1])
 TIMES = {"images_per_s", "wait_share", "time"}
-
-
-class Interrupting(Quiet):
-    """Presses Ctrl-C after a training step."""
-
-    def __init__(self, step):
-        super().__init__()
-        self.step = step
-
-    @contextlib.contextmanager
-    def bar(self, title, total, completed=0, unit=""):
-        def show(done, note=""):
-            if title == "training" and done == self.step:
-                raise KeyboardInterrupt
-
-        yield show
 
 
 def rows(path):
@@ -280,3 +263,16 @@ def test_a_checkpoint_says_what_it_is(finished):
         progress = store.progress(result.step)
     assert progress["class_names"] == ["disk", "square"] and progress["step"] == result.step
     assert config_from_dict(progress["config"]) == config
+
+
+def test_gradients_of_terms_and_classes_are_logged_and_change_nothing(finished, tmp_path):
+    straight, config = finished
+    changed = dataclasses.replace(config, train=dataclasses.replace(config.train, log_gradients_every_steps=2))
+    result = run(changed, tmp_path / "run")
+    logged = [row for row in rows(result.path) if "gradient/norm/bce" in row]
+    assert [row["step"] for row in logged] == list(range(2, result.step + 1, 2))
+    assert all(
+        row["gradient/norm/dice_loss/disk"] > 0 and -1 <= row["gradient/cosine/bce/dice_loss"] <= 1 for row in logged
+    )
+    others = [row for row in rows(result.path) if "gradient/norm/bce" not in row]
+    assert others == rows(straight.path)

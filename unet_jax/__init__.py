@@ -10,6 +10,7 @@ from etils import epy as _epy
 with _epy.lazy_api_imports(globals()):
     from unet_jax._types import Batch as Batch
     from unet_jax._types import InputError as InputError
+    from unet_jax._types import Preempted as Preempted
     from unet_jax._types import Sample as Sample
     from unet_jax.config import Config as Config
     from unet_jax.config_dict import replace as replace
@@ -28,6 +29,7 @@ __all__ = [
     "Batch",
     "Config",
     "InputError",
+    "Preempted",
     "Run",
     "Sample",
     "UNet",

@@ -1,7 +1,9 @@
 """What configs ask of their values; each refusal names the field, the value found and the requirement."""
 
+import difflib
 import math
 import typing
+from collections.abc import Iterable
 from typing import Literal
 
 from unet_jax._types import InputError
@@ -10,6 +12,12 @@ from unet_jax._types import InputError
 def require(ok: bool, field: str, value: object, requirement: str) -> None:
     if not ok:
         raise InputError(f"{field} is {value!r}, but must be {requirement}.")
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """A sentence with a space before it, or nothing where no known name is close."""
+    close = difflib.get_close_matches(given, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def check_types(config: object, prefix: str) -> None:

@@ -1,4 +1,4 @@
-"""The values that travel through the library, and the one exception that means "your input, not our code"."""
+"""The values that travel through the library, and the two exceptions that mean "not our code": input, and a signal."""
 
 from typing import Any, NamedTuple
 
@@ -12,6 +12,23 @@ class InputError(ValueError):
 
     The command line prints it without a traceback; from Python it is an ordinary `ValueError`.
     """
+
+
+class Preempted(SystemExit):
+    """SIGTERM or Ctrl-C came during training: it stopped after a step and saved it, and the same call continues.
+
+    A script that does not catch it ends with exit status 75, which is EX_TEMPFAIL of sysexits.h, "try again". It is no
+    `Exception`, so that a loop over several runs that goes on after errors stops too.
+    """
+
+    EXIT_STATUS = 75
+
+    def __init__(self, path: object, step: int):
+        super().__init__(self.EXIT_STATUS)
+        self.path, self.step = path, step
+
+    def __str__(self) -> str:
+        return f"stopped at step {self.step}, saved in {self.path}. The same command continues from there."
 
 
 class Sample(NamedTuple):

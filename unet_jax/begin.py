@@ -9,8 +9,9 @@ from etils import epath
 from jax.sharding import Mesh
 
 from unet_jax._types import InputError
+from unet_jax.checkpoint import CheckpointStore
 from unet_jax.config import Config, DataConfig
-from unet_jax.config_dict import config_differences
+from unet_jax.config_dict import check_same_run
 from unet_jax.data.audit import Audit, audit_source
 from unet_jax.data.layout import Layout, find_layout
 from unet_jax.data.pipeline import TrainOrder
@@ -18,8 +19,11 @@ from unet_jax.data.sources import FileSource
 from unet_jax.data.splits import assign_splits
 from unet_jax.data.threads import num_cores
 from unet_jax.display import Display
+from unet_jax.goodput import Seconds
+from unet_jax.monitor import Progress
 from unet_jax.optim import make_optimizer
-from unet_jax.runs import Run, RunInfo, current_versions, info_path, load_info, load_run, save_info
+from unet_jax.runs import Run, RunInfo, abstract_state, current_versions, info_path, load_info, load_run, save_info
+from unet_jax.sharding import put_replicated
 from unet_jax.state import TrainState, init_state, make_model, with_prior_bias
 
 _NUM_SHOWN = 10
@@ -31,8 +35,6 @@ def begin_run(config: Config, out: epath.Path, display: Display) -> tuple[RunInf
     Raises:
       InputError: the data set cannot be used, or `out` holds a run of other settings, classes or images.
     """
-    if str(out) in ("", "."):
-        raise InputError("--out is empty: name the folder that the run is written to.")
     layout = find_layout(config.data)
     if info_path(out).exists():
         return _continue_info(config, layout, out), layout
@@ -114,13 +116,8 @@ def _continue_info(config: Config, layout: Layout, out: epath.Path) -> RunInfo:
         raise InputError(
             f"{out}: was imported, not trained. Train on from it with --init-from {out} and another --out."
         )
-    differences = config_differences(info.config, config)
-    if differences:
-        shown = "\n  ".join(f"{name}: was {old!r}, now {new!r}" for name, (old, new) in differences.items())
-        raise InputError(
-            f"{out}: holds a run with other settings:\n  {shown}\n"
-            f"Use the same settings to continue it, or another --out to start anew."
-        )
+    remedy = "Use the same settings to continue it, or another --out to start anew."
+    check_same_run(out, info.config, config, remedy)
     if info.class_names != layout.class_names:
         raise InputError(
             f"{out}: was begun with the classes {list(info.class_names)}, found {list(layout.class_names)}."
@@ -140,6 +137,15 @@ def _continue_info(config: Config, layout: Layout, out: epath.Path) -> RunInfo:
             f"Give the --data.splits that it began with, or start anew with another --out."
         )
     return dataclasses.replace(info, config=config)
+
+
+def newest_state(info: RunInfo, store: CheckpointStore, mesh: Mesh) -> tuple[TrainState, Progress, Seconds]:
+    """Of the newest checkpoint, with the reading of the ledger stored in it; without one, before the first step."""
+    step = store.latest_step
+    if step is None:
+        return put_replicated(initial_state(info, mesh), mesh), Progress(), {}
+    saved = store.progress(step)
+    return store.load(step, abstract_state(info), mesh), Progress.from_dict(saved), saved.get("goodput", {})
 
 
 def initial_state(info: RunInfo, mesh: Mesh) -> TrainState:

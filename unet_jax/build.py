@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,16 +10,26 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from unet_jax._types import Batch
-from unet_jax.config import Config, LossConfig, LossTermConfig
+from unet_jax._types import Batch, InputError
+from unet_jax.config import Config, LossConfig, LossTermConfig, TrainConfig
 from unet_jax.loss_catalogue import LOSSES
-from unet_jax.losses import Term, bce_dice_loss, make_objective
+from unet_jax.losses import Term, bce_dice_loss, make_objective, ramp_factor
 from unet_jax.model import UNet
 from unet_jax.model.packing import level_factors, logits_factor, unpack
+from unet_jax.non_finite import skip_non_finite
 from unet_jax.optim import make_optimizer
 from unet_jax.sharding import batch_sharding, replicated
 from unet_jax.state import TrainState, init_state, make_model
-from unet_jax.steps import EvalStep, LossFn, TrainStep, make_eval_step, make_train_step
+from unet_jax.steps import (
+    EvalStep,
+    LandscapeStep,
+    LossFn,
+    TrainStep,
+    make_accumulating_train_step,
+    make_eval_step,
+    make_landscape_step,
+    make_train_step,
+)
 from unet_jax.subpixels import Factor, Packing, num_subpixels
 
 
@@ -51,18 +62,67 @@ def build(config: Config, num_classes: int, num_steps: int, *, backend: str | No
     factors = level_factors(config.model, backend)
     packing = Packing(factors[0], logits_factor(config.model, num_classes, backend))
     by_level = ",".join(f"{rows}x{columns}" for rows, columns in factors[:-1])
-    model = make_model(dataclasses.replace(config.model, packing=by_level), num_classes)
+    undivided = num_micro_batches(config.train) < config.train.accumulation
+    remat = "full" if undivided else config.model.remat
+    model = make_model(dataclasses.replace(config.model, packing=by_level, remat=remat), num_classes)
     tx = make_optimizer(config.optim, num_steps)
-    packed_apply = functools.partial(model.apply, method="packed")
-    loss_fn = make_loss(config.loss, packing.label)
+    return Program(model, tx, packing, *make_steps(config, model, tx, packing, num_steps))
+
+
+def make_steps(
+    config: Config,
+    model: UNet,
+    tx: optax.GradientTransformation,
+    packing: Packing,
+    num_steps: int,
+    numbers: dict[str, Any] | None = None,
+) -> tuple[TrainStep, EvalStep]:
+    """The steps to train and to evaluate on packed batches; `num_steps` and `numbers` are those of `make_loss`."""
+    apply_fn = functools.partial(model.apply, method="packed")
+    loss_fn = make_loss(config.loss, packing.label, num_steps, numbers)
+    num_parts = num_micro_batches(config.train)
+    if num_parts == 1:
+        train_step = make_train_step(apply_fn, loss_fn, tx)
+    else:
+        train_step = make_accumulating_train_step(apply_fn, loss_fn, tx, num_parts)
     count = num_subpixels(packing.label)
-    return Program(
-        model,
-        tx,
-        packing,
-        make_train_step(packed_apply, loss_fn, tx),
-        make_eval_step(packed_apply, loss_fn, threshold=config.train.threshold, num_subpixels=count),
+    return (
+        skip_non_finite(train_step) if config.train.on_non_finite == "skip" else train_step,
+        make_eval_step(apply_fn, loss_fn, threshold=config.train.threshold, num_subpixels=count),
     )
+
+
+def num_micro_batches(config: TrainConfig) -> int:
+    """How many parts a batch is really divided into: with exact statistics it is not (docs/memory.md says why)."""
+    return 1 if config.accumulation_statistics == "exact" else config.accumulation
+
+
+def check_micro_batches(config: TrainConfig, mesh: Mesh) -> None:
+    """Raises `InputError` when a micro-batch cannot be split evenly over the devices that batches are split over."""
+    shares, num_parts = mesh.shape["data"], num_micro_batches(config)
+    unit = shares * num_parts
+    if config.batch_size % unit:
+        raise InputError(
+            f"train.batch_size is {config.batch_size}, but must be a multiple of {unit}, so that each of the "
+            f"{num_parts} micro-batches (train.accumulation) has images for each of the {shares} devices: "
+            f"use --train.batch-size {-(-config.batch_size // unit) * unit}, or a smaller --train.accumulation."
+        )
+
+
+def make_landscape(config: Config, program: Program, class_names: Sequence[str], num_steps: int) -> LandscapeStep:
+    """How the terms of a config's loss pull at the parameters, on batches packed as the program's steps want them.
+
+    The batch is taken as a whole, also where the training step divides it.
+    """
+    loss, factor = config.loss, program.packing.label
+    if loss.terms:
+        parts = {term.metric: dataclasses.replace(loss, terms=(term,)) for term in loss.terms}
+    else:
+        parts = {"bce": dataclasses.replace(loss, dice_weight=0.0)} if loss.bce_weight else {}
+        parts |= {"dice_loss": dataclasses.replace(loss, bce_weight=0.0)} if loss.dice_weight else {}
+    terms = {name: make_loss(part, factor, num_steps) for name, part in parts.items()}
+    apply_fn = functools.partial(program.model.apply, method="packed")
+    return make_landscape_step(apply_fn, terms, class_names, num_subpixels=num_subpixels(factor))
 
 
 def loss_numbers(config: LossConfig) -> dict[str, Any]:
@@ -73,16 +133,20 @@ def loss_numbers(config: LossConfig) -> dict[str, Any]:
     def numbers(term: LossTermConfig) -> dict[str, Any]:
         traceable = LOSSES[term.name].numbers if term.name in LOSSES else ()
         options = {name: value for name, value in term.options.items() if name in traceable}
-        return {"weight": term.weight, "options": options, "class_weight": term.class_weight}
+        ramp = dataclasses.astuple(term.ramp) if term.ramp else ()
+        return {"weight": term.weight, "options": options, "class_weight": term.class_weight, "ramp": ramp}
 
     return {"terms": [numbers(term) for term in config.terms]}
 
 
-def make_loss(config: LossConfig, factor: Factor = (1, 1), numbers: dict[str, Any] | None = None) -> LossFn:
+def make_loss(
+    config: LossConfig, factor: Factor = (1, 1), num_steps: int = 1, numbers: dict[str, Any] | None = None
+) -> LossFn:
     """The objective of a config, its terms or BCE and Dice where it has none, for logits and labels packed by `factor`.
 
-    Losses that do not care where a pixel lies take them as they are; otherwise they are unpacked first. `numbers`,
-    shaped as those of `loss_numbers`, go before the config's own and may be traced.
+    Losses that do not care where a pixel lies take them as they are; otherwise they are unpacked first. `num_steps`,
+    of the run, is what ramps are parts of. `numbers`, shaped as those of `loss_numbers`, go before the config's own and
+    may be traced.
     """
     numbers = numbers or loss_numbers(config)
     if not config.terms:
@@ -91,16 +155,25 @@ def make_loss(config: LossConfig, factor: Factor = (1, 1), numbers: dict[str, An
 
     def term(t: LossTermConfig, own: dict[str, Any]) -> Term:
         class_weight = own["class_weight"] if t.class_weight else None
-        return Term(t.name, own["weight"], {**t.options, **own["options"]}, class_weight, over=t.over, label=t.label)
+        schedule = (lambda step: ramp_factor(step / num_steps, *own["ramp"])) if t.ramp else None
+        options = {**t.options, **own["options"]}
+        return Term(t.name, own["weight"], options, class_weight, schedule, over=t.over, label=t.label)
 
     objective = make_objective([term(t, own) for t, own in zip(config.terms, numbers["terms"], strict=True)])
     if all(t.name in LOSSES and LOSSES[t.name].packed for t in config.terms):
         return functools.partial(objective, num_subpixels=num_subpixels(factor))
-    return lambda logits, labels, weight: objective(unpack(logits, factor), unpack(labels, factor), weight)
+    return lambda logits, labels, weight, step=None: objective(
+        unpack(logits, factor), unpack(labels, factor), weight, step
+    )
 
 
 def batch_shapes(config: Config, num_classes: int, packing: Packing, mesh: Mesh) -> Batch:
-    """What a training step takes, as shapes: packed uint8 image and label, and the weights."""
+    """What a training step takes, as shapes: packed uint8 image and label, and the weights.
+
+    Raises:
+      InputError: the batch cannot be divided among micro-batches and devices.
+    """
+    check_micro_batches(config.train, mesh)
     sharding = batch_sharding(mesh)
     size, batch_size = config.data.image_size, config.train.batch_size
 

@@ -1,7 +1,6 @@
 """The command line. Parses, calls, prints; no logic."""
 
 import dataclasses
-import difflib
 import importlib.metadata
 import json
 import logging
@@ -15,7 +14,8 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from unet_jax._types import InputError
+from unet_jax._checks import did_you_mean
+from unet_jax._types import InputError, Preempted
 from unet_jax.config import Config, DataConfig
 from unet_jax.config_dict import flatten_config
 from unet_jax.display import Display
@@ -104,35 +104,6 @@ class _Info:
     """Run directory."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _ImportKeras:
-    """Make a run from Keras weights (.weights.h5, .keras, or Keras 2's .h5)."""
-
-    file: tyro.conf.Positional[str]
-    """The Keras file."""
-    out: str
-    """Run directory to begin."""
-    classes: tuple[str, ...] = ()
-    """Names of the output channels, in order; by default class0, class1, ..."""
-    channels: Literal["bgr", "rgb"] = "bgr"
-    """Order of colours that the Keras program fed its network with; cv2.imread gives bgr."""
-    image_size: int | None = None
-    """What images were resized to, where the file does not say it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _ExportKeras:
-    """Write a run's network as weights for Keras 3."""
-
-    run: tyro.conf.Positional[str]
-    """Run directory."""
-    out: str
-    """File to write, X.weights.h5."""
-    channels: Literal["bgr", "rgb"] = "bgr"
-    """Order of colours that the Keras program feeds its network with."""
-    checkpoint: Literal["best", "last"] = "best"
-
-
 def _synth(args: Sequence[str]) -> None:
     from unet_jax.data.synthetic import write_synthetic
 
@@ -161,6 +132,7 @@ def _preset(command: str, args: Sequence[str]) -> str | None:
 
 
 def _train(args: Sequence[str]) -> None:
+    from unet_jax.compiled import keep_compiled
     from unet_jax.training import train
 
     preset = _preset("train", args)
@@ -168,6 +140,7 @@ def _train(args: Sequence[str]) -> None:
         return
     default = _Train(out=tyro.MISSING, config=PRESETS[preset]())
     options = tyro.cli(_Train, args=args[1:], default=default, prog=f"unet-jax train {preset}")
+    keep_compiled()
     result = train(options.config, options.out)
     scores = ", ".join(f"{name} {value:.4f}" for name, value in result.best_metrics.items())
     print(f"finished at step {result.step}; best checkpoint {result.best_step} (on val: {scores})")
@@ -189,12 +162,14 @@ def _study(args: Sequence[str]) -> None:
 
 
 def _evaluate(args: Sequence[str]) -> None:
+    from unet_jax.compiled import keep_compiled
     from unet_jax.evaluate import evaluate_run, select_records, summary, write_csv
     from unet_jax.runs import load_run
 
     options = tyro.cli(_Evaluate, args=args, prog="unet-jax evaluate")
     if options.csv:
         epath.Path(options.csv).parent.mkdir(parents=True, exist_ok=True)  # or an error, before the work
+    keep_compiled()
     run = load_run(options.run, options.checkpoint)
     split, layout, records = select_records(
         run, _run_data(run.config.data, run.class_names, options.data), options.split
@@ -228,11 +203,13 @@ def _run_data(data: DataConfig, class_names: tuple[str, ...], given: _EvaluateDa
 
 
 def _predict(args: Sequence[str]) -> None:
+    from unet_jax.compiled import keep_compiled
     from unet_jax.predict import find_inputs, predict_files
     from unet_jax.runs import load_run
 
     options = tyro.cli(_Predict, args=args, prog="unet-jax predict")
     files = find_inputs(options.inputs)
+    keep_compiled()
     run = load_run(options.run, options.checkpoint)
     out = epath.Path(options.out)
     with Display().bar("predicting", len(files), unit="images") as show:
@@ -270,28 +247,15 @@ def _info(args: Sequence[str]) -> None:
 
 
 def _import_keras(args: Sequence[str]) -> None:
-    from unet_jax.interop import import_keras
+    from unet_jax.interop.command import import_command
 
-    options = tyro.cli(_ImportKeras, args=args, prog="unet-jax import-keras")
-    info = import_keras(
-        options.file,
-        options.out,
-        class_names=options.classes,
-        channels=options.channels,
-        image_size=options.image_size,
-    )
-    widths = " ".join(map(str, (*info.config.model.widths, info.config.model.center_width)))
-    size = info.config.data.image_size
-    print(f"{options.out}: widths {widths}, {size}x{size} pixels, channels: {', '.join(info.class_names)}")
-    print(f"next: unet-jax predict {options.out} IMAGES --out MASKS, or unet-jax train ... --init-from {options.out}")
+    import_command(args)
 
 
 def _export_keras(args: Sequence[str]) -> None:
-    from unet_jax.interop import export_keras
+    from unet_jax.interop.command import export_command
 
-    options = tyro.cli(_ExportKeras, args=args, prog="unet-jax export-keras")
-    export_keras(options.run, options.out, channels=options.channels, checkpoint=options.checkpoint)
-    print(f"{options.out}: written for model.load_weights of Keras 3 ({options.channels} images)")
+    export_command(args)
 
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -308,18 +272,16 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 
 
 def _unknown(kind: str, given: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(given, known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
     return (
-        f"{given!r} is not a {kind}; there are {', '.join(known)}.{hint}"
+        f"{given!r} is not a {kind}; there are {', '.join(known)}.{did_you_mean(given, known)}"
         if given
         else f"{kind} is missing; there are {', '.join(known)}."
     )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs one command. Ends the process with 2 after a user's mistake, 130 after Ctrl-C."""
-    args = list(sys.argv[1:] if argv is None else argv)
+    """Runs one command. How the process ends: docs/faults.md."""
+    args = [_with_home(arg) for arg in (sys.argv[1:] if argv is None else argv)]
     if args == ["--version"]:
         print(f"unet_jax {importlib.metadata.version('unet_jax')}")
         return
@@ -337,10 +299,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     except OSError as error:  # a place that cannot be written, a full disk, a bucket that does not answer
         print(f"unet-jax: {error}", file=sys.stderr)
         sys.exit(2)
+    except Preempted as stopped:
+        print(f"unet-jax: {stopped}", file=sys.stderr)
+        raise
     except KeyboardInterrupt:
         hint = " The same command continues from the last checkpoint." if args[0] in ("train", "study") else ""
         print(f"\nunet-jax: interrupted.{hint}", file=sys.stderr)
         sys.exit(130)
+
+
+def _with_home(arg: str) -> str:
+    """`~/x` and `--out=~/x`, the second of which shells leave as it is, with the home folder's path."""
+    option, equals, value = arg.partition("=") if arg.startswith("--") else ("", "", arg)
+    return option + equals + os.path.expanduser(value)
 
 
 def _quiet_libraries() -> None:

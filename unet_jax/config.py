@@ -10,6 +10,7 @@ from unet_jax._types import InputError
 from unet_jax.augment_config import AugmentConfig as AugmentConfig
 from unet_jax.loss_config import LossConfig as LossConfig
 from unet_jax.loss_config import LossTermConfig as LossTermConfig
+from unet_jax.loss_config import RampConfig as RampConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +113,10 @@ class ModelConfig:
     """How the highest resolutions are laid out, for speed: results and weights do not depend on it. "none", "auto"
     (what was measured to be fastest on this kind of device), or factors per level, as in "4,2,2" or "1x2,2" (rows x
     columns; powers of two; at most 2 to the number of poolings below the level; 1 where left out)."""
-    remat: Literal["none", "block"] = "none"
-    """What is computed again in the backward pass to save memory: nothing, or every stage from its input."""
+    remat: Literal["none", "conv", "block", "full"] = "none"
+    """What is computed again in the backward pass to save memory: nothing; normalisations and ReLUs, from the results
+    of the convolutions; every stage, from its input; or both, one stage after the other (docs/memory.md). Results do
+    not depend on it."""
 
     def __post_init__(self) -> None:
         _check_types(self, "model.")
@@ -211,6 +214,12 @@ class TrainConfig:
     """Passes over the training images."""
     batch_size: int = 8
     """Images in a step, over all devices."""
+    accumulation: int = 1
+    """Micro-batches that a step's images are divided into, one after the other, to need less memory."""
+    accumulation_statistics: Literal["ghost", "exact"] = "ghost"
+    """Batch statistics (and ratios that the loss takes over a batch) of a divided batch. ghost: every micro-batch's
+    own, in a part of the memory. exact: the whole batch's; every layer then needs all images at once, so nothing is
+    divided and --model.remat is full instead."""
     eval_every_epochs: int = 1
     """Epochs between evaluations on val; each saves a checkpoint."""
     checkpoint_every_steps: int = 0
@@ -223,18 +232,36 @@ class TrainConfig:
     """Stop after so many evaluations without a better validation loss; 0 never stops."""
     early_stop_min_delta: float = 1e-4
     """Smaller changes of the validation loss are no improvement."""
+    on_non_finite: Literal["stop", "skip", "rollback"] = "stop"
+    """When the loss or its gradient is not finite: stop; leave the step out (but stop after 10 in a row); or go back to
+    the newest checkpoint and on from there with later images (but stop after 3 returns to the same one)."""
     threshold: float = 0.5
     """Probability above which a pixel belongs to a class."""
     num_pictures: int = 4
     """Validation images in the picture drawn after an evaluation; 0 draws none."""
+    log_gradients_every_steps: int = 0
+    """Write how the loss's terms and the classes pull at the parameters, and where they conflict (docs/losses.md), of
+    every so-manieth step; 0 never does. Each time costs a backward pass per term and class."""
     tensorboard: bool = False
     """Write TensorBoard files as well (needs the package tensorboardX)."""
 
     def __post_init__(self) -> None:
         _check_types(self, "train.")
-        for name in ("num_epochs", "batch_size", "eval_every_epochs", "keep_last"):
+        for name in ("num_epochs", "batch_size", "accumulation", "eval_every_epochs", "keep_last"):
             _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
-        for name in ("checkpoint_every_steps", "early_stop_patience", "num_pictures", "early_stop_min_delta"):
+        if self.batch_size % self.accumulation:
+            larger = -(-self.batch_size // self.accumulation) * self.accumulation
+            raise InputError(
+                f"train.accumulation is {self.accumulation}, but must divide train.batch_size, which is "
+                f"{self.batch_size}: use --train.batch-size {larger}, or another --train.accumulation."
+            )
+        for name in (
+            "checkpoint_every_steps",
+            "log_gradients_every_steps",
+            "early_stop_patience",
+            "num_pictures",
+            "early_stop_min_delta",
+        ):
             _require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "at least 0")
         _require(0.0 < self.threshold < 1.0, "train.threshold", self.threshold, "between 0 and 1")
 

@@ -1,11 +1,11 @@
 """Configs as dictionaries: as JSON, by dotted name, and compared."""
 
 import dataclasses
-import difflib
 import json
 import typing
 from typing import Any
 
+from unet_jax._checks import did_you_mean
 from unet_jax._types import InputError
 from unet_jax.config import Config
 
@@ -21,6 +21,8 @@ _FREE_FIELDS = frozenset(
         "data.num_workers",
         "model.packing",
         "model.remat",
+        "train.on_non_finite",
+        "train.log_gradients_every_steps",
         "train.tensorboard",
     }
 )
@@ -39,8 +41,9 @@ def config_from_dict(values: dict[str, Any], cls: type = Config, prefix: str = "
         if name not in hints:
             raise InputError(f"config field {prefix}{name} is not known to this version of unet_jax.")
         hint = hints[name]
-        if dataclasses.is_dataclass(hint):
-            value = config_from_dict(value, typing.cast(type, hint), f"{prefix}{name}.")
+        nested = next((t for t in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(t)), None)
+        if nested is not None and isinstance(value, dict):
+            value = config_from_dict(value, typing.cast(type, nested), f"{prefix}{name}.")
         elif isinstance(value, list):
             kind = next(iter(typing.get_args(hint)), None)
             value = tuple(_element(v, kind, f"{prefix}{name}.") for v in value)
@@ -75,9 +78,7 @@ def replace(config: Config, values: dict[str, Any]) -> Config:
     known = flatten_config(config)
     for name, value in values.items():
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise InputError(f"config field {name!r} does not exist.{hint}")
+            raise InputError(f"config field {name!r} does not exist.{did_you_mean(name, known)}")
         *parents, last = name.split(".")
         level = nested
         for parent in parents:
@@ -90,3 +91,11 @@ def config_differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """Settings that would change a run's numbers, with both values."""
     before, after = flatten_config(old), flatten_config(new)
     return {k: (before[k], after[k]) for k in before if k not in _FREE_FIELDS and before[k] != after[k]}
+
+
+def check_same_run(path: object, old: Config, new: Config, remedy: str) -> None:
+    """Raises `InputError` with the `config_differences` if the run in `path` has other settings."""
+    differences = config_differences(old, new)
+    if differences:
+        shown = "\n  ".join(f"{name}: was {a!r}, now {b!r}" for name, (a, b) in differences.items())
+        raise InputError(f"{path}: holds a run with other settings:\n  {shown}\n{remedy}")

@@ -1,7 +1,6 @@
 """What a person sees while a run works: lines that stay, and a bar while the output is a terminal."""
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
@@ -41,33 +40,3 @@ class Quiet(Display):
 
     def __init__(self) -> None:
         super().__init__(Console(quiet=True))
-
-
-class Clock:
-    """Images per second since it was made, and the share of that time spent waiting for data."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._waited_s = 0.0
-        self._images = 0
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Counts the time in the block as waiting."""
-        start = time.perf_counter()
-        yield
-        self._waited_s += time.perf_counter() - start
-
-    def count(self, images: int) -> None:
-        """Adds finished images."""
-        self._images += images
-
-    @property
-    def rate(self) -> float:
-        """Images per second."""
-        return self._images / max(1e-9, time.perf_counter() - self._start)
-
-    @property
-    def wait_share(self) -> float:
-        """From 0 to 1."""
-        return self._waited_s / max(1e-9, time.perf_counter() - self._start)

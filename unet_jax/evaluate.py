@@ -1,15 +1,14 @@
 """Scores: during training at the network's size on the devices, and afterwards at each image's own size."""
 
-import csv
 import dataclasses
-import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
+from jaxtyping import Bool, Float
 
 from unet_jax import metrics
 from unet_jax._types import Batch, InputError
@@ -23,6 +22,7 @@ from unet_jax.runs import Run
 from unet_jax.sharding import put_batch
 from unet_jax.state import TrainState
 from unet_jax.steps import EvalStep
+from unet_jax.writers import csv_text
 
 RULE = (
     "mean over images of the per-image score (dice_pooled: of all pixels together); a score whose denominator is 0 "
@@ -54,14 +54,9 @@ class Scores:
 
     def to_csv(self) -> str:
         """One line per image: id, then Dice and IoU of each class."""
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        names = self.class_names
-        writer.writerow(["id", *(f"dice/{n}" for n in names), *(f"iou/{n}" for n in names)])
-        dice, iou = metrics.dice(self.counts), metrics.iou(self.counts)
-        for id_, d, i in zip(self.ids, dice, iou, strict=True):
-            writer.writerow([id_, *(f"{v:.6f}" for v in d), *(f"{v:.6f}" for v in i)])
-        return file.getvalue()
+        columns = ["id", *(f"{score}/{name}" for score in ("dice", "iou") for name in self.class_names)]
+        values = np.concatenate([metrics.dice(self.counts), metrics.iou(self.counts)], axis=-1)
+        return csv_text(columns, ([id_, *(f"{v:.6f}" for v in row)] for id_, row in zip(self.ids, values, strict=True)))
 
 
 def evaluate_batches(
@@ -115,6 +110,23 @@ def select_records(run: Run, data: DataConfig, split: str | None) -> tuple[str, 
     return split, layout, records
 
 
+def probs_and_truths(
+    run: Run, layout: Layout, records: Sequence[Record], *, soft_masks: bool
+) -> Iterator[tuple[Float[np.ndarray, "h w k"], Bool[np.ndarray, "h w k"]]]:
+    """Each image's probabilities and what its mask files say, at its own size."""
+    source = FileSource(layout, records, soft_masks=soft_masks)
+    truths: list[np.ndarray] = []  # of images that are on their way through the network
+
+    def images() -> Iterator[np.ndarray]:
+        for i in range(len(source)):
+            sample = source[i]
+            truths.append(sample.mask >= 128)
+            yield sample.image
+
+    for probs in predict_images(run, images()):
+        yield probs, truths.pop(0)
+
+
 def evaluate_run(
     run: Run,
     layout: Layout,
@@ -124,18 +136,9 @@ def evaluate_run(
     on_progress: Callable[[int], Any] = lambda done: None,
 ) -> Scores:
     """Scores the masks that `predict` would write, at each image's own size, against the mask files."""
-    source = FileSource(layout, records, soft_masks=soft_masks)
-    truths: list[np.ndarray] = []
-
-    def images() -> Iterable[np.ndarray]:
-        for i in range(len(source)):
-            sample = source[i]
-            truths.append(sample.mask >= 128)
-            yield sample.image
-
     parts = []
-    for done, probs in enumerate(predict_images(run, images()), start=1):
-        parts.append(metrics.counts_from_masks(probs > run.config.train.threshold, truths.pop(0)))
+    for done, (probs, truth) in enumerate(probs_and_truths(run, layout, records, soft_masks=soft_masks), start=1):
+        parts.append(metrics.counts_from_masks(probs > run.threshold, truth))
         on_progress(done)
     counts = Counts(*(np.stack(arrays) for arrays in zip(*parts, strict=True)))
     return Scores(tuple(r.id for r in records), run.class_names, counts)

@@ -4,11 +4,11 @@
 """
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Collection
 from typing import Literal
 
+from unet_jax._checks import did_you_mean
 from unet_jax._types import InputError
 
 Output = Literal["pixel", "image_class", "image", "class", "scalar"]
@@ -97,11 +97,9 @@ def check_loss(
             raise InputError(f"{field} is {name!r}, but a function is written as 'package.module:function'.")
         return
     if name not in LOSSES:
-        close = difflib.get_close_matches(name, LOSSES, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
         raise InputError(
-            f"{field} is {name!r}, which is no loss.{hint} It must be one of {', '.join(LOSSES)}, or "
-            f"'module:function' for your own."
+            f"{field} is {name!r}, which is no loss.{did_you_mean(name, LOSSES)} It must be one of "
+            f"{', '.join(LOSSES)}, or 'module:function' for your own."
         )
     for option in options:
         if option not in LOSSES[name].options:

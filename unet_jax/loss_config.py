@@ -9,6 +9,31 @@ from unet_jax.loss_catalogue import check_loss
 
 
 @dataclasses.dataclass(frozen=True)
+class RampConfig:
+    """A term's weight over the run: `first` times it until `start`, in a straight line to `last` times it at `stop`."""
+
+    start: float = 0.0
+    """Where it begins to change, as a part of the run's steps."""
+    stop: float = 1.0
+    """Where it ends to."""
+    first: float = 0.0
+    """Factor before."""
+    last: float = 1.0
+    """Factor after, and in the validation loss at all times."""
+
+    def __post_init__(self) -> None:
+        field = "loss.terms.ramp"
+        check_types(self, f"{field}.")
+        require(0.0 <= self.start < self.stop <= 1.0, f"{field}.start, stop", (self.start, self.stop), _IN_ORDER)
+        for name in ("first", "last"):
+            value = getattr(self, name)
+            require(0.0 <= value < math.inf, f"{field}.{name}", value, "a finite number of at least 0")
+
+
+_IN_ORDER = "parts of the run, 0 <= start < stop <= 1"
+
+
+@dataclasses.dataclass(frozen=True)
 class LossTermConfig:
     """One term of a loss that is put together (docs/losses.md)."""
 
@@ -22,6 +47,8 @@ class LossTermConfig:
     """One factor per class in the mean over classes; empty: all the same."""
     over: Literal["image", "batch"] = "image"
     """One ratio or ranking per image and class, or per class over the batch."""
+    ramp: RampConfig | None = None
+    """How its weight changes over the run; by default it does not."""
     label: str = ""
     """Name of the term among the metrics; the loss's name if empty."""
 

@@ -1,10 +1,12 @@
-"""Early stopping and reduce-on-plateau as pure functions of a JSON-able memory.
+"""Early stopping and reduce-on-plateau as pure functions of a JSON-able memory; and all that such memory is.
 
 They decide as the callbacks of Keras 3 (and of Keras 2.1.6 and later), except that Keras 2 compares in float64. Up to
 2.0.8 early stopping came one evaluation later, and up to 2.1.5 the first reduction of the learning rate.
 """
 
 import dataclasses
+import math
+from typing import Any
 
 import numpy as np
 
@@ -49,3 +51,55 @@ class Plateau:
 def should_stop(patience: Patience, max_waits: int) -> bool:
     """Whether early stopping ends the run (Keras's EarlyStopping); 0 never does."""
     return 0 < max_waits <= patience.num_waits
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What must survive a kill besides the arrays: saved as JSON in each checkpoint."""
+
+    step: int = 0
+    loss_sum: float = 0.0  # of the steps since the last evaluation
+    num_losses: int = 0
+    early_stop: Patience = Patience()
+    plateau: Plateau = Plateau()
+    finished: bool = False
+    num_skipped: int = 0  # steps left out because they were not finite
+    skips_in_a_row: int = 0
+    num_rollbacks: int = 0
+    data_offset: int = 0  # batches that rollbacks left out: step s uses batch s + data_offset
+
+    @property
+    def mean_loss(self) -> float:
+        """Since the last evaluation; NaN before the first step."""
+        return self.loss_sum / self.num_losses if self.num_losses else math.nan
+
+    def with_loss(self, loss: float) -> "Progress":
+        """After one more step."""
+        sums = {"loss_sum": self.loss_sum + loss, "num_losses": self.num_losses + 1}
+        return dataclasses.replace(self, **sums, skips_in_a_row=0)
+
+    def with_skip(self) -> "Progress":
+        """After a step that was left out."""
+        counts = {"num_skipped": self.num_skipped + 1, "skips_in_a_row": self.skips_in_a_row + 1}
+        return dataclasses.replace(self, **counts)
+
+    def rolled_back(self, failed_step: int, before: "Progress") -> "Progress":
+        """This is a checkpoint's; `before` had gone on to a step that failed, whose batches will not be used again."""
+        return dataclasses.replace(
+            self,
+            num_rollbacks=before.num_rollbacks + 1,
+            data_offset=before.data_offset + failed_step - self.step,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> "Progress":
+        plateau = values["plateau"]
+        nested = {
+            "early_stop": Patience(**values["early_stop"]),
+            "plateau": Plateau(Patience(**plateau["patience"]), plateau["lr_scale"]),
+        }
+        names = {field.name for field in dataclasses.fields(Progress)}
+        return Progress(**{**{name: value for name, value in values.items() if name in names}, **nested})

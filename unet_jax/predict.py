@@ -40,7 +40,7 @@ def predict_images(run: Run, images: Iterable[UInt8[np.ndarray, "h w 3"]]) -> It
     """Probabilities of each image at its own size, in order, a few images at a time.
 
     Images are resized to the size that the network was trained at (`data.image_size`), and the probabilities back,
-    both as in training and evaluation.
+    both as in training and evaluation; then they are calibrated, if the run was loaded so.
     """
     size = run.config.data.image_size
     pending: list[np.ndarray] = []
@@ -50,7 +50,8 @@ def predict_images(run: Run, images: Iterable[UInt8[np.ndarray, "h w 3"]]) -> It
         for i, image in enumerate(pending):
             batch[i] = resize_image(image, size, size)
         for image, probs in zip(pending, _run_step(run, batch), strict=False):
-            yield resize_probs(probs, *image.shape[:2])
+            resized = resize_probs(probs, *image.shape[:2])
+            yield run.calibration.probs(resized) if run.calibration else resized
         pending.clear()
 
     for image in images:
@@ -104,8 +105,8 @@ def predict_probs_unresized(run: Run, images: UInt8[np.ndarray, "b h w 3"]) -> F
 
     For networks that should meet objects at the scale of the files. Compiles once per shape.
     """
-    images = _checked_batch(images)
-    return _run_step(run, images)
+    probs = _run_step(run, _checked_batch(images))
+    return run.calibration.probs(probs) if run.calibration else probs
 
 
 def find_inputs(inputs: Sequence[str | epath.Path]) -> dict[str, epath.Path]:
@@ -167,7 +168,7 @@ def predict_files(run: Run, files: dict[str, epath.Path], out: epath.Path) -> It
             yield read[-1]
 
     for id_, probs in zip(files, predict_images(run, images()), strict=True):
-        mask = probs > run.config.train.threshold
+        mask = probs > run.threshold
         for k, name in enumerate(run.class_names):
             write_png(out / name / f"{id_}.png", mask[..., k].astype(np.uint8) * np.uint8(255))
         write_png(out / "overlay" / f"{id_}.png", draw_overlay(read.pop(0), mask))

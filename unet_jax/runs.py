@@ -13,10 +13,13 @@ import platform
 from typing import Any, Literal
 
 import jax
+import numpy as np
 from etils import epath
 from jax.sharding import Mesh
+from jaxtyping import Float
 
 from unet_jax._types import InputError
+from unet_jax.calibration import Calibration
 from unet_jax.checkpoint import CheckpointStore, open_store
 from unet_jax.config import Config
 from unet_jax.config_dict import config_from_dict, config_to_dict
@@ -24,6 +27,7 @@ from unet_jax.data.pipeline import steps_per_epoch
 from unet_jax.optim import make_optimizer
 from unet_jax.sharding import make_mesh
 from unet_jax.state import TrainState, init_state, make_model
+from unet_jax.writers import replace_text
 
 _FORMAT = 1
 
@@ -57,6 +61,13 @@ class Run:
     info: RunInfo
     metrics: dict[str, float]  # on val, stored with the checkpoint
     mesh: Mesh  # the devices that hold the state
+    calibration: Calibration | None = None  # see unet_jax.calibrate
+
+    @property
+    def threshold(self) -> Float[np.ndarray, " k"]:
+        """Probability above which a pixel belongs to each class."""
+        same = (self.config.train.threshold,) * len(self.class_names)
+        return np.asarray(self.calibration.threshold if self.calibration else same, np.float32)
 
 
 def info_path(path: epath.Path) -> epath.Path:
@@ -98,9 +109,7 @@ def save_info(path: epath.Path, info: RunInfo) -> None:
         "audit": info.audit,
         "splits": info.splits,
     }
-    new = path / "run.json.new"
-    new.write_text(json.dumps(values, indent=1) + "\n")
-    new.replace(info_path(path))
+    replace_text(info_path(path), json.dumps(values, indent=1) + "\n")
 
 
 def load_info(path: epath.Path) -> RunInfo:

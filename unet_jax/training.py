@@ -5,17 +5,15 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from unet_jax import metrics
-from unet_jax._types import InputError
-from unet_jax.begin import begin_run, initial_state, split_source
-from unet_jax.build import Program, batch_shapes, build
+from unet_jax._types import Preempted
+from unet_jax.begin import begin_run, newest_state, split_source
+from unet_jax.build import Program, batch_shapes, build, make_landscape
 from unet_jax.checkpoint import CheckpointStore
 from unet_jax.config import Config
 from unet_jax.config_dict import config_to_dict
@@ -24,23 +22,20 @@ from unet_jax.data.layout import Layout
 from unet_jax.data.pipeline import TrainOrder, eval_batches
 from unet_jax.data.sources import Source
 from unet_jax.data.threads import num_cores
-from unet_jax.display import Clock, Display
+from unet_jax.display import Display
 from unet_jax.evaluate import Scores, evaluate_batches
 from unet_jax.feed import device_batches
-from unet_jax.monitor import Patience, Plateau, should_stop
+from unet_jax.goodput import Ledger, Pace, pace
+from unet_jax.monitor import Progress, should_stop
+from unet_jax.non_finite import MAX_ROLLBACKS, MAX_SKIPS, NonFiniteLossError, describe
 from unet_jax.optim import make_schedule, scale_learning_rate
-from unet_jax.report import save_curves, save_grid
-from unet_jax.runs import RunInfo, abstract_state, open_checkpoints
+from unet_jax.preemption import stop_requests
+from unet_jax.run_lock import exclusive
+from unet_jax.run_log import RunLog
+from unet_jax.runs import RunInfo, open_checkpoints
 from unet_jax.sharding import check_batch_size, make_mesh, put_replicated
 from unet_jax.state import TrainState, num_parameters
 from unet_jax.steps import TrainStep, make_predict_step
-from unet_jax.writers import MetricsFile, TensorBoard
-
-_LOG_EVERY_STEPS = 10
-
-
-class NonFiniteLossError(InputError):
-    """The loss or its gradient is not a finite number any more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,31 +48,6 @@ class TrainResult:
     best_metrics: dict[str, float]  # mean per-image Dice and loss on val, at the best checkpoint
 
 
-@dataclasses.dataclass(frozen=True)
-class _Progress:
-    """What must survive a kill besides the arrays: saved as JSON in each checkpoint."""
-
-    step: int = 0
-    loss_sum: float = 0.0  # of the steps since the last evaluation
-    num_losses: int = 0
-    early_stop: Patience = dataclasses.field(default_factory=Patience)
-    plateau: Plateau = dataclasses.field(default_factory=Plateau)
-    finished: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-    @staticmethod
-    def from_dict(values: dict[str, Any]) -> "_Progress":
-        plateau = values["plateau"]
-        nested = {
-            "early_stop": Patience(**values["early_stop"]),
-            "plateau": Plateau(Patience(**plateau["patience"]), plateau["lr_scale"]),
-        }
-        names = {field.name for field in dataclasses.fields(_Progress)}
-        return _Progress(**{**{name: value for name, value in values.items() if name in names}, **nested})
-
-
 def train(
     config: Config,
     out: str | epath.Path,
@@ -85,6 +55,7 @@ def train(
     display: Display | None = None,
     mesh: Mesh | None = None,
     make_program: Callable[[Config, int, int], Program] = build,
+    stop_at: Callable[[int], bool] | None = None,
 ) -> TrainResult:
     """Trains a run to its end, or continues it from its newest checkpoint.
 
@@ -94,25 +65,28 @@ def train(
       display: where lines and bars go; standard error by default.
       mesh: the devices to use, from `make_mesh`; all by default.
       make_program: instead of `build`; a study gives one whose compiled steps are used by many runs.
+      stop_at: whether to stop after a step, as if SIGTERM had come; by default signals are watched, which only the
+        main thread can do.
 
     Raises:
-      InputError: the data set or the config cannot be used, or differs from the run's.
+      InputError: the data set or the config cannot be used, or differs from the run's, or another process trains it.
       NonFiniteLossError: training diverged; says when, on which images, and what is left.
+      Preempted: SIGTERM or Ctrl-C came during training, and everything is saved.
     """
     out, display, mesh = epath.Path(out), display or Display(), mesh or make_mesh()
+    ledger = Ledger(out)
     check_batch_size(config.train.batch_size, mesh)
-    info, layout = begin_run(config, out, display)
-    with open_checkpoints(out, config) as store:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(exclusive(out))
+        info, layout = begin_run(config, out, display)
+        store = stack.enter_context(open_checkpoints(out, config))
+        state, progress, seconds = newest_state(info, store, mesh)
+        ledger.resume(progress.step, seconds)
         if store.latest_step is not None:
-            progress = _Progress.from_dict(store.progress(store.latest_step))
-            state = store.load(store.latest_step, abstract_state(info), mesh)
             verb = "finished already:" if progress.finished else "continuing"
             display.line(f"{verb} {out} at step {progress.step} of {info.num_steps}")
-        else:
-            progress = _Progress()
-            state = put_replicated(initial_state(info, mesh), mesh)
         if not progress.finished:
-            _Loop(info, layout, out, store, mesh, display, make_program).run(state, progress)
+            _Loop(info, layout, out, store, mesh, display, ledger, make_program, stop_at).run(state, progress)
         best = store.best_step
         assert best is not None and store.latest_step is not None
         return TrainResult(out, store.latest_step, best, store.metrics(best))
@@ -129,7 +103,9 @@ class _Loop:
         store: CheckpointStore,
         mesh: Mesh,
         display: Display,
+        ledger: Ledger,
         make_program: Callable[[Config, int, int], Program],
+        stop_at: Callable[[int], bool] | None,
     ):
         config = info.config
         self.info, self.config, self.out, self.store, self.mesh, self.display = info, config, out, store, mesh, display
@@ -138,12 +114,13 @@ class _Loop:
         self.order = TrainOrder(len(self.train_source), config.train.batch_size, config.train.num_epochs, config.seed)
         self.schedule = make_schedule(config.optim, info.num_steps)
         self.program = make_program(config, len(info.class_names), info.num_steps)
+        wanted = config.train.log_gradients_every_steps > 0
+        self.landscape_step = make_landscape(config, self.program, info.class_names, info.num_steps) if wanted else None
         self.predict_step = make_predict_step(self.program.model.apply, size_multiple=config.model.size_multiple)
         # Stored with each checkpoint, so that one explains itself without its run directory.
         self.identity = {"class_names": list(info.class_names), "config": config_to_dict(config)}
-        self.last_dice: float | None = None  # for the bar
-        self.metrics_file = MetricsFile(out / "metrics.jsonl")
-        self.tensorboard = TensorBoard(out / "tensorboard") if config.train.tensorboard else None
+        self.log = RunLog(out, config.train, display)
+        self.ledger, self.at_checkpoint, self.stop_at = ledger, ledger.seconds, stop_at
 
     def _source(self, layout: Layout, split: str) -> Source:
         files = split_source(layout, self.info.splits[split], self.config.data)
@@ -155,55 +132,100 @@ class _Loop:
                 on_progress=lambda done, _: show(done, ""),
             )
 
-    def run(self, state: TrainState, progress: _Progress) -> None:
+    def run(self, state: TrainState, progress: Progress) -> None:
+        """Trains from `progress.step` to the end, where the config says so over steps that are not finite."""
+        with self.ledger.phase("compile"):
+            step_fn = self._compile(state)
+        back_to, times = -1, 0
+        while True:
+            self.at_checkpoint = self.ledger.seconds
+            try:
+                return self._run(step_fn, state, progress)
+            except NonFiniteLossError as error:
+                newest = self.store.latest_step or 0
+                times = times + 1 if newest == back_to else 1
+                if self.config.train.on_non_finite != "rollback" or times > MAX_ROLLBACKS:
+                    raise
+                back_to, failed = newest, error.step
+                self.display.line(f"{error}\nback to step {newest}, on with the batches after that of step {failed}")
+            # A kill from here on changes nothing: continued from the checkpoint, all of it happens again.
+            state, saved, _ = newest_state(self.info, self.store, self.mesh)
+            progress = saved.rolled_back(failed, progress)
+            self.ledger.go_back(self.at_checkpoint)
+
+    def _run(self, step_fn: TrainStep, state: TrainState, progress: Progress) -> None:
         """Trains from `progress.step` to the end, evaluating and saving on the way."""
-        config, num_steps = self.config, self.info.num_steps
-        self.metrics_file.rewind(progress.step)
-        step_fn = self._compile(state)
+        config, num_steps, ledger = self.config, self.info.num_steps, self.ledger
+        self.log.rewind(progress.step)
+        ledger.write(progress.step)
         eval_every = config.train.eval_every_epochs * self.order.steps_per_epoch
         save_every = config.train.checkpoint_every_steps
         batches = device_batches(
             self.train_source,
-            self.order,
+            self.order.longer(progress.data_offset),
             config,
             self.mesh,
-            start_step=progress.step,
+            start_step=progress.step + progress.data_offset,
             packing=self.program.packing,
         )
         pending: tuple[int, dict[str, jax.Array]] | None = None  # metrics still on the device: read one step late
-        clock = Clock()
+        mark = (progress.step, ledger.seconds)  # where the present pace began
         with (
             contextlib.closing(batches),
+            contextlib.nullcontext(self.stop_at) if self.stop_at else stop_requests() as stop_at,
             jax.transfer_guard("disallow"),
             self.display.bar("training", num_steps, progress.step, "steps") as show,
+            ledger.phase("step"),
         ):
             for step in range(progress.step + 1, num_steps + 1):
-                with clock.waiting():
+                with ledger.phase("data_wait"):
                     batch = next(batches)
+                if self.landscape_step and step % config.train.log_gradients_every_steps == 0:
+                    self.log.gradients(step, jax.device_get(self.landscape_step(state, batch)))
                 state, metrics_now = step_fn(state, batch)
                 if pending is not None:
                     progress = self._read(progress, pending)
                 pending = (step, metrics_now)
-                clock.count(config.train.batch_size)
-                show(step, self._note(progress, clock))
+                show(step, self.log.note(progress, self._pace(step, mark)))
+                ledger.write_if_old(step)
                 at_evaluation = step % eval_every == 0 or step == num_steps
-                if not at_evaluation and not (save_every and step % save_every == 0):
+                stopping = stop_at(step) and step < num_steps
+                if not (at_evaluation or stopping or (save_every and step % save_every == 0)):
                     continue
                 progress = dataclasses.replace(self._read(progress, pending), step=step)
                 pending = None
                 scores = None
                 if at_evaluation:
-                    state, progress, scores = self._evaluate(state, progress, clock)
-                    clock = Clock()
-                self.store.save(step, state, progress={**progress.to_dict(), **self.identity}, metrics=scores)
+                    with ledger.phase("evaluation"):
+                        state, progress, scores = self._evaluate(state, progress, self._pace(step, mark))
+                    mark = (step, ledger.seconds)
+                with ledger.phase("checkpoint"):
+                    self._save(state, progress, scores)
                 if progress.finished:
                     break
+                if stopping:
+                    self.display.line(f"told to stop: saving step {step}; Ctrl-C ends at once")
+                    self._finish(step)
+                    raise Preempted(self.out, step)
+        self._finish(progress.step)
 
-    def _note(self, progress: _Progress, clock: Clock) -> str:
-        """The bar's text."""
-        loss = f"loss {progress.loss_sum / progress.num_losses:.4f}  " if progress.num_losses else ""
-        dice = f"val Dice {self.last_dice:.4f}  " if self.last_dice is not None else ""
-        return f"{loss}{dice}{clock.rate:.1f} images/s  {clock.wait_share:.0%} waiting for data"
+    def _pace(self, step: int, mark: tuple[int, dict[str, float]]) -> Pace:
+        return pace((step - mark[0]) * self.config.train.batch_size, mark[1], self.ledger.seconds)
+
+    def _save(self, state: TrainState, progress: Progress, scores: dict[str, float] | None) -> None:
+        """Starts saving a checkpoint; `scores` where there was an evaluation."""
+        values = {**progress.to_dict(), **self.identity, "goodput": self.ledger.seconds}
+        self.store.save(progress.step, state, progress=values, metrics=scores)
+        self.at_checkpoint = self.ledger.seconds
+        self.ledger.write(progress.step)
+
+    def _finish(self, step: int) -> None:
+        """Waits for the last checkpoint, and says where the time went."""
+        with self.ledger.phase("checkpoint"):
+            self.store.wait()
+        self.ledger.write(step)
+        for line in self.ledger.table():
+            self.display.line(line)
 
     def _compile(self, state: TrainState) -> TrainStep:
         """The train step for exactly these shapes: another one later is an error that names it."""
@@ -215,29 +237,26 @@ class _Loop:
         self.display.line(f"network: {parameters}; compiled for {device} in {time.perf_counter() - start:.1f} s")
         return compiled
 
-    def _read(self, progress: _Progress, pending: tuple[int, dict[str, jax.Array]]) -> _Progress:
-        """Fetches a step's metrics, logs them, and refuses to go on when they are not finite."""
+    def _read(self, progress: Progress, pending: tuple[int, dict[str, jax.Array]]) -> Progress:
+        """Fetches a step's metrics and logs them; when they are not finite, counts it or refuses to go on."""
         step, on_device = pending
         values = {name: float(value) for name, value in jax.device_get(on_device).items()}
-        if not all(math.isfinite(value) for value in values.values()):
-            ids = [self.train_source.ids[draw.index] for draw in self.order.batch(step - 1)]
-            self.store.wait()
-            good = self.store.latest_step
-            raise NonFiniteLossError(
-                f"step {step}: {', '.join(f'{n} is {v}' for n, v in values.items() if not math.isfinite(v))} "
-                f"(images {', '.join(ids)}). "
-                + (f"The last good checkpoint is {self.out}/checkpoints/{good}. " if good else "")
-                + "Try a lower --optim.learning-rate or --optim.clip-norm 1."
-            )
-        if step % _LOG_EVERY_STEPS == 0:
-            self._write({"step": step, **{f"step/{name}": value for name, value in values.items()}})
-        return dataclasses.replace(
-            progress, loss_sum=progress.loss_sum + values["loss"], num_losses=progress.num_losses + 1
-        )
+        if all(math.isfinite(value) for value in values.values()):
+            self.log.step(step, values)
+            return progress.with_loss(values["loss"])
+        ids = [self.train_source.ids[draw.index] for draw in self.order.batch(step - 1 + progress.data_offset)]
+        found = describe(step, values, ids)
+        if self.config.train.on_non_finite == "skip" and progress.skips_in_a_row < MAX_SKIPS:
+            self.display.line(f"{found} Left out: {progress.num_skipped + 1} steps so far.")
+            return progress.with_skip()
+        self.store.wait()
+        good = self.store.latest_step
+        kept = f" The last good checkpoint is {self.out}/checkpoints/{good}." if good else ""
+        raise NonFiniteLossError(f"{found}{kept} Try a lower --optim.learning-rate or --optim.clip-norm 1.", step)
 
     def _evaluate(
-        self, state: TrainState, progress: _Progress, clock: Clock
-    ) -> tuple[TrainState, _Progress, dict[str, float]]:
+        self, state: TrainState, progress: Progress, now: Pace
+    ) -> tuple[TrainState, Progress, dict[str, float]]:
         """Scores val, writes numbers and pictures, and moves early stopping and plateau."""
         config, step = self.config, progress.step
         batches = eval_batches(
@@ -268,61 +287,24 @@ class _Loop:
             )
             opt_state = scale_learning_rate(state.opt_state, plateau.lr_scale)
             state = dataclasses.replace(state, opt_state=opt_state)
-        self.last_dice = scores.dice_mean
         finished = step == self.info.num_steps or should_stop(early_stop, config.train.early_stop_patience)
-        train_loss = progress.loss_sum / max(1, progress.num_losses)
-        self._report(scores, loss, train_loss, lr, step, clock)
+        epoch = step / self.order.steps_per_epoch
+        self.log.evaluation(scores, progress, loss=loss, lr=lr, epoch=epoch, pace=now)
         self._draw(state, scores)
         if finished and step < self.info.num_steps:
             self.display.line(f"stopped early: no better validation loss in {early_stop.num_waits} evaluations")
-        progress = _Progress(step=step, early_stop=early_stop, plateau=plateau, finished=finished)
+        progress = dataclasses.replace(
+            progress, loss_sum=0.0, num_losses=0, early_stop=early_stop, plateau=plateau, finished=finished
+        )
         return state, progress, {"dice": scores.dice_mean, "loss": loss}
 
-    def _report(self, scores: Scores, loss: float, train_loss: float, lr: float, step: int, clock: Clock) -> None:
-        epoch = step / self.order.steps_per_epoch
-        dice = scores.per_image(metrics.dice)
-        self._write(
-            {
-                "step": step,
-                "epoch": epoch,
-                "train/loss": train_loss,
-                "eval/loss": loss,
-                "eval/dice": scores.dice_mean,
-                **{f"eval/dice/{name}": value for name, value in dice.items()},
-                **{f"eval/iou/{name}": value for name, value in scores.per_image(metrics.iou).items()},
-                "learning_rate": lr,
-                "images_per_s": clock.rate,
-                "wait_share": clock.wait_share,
-                "time": time.time(),
-            }
-        )
-        by_class = ", ".join(f"{name} {value:.4f}" for name, value in dice.items())
-        self.display.line(
-            f"epoch {epoch:g}/{self.config.train.num_epochs}  step {step}  loss {train_loss:.4f}  val loss {loss:.4f}  "
-            f"val Dice {scores.dice_mean:.4f} ({by_class})  lr {lr:.1e}  {clock.rate:.1f} images/s  "
-            f"{clock.wait_share:.0%} waiting for data"
-        )
-
-    def _write(self, row: dict[str, Any]) -> None:
-        self.metrics_file.write(row)
-        if self.tensorboard is not None:
-            self.tensorboard.write(row)
-
     def _draw(self, state: TrainState, scores: Scores) -> None:
-        """Curves, and the first validation images with truth, prediction and error."""
+        """Pictures of the first validation images."""
         count = min(self.config.train.num_pictures, len(self.val_source))
         if not count:
             return
-        save_curves(self.out / "pictures" / "curves.png", self.metrics_file.read(), self.info.class_names)
         samples = [self.val_source[i] for i in range(count)]
         images = np.stack([s.image for s in samples])
         probs = jax.device_get(self.predict_step(state.params, state.batch_stats, put_replicated(images, self.mesh)))
-        dice = metrics.dice(scores.counts)
-        save_grid(
-            self.out / "pictures" / "validation.png",
-            images=list(images),
-            truths=[s.mask >= 128 for s in samples],
-            predictions=list(np.asarray(probs) > self.config.train.threshold),
-            titles=[f"{scores.ids[i]}\nDice " + ", ".join(f"{d:.3f}" for d in dice[i]) for i in range(count)],
-            class_names=self.info.class_names,
-        )
+        predictions = np.asarray(probs) > self.config.train.threshold
+        self.log.pictures(list(images), [s.mask >= 128 for s in samples], list(predictions), scores)

@@ -1,12 +1,31 @@
 """Where numbers go: a JSON-lines file always, TensorBoard on request. Written one step late by the loop."""
 
+import csv
+import io
 import json
 import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from etils import epath
 
 from unet_jax._types import InputError
+
+
+def replace_text(path: epath.Path, text: str) -> None:
+    """Writes a file in one rename: a kill leaves no half of it."""
+    new = path.parent / (path.name + ".new")
+    new.write_text(text)
+    new.replace(path)
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table with a header, as CSV."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return file.getvalue()
 
 
 class MetricsFile:
@@ -30,9 +49,7 @@ class MetricsFile:
     def rewind(self, step: int) -> None:
         """Drops lines after `step`, which a run that resumes from there writes again."""
         rows = [row for row in self.read() if row["step"] <= step]
-        replacement = self._path.parent / (self._path.name + ".new")
-        replacement.write_text("".join(_line(row) for row in rows))
-        replacement.replace(self._path)
+        replace_text(self._path, "".join(_line(row) for row in rows))
 
     def write(self, row: dict[str, Any]) -> None:
         with self._path.open("a") as file:

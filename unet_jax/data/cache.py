@@ -113,6 +113,11 @@ def cache_root(config: DataConfig) -> Path:
         raise InputError(f"data.cache_dir is {config.cache_dir!r}, but must be on a local disk: files are mapped.")
     if config.cache_dir:
         return Path(config.cache_dir).expanduser().absolute()
+    return user_cache()
+
+
+def user_cache() -> Path:
+    """Our folder in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unet_jax"
 
 

@@ -57,6 +57,11 @@ class TrainOrder:
         self.num_samples, self.batch_size, self.num_epochs, self.seed = num_samples, batch_size, num_epochs, seed
         self.steps_per_epoch = steps_per_epoch(num_samples, batch_size)
 
+    def longer(self, num_batches: int) -> "TrainOrder":
+        """The same sequence, continued by at least so many batches."""
+        num_epochs = self.num_epochs + -(-num_batches // self.steps_per_epoch)
+        return TrainOrder(self.num_samples, self.batch_size, num_epochs, self.seed)
+
     def __len__(self) -> int:
         return self.steps_per_epoch * self.num_epochs * self.batch_size
 

@@ -1,8 +1,7 @@
 """Runs from Keras files, and Keras files from runs."""
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from etils import epath
 from unet_jax._types import InputError
 from unet_jax.config import Config, DataConfig, OptimConfig
 from unet_jax.interop.keras_network import Channels, Network, read_network, write_network
-from unet_jax.monitor import Patience, Plateau
+from unet_jax.monitor import Progress
 from unet_jax.optim import make_optimizer
 from unet_jax.runs import RunInfo, abstract_state, current_versions, info_path, load_run, open_checkpoints, save_info
 from unet_jax.state import TrainState
@@ -59,20 +58,10 @@ def import_keras(
     info = RunInfo(config, names, {"train": [], "val": [], "test": []}, audit, current_versions())
     state = _initial_state(info, network)
     with open_checkpoints(out, config) as store:
-        store.save(0, state, progress=_PROGRESS, metrics=None)
+        # There is no training to continue.
+        store.save(0, state, progress=Progress(finished=True).to_dict(), metrics=None)
     save_info(out, info)  # last: without it the folder is no run
     return info
-
-
-# What `train` keeps beside the arrays, for a run that has no training of its own to continue.
-_PROGRESS: dict[str, Any] = {
-    "step": 0,
-    "loss_sum": 0.0,
-    "num_losses": 0,
-    "early_stop": dataclasses.asdict(Patience()),
-    "plateau": dataclasses.asdict(Plateau()),
-    "finished": True,
-}
 
 
 def _initial_state(info: RunInfo, network: Network) -> TrainState:

@@ -25,10 +25,13 @@ from unet_jax.losses.compound import combo_loss as combo_loss
 from unet_jax.losses.compound import symmetric_unified_focal_loss as symmetric_unified_focal_loss
 from unet_jax.losses.distance import euclidean_distance as euclidean_distance
 from unet_jax.losses.distance import signed_distance as signed_distance
+from unet_jax.losses.landscape import Landscape as Landscape
+from unet_jax.losses.landscape import loss_landscape as loss_landscape
 from unet_jax.losses.objective import Term as Term
 from unet_jax.losses.objective import deep_supervision as deep_supervision
 from unet_jax.losses.objective import make_objective as make_objective
 from unet_jax.losses.objective import ramp as ramp
+from unet_jax.losses.objective import ramp_factor as ramp_factor
 from unet_jax.losses.objective import stack_images as stack_images
 from unet_jax.losses.overlap import batch_soft_dice_loss as batch_soft_dice_loss
 from unet_jax.losses.overlap import class_soft_dice_loss as class_soft_dice_loss

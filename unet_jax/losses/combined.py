@@ -1,6 +1,6 @@
 """The training objective: weighted sum of the reduced terms."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -44,6 +44,7 @@ def bce_dice_loss(
     logits: Float[Array, "b h w c"],
     labels: Float[Array, "b h w c"],
     weight: Float[Array, " b"],
+    step: Any = None,
     *,
     bce_weight: float = 1.0,
     dice_weight: float = 1.0,
@@ -57,6 +58,7 @@ def bce_dice_loss(
       logits: float32, one per class and pixel.
       labels: membership in [0, 1].
       weight: one per image; 0 leaves an image (padding) out.
+      step: not used; here because objectives take it.
       bce_weight, dice_weight: factors of the two terms; `PUBLIC_BCE_DICE` has those of public programs.
       dice_reduction: what one Dice ratio is taken over; see `unet_jax.losses.overlap`.
       dice_smooth: added to both sides of the Dice ratio.

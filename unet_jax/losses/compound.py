@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from unet_jax.losses.inputs import Weight, full_weight, safe_power, to_float32
 from unet_jax.losses.overlap import pixel_sum
-from unet_jax.losses.overlap_variants import ratio
+from unet_jax.losses.overlap_variants import one_minus_dice, ratio
 
 Logits = Float[Array, "*b h w k"]
 Scalar = Float[Array, ""] | float
@@ -35,14 +35,14 @@ def combo_loss(
     cross_entropy = pos_weight * t * jax.nn.softplus(-x) + (1.0 - pos_weight) * (1.0 - t) * jax.nn.softplus(x)
     sums = (pixel_sum(w * y, num_subpixels) for y in (jnp.ones_like(x), cross_entropy, p * t, p, t))
     count, entropy, intersection, positive, true = sums
-    dice = ratio(2.0 * intersection + smooth, positive + true + smooth)
-    return ce_weight * ratio(entropy, count) + (1.0 - ce_weight) * (1.0 - dice)
+    dice = one_minus_dice((intersection, positive, true), smooth)
+    return ce_weight * ratio(entropy, count) + (1.0 - ce_weight) * dice
 
 
 def _unified_parts(
     logits: Logits, labels: Logits, delta: Scalar, smooth: Scalar, weight: Weight, num_subpixels: int
 ) -> tuple[Array, Array, Array, Array, Array, Array, Array]:
-    """w / sum w, both probabilities, both cross entropies times their labels, and 1 - Tversky index of both sides."""
+    """w, both probabilities, both cross entropies times their labels, and 1 - Tversky index of both sides."""
     x, t = to_float32(logits, labels)
     w, p, q = full_weight(weight, x.shape, num_subpixels), jax.nn.sigmoid(x), jax.nn.sigmoid(-x)
     positive, negative = t * jax.nn.softplus(-x), (1.0 - t) * jax.nn.softplus(x)
@@ -52,6 +52,12 @@ def _unified_parts(
     miss_positive = ratio(delta * fn + (1.0 - delta) * fp, tp + delta * fn + (1.0 - delta) * fp + smooth)
     miss_negative = ratio(delta * fp + (1.0 - delta) * fn, tn + delta * fp + (1.0 - delta) * fn + smooth)
     return w, p, q, positive, negative, miss_positive, miss_negative
+
+
+def _mixed(w: Array, focal: Array, tversky: Array, focal_weight: Scalar, num_subpixels: int) -> Float[Array, "*b k"]:
+    """focal_weight times the weighted mean of `focal` over pixels, plus the rest times `tversky`."""
+    mean = ratio(pixel_sum(w * focal, num_subpixels), pixel_sum(w, num_subpixels))
+    return focal_weight * mean + (1.0 - focal_weight) * tversky
 
 
 def symmetric_unified_focal_loss(
@@ -75,9 +81,8 @@ def symmetric_unified_focal_loss(
     parts = _unified_parts(logits, labels, delta, smooth, weight, num_subpixels)
     w, p, q, positive, negative, miss_positive, miss_negative = parts
     focal = delta * safe_power(q, gamma) * positive + (1.0 - delta) * safe_power(p, gamma) * negative
-    focal = ratio(pixel_sum(w * focal, num_subpixels), pixel_sum(w, num_subpixels))
     tversky = 0.5 * (safe_power(miss_positive, 1.0 - gamma) + safe_power(miss_negative, 1.0 - gamma))
-    return focal_weight * focal + (1.0 - focal_weight) * tversky
+    return _mixed(w, focal, tversky, focal_weight, num_subpixels)
 
 
 def asymmetric_unified_focal_loss(
@@ -100,6 +105,5 @@ def asymmetric_unified_focal_loss(
     parts = _unified_parts(logits, labels, delta, smooth, weight, num_subpixels)
     w, p, _, positive, negative, miss_positive, miss_negative = parts
     focal = delta * positive + (1.0 - delta) * safe_power(p, gamma) * negative
-    focal = ratio(pixel_sum(w * focal, num_subpixels), pixel_sum(w, num_subpixels))
     tversky = 0.5 * (safe_power(miss_positive, 1.0 - gamma) + miss_negative)
-    return focal_weight * focal + (1.0 - focal_weight) * tversky
+    return _mixed(w, focal, tversky, focal_weight, num_subpixels)

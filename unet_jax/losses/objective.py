@@ -46,12 +46,13 @@ def ramp(first_step: int, last_step: int, first: Scalar = 0.0, last: Scalar = 1.
     """`first` until first_step, then in a straight line to `last` at last_step, and that from there on."""
     if not 0 <= first_step < last_step:
         raise InputError(f"a ramp from step {first_step} to step {last_step} is empty: the first must be smaller.")
+    return lambda step: ramp_factor(step, first_step, last_step, first, last)
 
-    def factor(step: Any) -> Scalar:
-        part = jnp.clip((step - first_step) / (last_step - first_step), 0.0, 1.0)
-        return first + part * (last - first)
 
-    return factor
+def ramp_factor(position: Any, start: Scalar, stop: Scalar, first: Scalar, last: Scalar) -> Scalar:
+    """Of `ramp`, at any unit of position; all numbers may be traced, and the position may be infinite."""
+    part = jnp.clip((position - start) / (stop - start), 0.0, 1.0)
+    return first + part * (last - first)
 
 
 def stack_images(x: Float[Array, "b h w k"]) -> Float[Array, "b*h w k"]:

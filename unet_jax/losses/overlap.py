@@ -6,8 +6,8 @@ pixel-wise `weight` must be packed like them; one with k channels is repeated.
 
 All use 1 - (2 I + smooth) / (P + T + smooth) with I = sum p t, P = sum p, T = sum t and p = sigmoid(logits), after
 Milletari et al., V-Net, 2016 (arXiv:1606.04797), with P and T not squared. They differ in what the sums run over, and
-so in what a rare class or a nearly empty image weighs. In those over the
-batch a `weight` with one axis is one number per image; an image of weight 0 takes no part in the sums.
+so in what a rare class or a nearly empty image weighs. In those over the batch a `weight` with one axis is one number
+per image; an image of weight 0 takes no part in the sums.
 """
 
 import jax

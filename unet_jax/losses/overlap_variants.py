@@ -24,6 +24,27 @@ def ratio(above: Float[Array, "..."], below: Float[Array, "..."]) -> Float[Array
     return above / jnp.maximum(below, _TINY)
 
 
+Sums = tuple[Float[Array, "*b k"], Float[Array, "*b k"], Float[Array, "*b k"]]
+"""I, P and T."""
+
+
+def one_minus_dice(sums: Sums, smooth: Scalar) -> Float[Array, "*b k"]:
+    """1 - (2 I + smooth) / (P + T + smooth)."""
+    intersection, positive, true = sums
+    return 1.0 - ratio(2.0 * intersection + smooth, positive + true + smooth)
+
+
+def _one_minus_jaccard(sums: Sums, smooth: Scalar) -> Float[Array, "*b k"]:
+    intersection, positive, true = sums
+    return 1.0 - ratio(intersection + smooth, positive + true - intersection + smooth)
+
+
+def _one_minus_tversky(sums: Sums, fp_weight: Scalar, fn_weight: Scalar, smooth: Scalar) -> Float[Array, "*b k"]:
+    intersection, positive, true = sums
+    wrong = fp_weight * (positive - intersection) + fn_weight * (true - intersection)
+    return ratio(wrong, intersection + wrong + smooth)  # without the cancellation of 1 - TI
+
+
 def squared_dice_loss(
     logits: Logits, labels: Logits, *, smooth: Scalar = 1.0, weight: Weight = None, num_subpixels: int = 1
 ) -> Float[Array, "*b k"]:
@@ -54,8 +75,7 @@ def log_cosh_dice_loss(
 
     Jadon, A survey of loss functions for semantic segmentation, 2020 (arXiv:2006.14822).
     """
-    intersection, positive, true = overlap_sums(logits, labels, weight, num_subpixels)
-    dice = 1.0 - ratio(2.0 * intersection + smooth, positive + true + smooth)
+    dice = one_minus_dice(overlap_sums(logits, labels, weight, num_subpixels), smooth)
     return jnp.log1p(2.0 * jnp.square(jnp.sinh(0.5 * dice)))  # cosh d = 1 + 2 sinh^2(d / 2)
 
 
@@ -90,16 +110,7 @@ def jaccard_loss(
 
     Rahman and Wang, Optimizing intersection-over-union, 2016 (doi:10.1007/978-3-319-50835-1_22).
     """
-    intersection, positive, true = overlap_sums(logits, labels, weight, num_subpixels)
-    return 1.0 - ratio(intersection + smooth, positive + true - intersection + smooth)
-
-
-def _one_minus_tversky(
-    sums: tuple[Array, Array, Array], fp_weight: Scalar, fn_weight: Scalar, smooth: Scalar
-) -> Float[Array, "*b k"]:
-    intersection, positive, true = sums
-    wrong = fp_weight * (positive - intersection) + fn_weight * (true - intersection)
-    return ratio(wrong, intersection + wrong + smooth)  # without the cancellation of 1 - TI
+    return _one_minus_jaccard(overlap_sums(logits, labels, weight, num_subpixels), smooth)
 
 
 def tversky_loss(
@@ -140,9 +151,7 @@ def focal_tversky_loss(
     return safe_power(jnp.maximum(_one_minus_tversky(sums, fp_weight, fn_weight, smooth), 0.0), gamma)
 
 
-def _l1_sums(
-    logits: Logits, labels: Logits, weight: Weight, num_subpixels: int
-) -> tuple[Float[Array, "*b k"], Float[Array, "*b k"], Float[Array, "*b k"]]:
+def _l1_sums(logits: Logits, labels: Logits, weight: Weight, num_subpixels: int) -> Sums:
     """(P + T - sum |p - t|) / 2 in the place of I, P and T."""
     x, t = to_float32(logits, labels)
     w, p = full_weight(weight, x.shape, num_subpixels), jax.nn.sigmoid(x)
@@ -159,8 +168,7 @@ def l1_dice_loss(
     For labels between 0 and 1, where sum p t is smaller than sum t even if p = t. Equal to `soft_dice_loss` for labels
     0 and 1. Wang et al., Dice semimetric losses, 2023 (arXiv:2303.16296).
     """
-    intersection, positive, true = _l1_sums(logits, labels, weight, num_subpixels)
-    return 1.0 - ratio(2.0 * intersection + smooth, positive + true + smooth)
+    return one_minus_dice(_l1_sums(logits, labels, weight, num_subpixels), smooth)
 
 
 def l1_jaccard_loss(
@@ -170,8 +178,7 @@ def l1_jaccard_loss(
 
     Wang et al., Jaccard metric losses, 2023 (arXiv:2302.05666).
     """
-    intersection, positive, true = _l1_sums(logits, labels, weight, num_subpixels)
-    return 1.0 - ratio(intersection + smooth, positive + true - intersection + smooth)
+    return _one_minus_jaccard(_l1_sums(logits, labels, weight, num_subpixels), smooth)
 
 
 def l1_tversky_loss(

@@ -46,18 +46,18 @@ class Conv(nn.Module):
         self, x: Float[Array, "b h w c"], below: Array | None = None
     ) -> tuple[Float[Array, "b h w features"], Float[Array, " d"]]:
         factor_in = self.pooled_from or self.factor_in or self.factor
+        below_factor = self.below_factor or halve(self.factor)
         own = x.shape[-1] // num_subpixels(factor_in)
-        lower = 0 if below is None else below.shape[-1] // num_subpixels(self.below_factor or halve(self.factor))
+        lower = 0 if below is None else below.shape[-1] // num_subpixels(below_factor)
         shape = (self.kernel_size, self.kernel_size, own + lower, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
         if below is not None and self.factor == (1, 1):
-            below = repack_by_convolution(below, self.below_factor or (1, 1), (1, 1))
+            below = repack_by_convolution(below, below_factor, (1, 1))
             x, own, below = jnp.concatenate([x, upsample(below)], axis=-1), own + lower, None
         if self.pooled_from is not None:
             return convolve_pooled(x.astype(self.dtype), kernel, self.pooled_from, self.factor), bias
         y = convolve(x.astype(self.dtype), pack_kernel(kernel[:, :, :own], factor_in, self.factor))
         if below is not None:
-            below_factor = self.below_factor or halve(self.factor)
             y = y + convolve_upsampled(below.astype(self.dtype), kernel[:, :, own:], below_factor, self.factor)
         return y, bias

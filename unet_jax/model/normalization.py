@@ -6,9 +6,13 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from unet_jax.subpixels import Factor, num_subpixels
+
+STATISTICS = "statistics"
+"""Name of what batch normalisation knows of a batch, for what decides to keep it (`jax.checkpoint_policies`)."""
 
 
 def over_subpixels(x: Float[Array, " d"], count: int) -> Float[Array, "1 1 1 c"]:
@@ -90,6 +94,7 @@ def _batch_norm_relu_forward(x: Array, scale: Array, bias: Array, shift: Array, 
     mean = mean_shifted + shift
     var = jnp.maximum(_mean_per_channel(jnp.square(shifted), count) - jnp.square(mean_shifted), 0.0)
     inverse = jax.lax.rsqrt(var + eps)
+    mean, inverse = checkpoint_name(mean, STATISTICS), checkpoint_name(inverse, STATISTICS)
     slope = scale * inverse
     y = x32 * over_subpixels(slope, count) + over_subpixels(bias - mean * slope, count)
     return (jnp.maximum(y, 0.0).astype(x.dtype), mean, var), (x, scale, bias, mean, inverse)

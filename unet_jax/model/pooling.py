@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unet_jax.model.convolution import convolve
-from unet_jax.model.packing import PackedKernel, halve, pack_kernel
+from unet_jax.model.packing import halve, pack_kernel
 from unet_jax.subpixels import Factor
 
 
@@ -77,7 +77,7 @@ def _convolve_pooled_backward(factor: Factor, new: Factor, kept: Any, gradient: 
     channels = pooled.shape[-1]
     four = jax.ShapeDtypeStruct((*pooled.shape[:-1], 4 * channels), pooled.dtype)
     (copies,) = jax.linear_transpose(lambda x: convolve(x, repeated), four)(gradient)
-    winner_of = PackedKernel(jnp.tile(jnp.eye(channels), 4)[None, None], (1, 1), [(0, 0), (0, 0)], (1, 1))
+    winner_of = pack_kernel(jnp.tile(jnp.eye(channels), 4)[None, None], (1, 1), (1, 1))
     group = jnp.asarray(np.repeat(np.arange(4), channels), pooled.dtype)[None, None, None, :]
     mine = convolve(winner, winner_of) == group  # 0 to 3 are exact in any precision
     return jnp.where(mine, copies, jnp.zeros((), copies.dtype)), *gradient_of_kernel(gradient)

@@ -1,16 +1,22 @@
 """The U-Net of the Keras original, for any depth and any widths."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from unet_jax._types import InputError
 from unet_jax.config import ModelConfig
 from unet_jax.model.layers import KERNEL_INITS, Conv
-from unet_jax.model.normalization import BatchNormReLU, GroupNorm, add_bias
+from unet_jax.model.normalization import STATISTICS, BatchNormReLU, GroupNorm, add_bias
 from unet_jax.model.packing import level_factors, logits_factor, pack, unpack
 from unet_jax.subpixels import Factor
+
+CONVOLUTION = "convolution"
+"""Name of convolutions' results, for what decides to keep them (`jax.checkpoint_policies`)."""
 
 
 class ConvBlock(nn.Module):
@@ -42,6 +48,7 @@ class ConvBlock(nn.Module):
                 below_factor=self.below_factor,
                 name=f"conv{i}",
             )(x, below if i == 0 else None)
+            y = checkpoint_name(y, CONVOLUTION)
             if config.norm == "batch":
                 x = BatchNormReLU(
                     config.batch_norm_momentum,
@@ -94,8 +101,7 @@ class UNet(nn.Module):
         config = self.config
         factors = level_factors(config, jax.default_backend())
         _check_size(config, *(size * f for size, f in zip(images.shape[1:3], factors[0], strict=True)))
-        # nn.remat counts arguments from self: the second is `train`, which must stay a Python bool.
-        block_type = nn.remat(ConvBlock, static_argnums=(2,)) if config.remat == "block" else ConvBlock
+        block_type = _rematerialized(config.remat)
         x, pooled_from, skips = images.astype(config.dtype), None, []
         for level, width in enumerate(config.widths):
             block = block_type(config, width, config.num_convs_down, factors[level], pooled_from, name=f"down{level}")
@@ -122,6 +128,26 @@ class UNet(nn.Module):
             name="head",
         )
         return add_bias(*head(x))
+
+
+def _rematerialized(remat: str) -> type[ConvBlock]:
+    """A `ConvBlock` that keeps for its gradient what `ModelConfig.remat` says; docs/memory.md compares them.
+
+    "conv" keeps what convolutions give, and the few numbers of batch normalisation: all else is passes over them.
+    "full" is "conv" inside of "block": of one stage at a time, what "conv" keeps, from the stage's input.
+    """
+    # Arguments are counted from self: the second is `train`, which must stay a Python bool.
+    remat_block = functools.partial(nn.remat, static_argnums=(2,))
+    keep = jax.checkpoint_policies.save_only_these_names(CONVOLUTION, STATISTICS)
+    match remat:
+        case "conv":
+            return remat_block(ConvBlock, policy=keep)
+        case "block":
+            return remat_block(ConvBlock)
+        case "full":
+            return remat_block(remat_block(ConvBlock, policy=keep))
+        case _:
+            return ConvBlock
 
 
 def _check_size(config: ModelConfig, height: int, width: int) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -12,6 +11,7 @@ from rich.console import Console
 
 from unet_jax.config import Config
 from unet_jax.config_dict import replace
+from unet_jax.data.cache import user_cache
 from unet_jax.display import Display
 from unet_jax.plan.estimate import LABEL, Estimate, estimate
 from unet_jax.plan.show import show, show_sweep
@@ -35,13 +35,13 @@ class _Plan:
     images_per_device: int = 0
     """Sets train.batch_size to so many on each device; 0 leaves it."""
     sweep: bool = False
-    """Compile the training step for every combination of the next three, and say which to use."""
+    """Compile the training step for combinations of the next three, and say which to use."""
     sweep_images: tuple[int, ...] = (4, 8, 16)
     """Images per device."""
     sweep_packings: tuple[str, ...] = ("none", "auto")
     """Values of model.packing."""
-    sweep_remats: tuple[str, ...] = ("none", "block")
-    """Values of model.remat."""
+    sweep_remats: tuple[str, ...] = ("none", "conv", "block", "full")
+    """Values of model.remat, the least computed again first; the next is tried where those before do not fit."""
     out: str | None = None
     """Write the estimate, or all of a sweep, to this JSON file."""
     cache: str = ""
@@ -61,7 +61,7 @@ def plan(args: Sequence[str], preset: str, default: Config) -> None:
     config = options.config
     if options.images_per_device:
         config = replace(config, {"train.batch_size": options.images_per_device * len(target.devices)})
-    cache = epath.Path(options.cache) if options.cache else _user_cache()
+    cache = epath.Path(options.cache or user_cache() / "plan")
     console, display = Console(width=110), Display()
     display.line(f"compiling for {len(target.devices)} devices of {target.name}: minutes for a large network")
     if not options.sweep:
@@ -96,11 +96,6 @@ def _target(options: _Plan) -> Target:
 
     jax.config.update("jax_platforms", "cpu")  # a TPU or GPU that is here has no part in this
     return tpu_target(options.topology)
-
-
-def _user_cache() -> epath.Path:
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return epath.Path(root).expanduser() / "unet_jax" / "plan"
 
 
 def _finish(out: str | None, values: dict[str, Any], last_line: dict[str, Any] | None = None) -> None:

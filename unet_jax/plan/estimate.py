@@ -13,7 +13,7 @@ import jax
 from etils import epath
 
 from unet_jax._types import InputError
-from unet_jax.build import batch_shapes, build, state_shapes
+from unet_jax.build import batch_shapes, build, num_micro_batches, state_shapes
 from unet_jax.config import Config, ModelConfig
 from unet_jax.plan.hlo import Instruction, collectives, parse_entry, stage_of
 from unet_jax.plan.targets import Chip, Target
@@ -114,7 +114,9 @@ def estimate(
         raise DoesNotFitError(_what_is_missing(str(error))) from error
     compile_s = time.perf_counter() - start
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    instructions = parse_entry(compiled.as_text())
+    # What the analyses count once is done for every micro-batch, but for the optimizer, which is small beside it.
+    loops = num_micro_batches(config.train) if program == "train" else 1
+    instructions = parse_entry(compiled.as_text(), loop_count=loops)
     cycles = sum(i.cycles for i in instructions)
     result = Estimate(
         target=target.name,
@@ -123,8 +125,8 @@ def estimate(
         images_per_device=config.train.batch_size / mesh.size,
         packing=built.model.config.packing,
         cycles=cycles or None,
-        flops=cost.get("flops", 0.0),
-        bytes_accessed=cost.get("bytes accessed", 0.0),
+        flops=loops * cost.get("flops", 0.0),
+        bytes_accessed=loops * cost.get("bytes accessed", 0.0),
         argument_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         output_bytes=memory.output_size_in_bytes - memory.alias_size_in_bytes,
@@ -153,7 +155,8 @@ def _what_is_missing(message: str) -> str:
     """One line of the compiler's page about memory."""
     found = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", message)
     need = f"needs {found[1]} of {found[2]} of the device's memory" if found else "needs more memory than there is"
-    return f"the program {need}: use a smaller --train.batch-size, --model.remat block, or more devices."
+    remedies = "a smaller --train.batch-size, --train.accumulation, --model.remat full, or more devices"
+    return f"the program {need}: use {remedies}."
 
 
 def padding_by_level(instructions: Sequence[Instruction], num_levels: int) -> list[dict[str, Any]]:

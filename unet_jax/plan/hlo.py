@@ -1,8 +1,8 @@
 """What a compiled program says of itself: parses the text of an XLA program (`compiled.as_text()`) after optimisation.
 
 TPU programs carry the compiler's estimate of cycles for each instruction, and the tiles that arrays are stored in; CPU
-and GPU programs carry neither. Only the entry computation is read: the network has no loops, and what an instruction
-calls is part of it.
+and GPU programs carry neither. Only the entry computation is read, and the bodies of its loops (micro-batches are one):
+what other instructions call is part of them.
 """
 
 import itertools
@@ -45,29 +45,49 @@ class Collective(NamedTuple):
     num_bytes: int  # of results on one device
 
 
-def parse_entry(text: str) -> list[Instruction]:
-    """The instructions of the entry computation, in order of execution."""
+def parse_entry(text: str, *, loop_count: int = 1) -> list[Instruction]:
+    """The instructions of the entry computation, in order of execution.
+
+    Those of a loop's body follow the loop, with cycles and outputs of `loop_count` rounds: the text does not say how
+    many there are.
+    """
     source_of = _stack_frames(text)
-    entry = text[text.index("\nENTRY ") :]
     instructions = []
-    for line in entry.splitlines():
-        found = _INSTRUCTION.match(line)
-        if not found:
+    for line in text[text.index("\nENTRY ") :].splitlines():
+        instruction = _parse_line(line, source_of)
+        if instruction is None:
             continue
-        shapes, opcode = _split_result(line[found.end() :])
-        cycles = re.search(r'"estimated_cycles":"(\d+)"', line)
-        op_name = re.search(r'op_name="([^"]*)"', line)
-        instructions.append(
-            Instruction(
-                found[1],
-                opcode,
-                int(cycles[1]) if cycles else 0,
-                op_name[1] if op_name else "",
-                _source(line, source_of),
-                tuple(_buffers(shapes)),
-            )
-        )
+        instructions.append(instruction)
+        body = re.search(r"\bbody=%?([\w.\-]+)", line) if instruction.opcode == "while" else None
+        if body:
+            found = (_parse_line(inner, source_of) for inner in _computation(text, body[1]).splitlines())
+            instructions += [
+                i._replace(cycles=loop_count * i.cycles, outputs=loop_count * i.outputs) for i in found if i is not None
+            ]
     return instructions
+
+
+def _computation(text: str, name: str) -> str:
+    """The lines between a computation's braces."""
+    found = re.search(rf"^%?{re.escape(name)} \(.*?^\}}", text, re.M | re.S)
+    return found[0] if found else ""
+
+
+def _parse_line(line: str, source_of: dict[str, str]) -> Instruction | None:
+    found = _INSTRUCTION.match(line)
+    if not found:
+        return None
+    shapes, opcode = _split_result(line[found.end() :])
+    cycles = re.search(r'"estimated_cycles":"(\d+)"', line)
+    op_name = re.search(r'op_name="([^"]*)"', line)
+    return Instruction(
+        found[1],
+        opcode,
+        int(cycles[1]) if cycles else 0,
+        op_name[1] if op_name else "",
+        _source(line, source_of),
+        tuple(_buffers(shapes)),
+    )
 
 
 def _split_result(rest: str) -> tuple[str, str]:

@@ -27,19 +27,25 @@ def sweep(
     cache: epath.Path | None = None,
     on_variant: Callable[[dict[str, Any]], None] = lambda variant: None,
 ) -> list[Row]:
-    """The training step of every combination; with a cache, an interrupted sweep continues where it was.
+    """The training step of the combinations; with a cache, an interrupted sweep continues where it was.
 
-    `on_variant` is called before each.
+    Of `remats`, which compute more and more again, the next is compiled only where those before do not fit: it would
+    cost more cycles. (Where the device's memory is not known, all are.) `on_variant` is called before each.
     """
     rows: list[Row] = []
-    for images, packing, remat in itertools.product(images_per_device, packings, remats):
-        variant = {"images_per_device": images, "packing": packing, "remat": remat}
-        on_variant(variant)
-        changed = replace(config, overrides_of(variant, len(target.devices)))
-        try:
-            rows.append((variant, estimate(changed, num_classes, target, cache=cache)))
-        except DoesNotFitError:
-            rows.append((variant, "does not fit"))
+    for images, packing in itertools.product(images_per_device, packings):
+        for remat in remats:
+            variant = {"images_per_device": images, "packing": packing, "remat": remat}
+            on_variant(variant)
+            changed = replace(config, overrides_of(variant, len(target.devices)))
+            try:
+                found = estimate(changed, num_classes, target, cache=cache)
+            except DoesNotFitError:
+                rows.append((variant, "does not fit"))
+                continue
+            rows.append((variant, found))
+            if found.fits:
+                break
     return rows
 
 
@@ -66,5 +72,8 @@ def recommend(rows: Sequence[Row]) -> dict[str, Any]:
 
     fitting = [row for row in rows if isinstance(row[1], Estimate) and row[1].fits is not False]
     if not fitting:
-        raise InputError("none of the variants fits the device: use fewer images per device, or --model.remat block.")
+        raise InputError(
+            "none of the variants fits the device: use fewer images per device, --model.remat full, or "
+            "--train.accumulation."
+        )
     return min(fitting, key=cost)[0]

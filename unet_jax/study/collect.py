@@ -8,18 +8,11 @@ from jaxtyping import Float
 from unet_jax._types import InputError
 from unet_jax.runs import RunInfo, load_info
 from unet_jax.study import statistics
-from unet_jax.study.running import scores_path, step_bytes, step_ms
+from unet_jax.study.cost import Cost, read_costs
+from unet_jax.study.running import scores_path
 from unet_jax.study.scoring import SCORES, ScoreTable, read_scores, stack_scores
 from unet_jax.study.study_config import Study
 from unet_jax.study.summary import PRIMARY, Row, Winner, columns_of, find_winner, summarize, with_mean
-
-
-@dataclasses.dataclass(frozen=True)
-class Cost:
-    """Of a training step."""
-
-    step_ms: float | None
-    step_bytes: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +29,7 @@ class Results:
     critical_difference: float
     friedman_p: float
     costs: dict[str, Cost]
+    """By variant, where they were measured."""
     info: RunInfo
     """Of the first run."""
 
@@ -71,6 +65,6 @@ def read_results(study: Study) -> Results:
         statistics.average_ranks(by_image, more_is_better=SCORES[PRIMARY]),
         statistics.critical_difference(*by_image.shape[::-1]),
         statistics.friedman_p_value(by_image),
-        {v.name: Cost(step_ms(study, v), step_bytes(study, v)) for v in study.variants},
+        read_costs(study),
         load_info(study.run_path(study.variants[0], study.seeds[0])),
     )

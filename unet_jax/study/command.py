@@ -4,11 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import tyro
-from etils import epath
 from rich.console import Console
 
+from unet_jax.compiled import keep_compiled
 from unet_jax.study.grid_display import GridDisplay
 from unet_jax.study.page import conclusion
 from unet_jax.study.results import show, write_results
@@ -44,17 +43,10 @@ def study(args: Sequence[str]) -> None:
     given["train.num_epochs"] = options.epochs
     overrides = {name: value for name, value in given.items() if value is not None}
     loaded = load_study(options.file, out=options.out, config=overrides)
-    _keep_compiled(epath.Path(loaded.out) / "compiled")
+    keep_compiled()
     run_study(loaded, display=GridDisplay())
     results = write_results(loaded)
     console = Console(width=max(150, Console().width))
     console.print(show(results))
     print(conclusion(loaded, results))
     print(f"page: {loaded.out}/study.html; tables: results.csv, table.csv, cost.csv")
-
-
-def _keep_compiled(folder: epath.Path) -> None:
-    """Whatever runs have in common is compiled once, also over several calls; a cache that was asked for stays."""
-    if not getattr(jax.config, "jax_compilation_cache_dir", None):
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

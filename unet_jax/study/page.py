@@ -145,13 +145,14 @@ def _score_table(class_name: str, rows: Sequence[Row], num_seeds: int) -> str:
 def _costs(results: Results) -> str:
     rows = []
     for name, cost in results.costs.items():
-        time = f"{cost.step_ms:.1f}" if cost.step_ms else ""
-        rows.append((name, time, f"{cost.step_bytes / 1e6:.1f}" if cost.step_bytes else "", ""))
+        memory = f"{cost.step_bytes / 1e6:.1f}" if cost.step_bytes else ""
+        rows.append((name, f"{cost.relative_time:.2f}", f"{cost.step_ms:.1f}", memory, ""))
     note = (
-        '<p class="note">Median wall time between evaluations, waiting for data included, on whatever else the machine '
-        "did meanwhile. Memory: arguments and temporaries of the step on one device, by its compiler.</p>"
+        '<p class="note">Steps of all variants in turn, medians over rounds; relative: to the baseline\'s step of the '
+        "same round, which holds on a busy machine too. Memory: arguments and temporaries of the step on a device, by "
+        "its compiler.</p>"
     )
-    return "<h2>Training step</h2>" + _table(("variant", "ms", "MB", ""), rows) + note
+    return "<h2>Training step</h2>" + _table(("variant", "relative time", "ms", "MB", ""), rows) + note
 
 
 def _settings(study: Study, results: Results) -> str:

@@ -2,13 +2,10 @@
 
 OUT/results.csv      every score of every image, class, variant and seed
 OUT/table.csv        means, spreads over seeds, and comparisons with the baseline
-OUT/cost.csv         time and memory of a training step
 OUT/pictures/        learning curves, differences, ranking
 OUT/study.html       all of it, self-contained
 """
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -24,24 +21,22 @@ from unet_jax.study.running import evaluations
 from unet_jax.study.scoring import SCORES
 from unet_jax.study.study_config import Study
 from unet_jax.study.summary import PRIMARY, Row
+from unet_jax.writers import csv_text, replace_text
 
 
 def write_results(study: Study) -> Results:
     """Writes everything that is listed above into the study's folder, and returns it."""
     results, out = read_results(study), epath.Path(study.out)
-    _write_csv(out / "results.csv", ("variant", "seed", "id", "class", *SCORES), _image_rows(study, results))
-    _write_csv(out / "table.csv", _TABLE_COLUMNS, [_table_row(row) for row in results.rows])
-    costs = [(name, cost.step_ms or "", cost.step_bytes or "") for name, cost in results.costs.items()]
-    _write_csv(out / "cost.csv", ("variant", "step_ms", "step_bytes"), costs)
+    (out / "results.csv").write_text(csv_text(("variant", "seed", "id", "class", *SCORES), _image_rows(study, results)))
+    (out / "table.csv").write_text(csv_text(_TABLE_COLUMNS, [_table_row(row) for row in results.rows]))
     folder = out / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.png" for name in ("differences", "ranking", "curves")}
     pictures.save_differences(paths["differences"], results.ranked_rows(), study.baseline)
     pictures.save_ranking(paths["ranking"], results.names, results.ranks, results.critical_difference)
     pictures.save_learning_curves(paths["curves"], _curves(study), "mean per-image Dice on val")
-    new = out / "study.html.new"
-    new.write_text(make_page(study, results, {name: path.read_bytes() for name, path in paths.items()}))
-    new.replace(out / "study.html")
+    page = make_page(study, results, {name: path.read_bytes() for name, path in paths.items()})
+    replace_text(out / "study.html", page)
     return results
 
 
@@ -51,11 +46,11 @@ def show(results: Results) -> Table:
     table = Table(title=title, title_justify="left")
     classes = results.scores.class_names if len(results.scores.class_names) > 1 else ()
     table.add_column("variant", no_wrap=True)
-    for column in ("mean", "sd", "difference, 95 %", "over seeds", "p (Holm)", "", *classes, "ms/step", "MB"):
+    for column in ("mean", "sd", "difference, 95 %", "over seeds", "p (Holm)", "", *classes, "time", "MB"):
         table.add_column(column, justify="right", no_wrap=True)
     means = {(row.variant, row.class_name): row.mean for row in results.rows if row.score == PRIMARY}
     for row in results.ranked_rows():
-        c, cost = row.comparison, results.costs[row.variant]
+        c, cost = row.comparison, results.costs.get(row.variant)
         compared = ("baseline", "", "", "")
         if c is not None:
             interval = f"{c.difference:+.4f} [{c.low:+.4f}, {c.high:+.4f}]"
@@ -67,8 +62,8 @@ def show(results: Results) -> Table:
             "" if math.isnan(row.std) else f"{row.std:.4f}",
             *compared,
             *(f"{means[row.variant, name]:.4f}" for name in classes),
-            f"{cost.step_ms:.0f}" if cost.step_ms else "",
-            f"{cost.step_bytes / 1e6:.0f}" if cost.step_bytes else "",
+            f"{cost.relative_time:.2f}x" if cost else "",
+            f"{cost.step_bytes / 1e6:.0f}" if cost and cost.step_bytes else "",
         )
     return table
 
@@ -96,14 +91,6 @@ def _table_row(row: Row) -> Sequence[Any]:
         return (*first, *("",) * 8, "baseline")
     numbers = (c.difference, c.low, c.high, c.seed_low, c.seed_high, c.p_value, c.p_holm)
     return (*first, *(f"{number:.6f}" for number in numbers), c.seeds_better, c.verdict)
-
-
-def _write_csv(path: epath.Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    path.write_text(file.getvalue())
 
 
 def _curves(study: Study) -> dict[str, Curves]:

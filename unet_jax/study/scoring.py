@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,10 @@ from jaxtyping import Bool, Float
 from unet_jax import metrics
 from unet_jax._types import InputError
 from unet_jax.data.layout import Layout, Record
-from unet_jax.data.sources import FileSource
-from unet_jax.predict import predict_images
+from unet_jax.evaluate import probs_and_truths
 from unet_jax.runs import Run
 from unet_jax.study.image_scores import brier, calibration_error, hausdorff95, surface_dice
+from unet_jax.writers import csv_text, replace_text
 
 SCORES: dict[str, bool] = {
     "dice": True,
@@ -39,18 +39,17 @@ class ScoreTable:
 
     def to_csv(self) -> str:
         """One line per image and class; one run only."""
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "class", *SCORES])
-        for i, id_ in enumerate(self.ids):
-            for k, name in enumerate(self.class_names):
-                # All digits, so that what is read is what was computed.
-                writer.writerow([id_, name, *(repr(float(self.values[score][i, k])) for score in SCORES)])
-        return file.getvalue()
+        # All digits, so that what is read is what was computed.
+        rows = (
+            [id_, name, *(repr(float(self.values[score][i, k])) for score in SCORES)]
+            for i, id_ in enumerate(self.ids)
+            for k, name in enumerate(self.class_names)
+        )
+        return csv_text(["id", "class", *SCORES], rows)
 
 
 def image_scores(
-    probs: Float[np.ndarray, "h w k"], truth: Bool[np.ndarray, "h w k"], threshold: float
+    probs: Float[np.ndarray, "h w k"], truth: Bool[np.ndarray, "h w k"], threshold: float | Float[np.ndarray, " k"]
 ) -> dict[str, Float[np.ndarray, " k"]]:
     """All scores of an image, per class."""
     predicted = probs > threshold
@@ -74,28 +73,18 @@ def score_run(
     run: Run, layout: Layout, records: Sequence[Record], *, on_progress: Callable[[int], Any] = lambda done: None
 ) -> ScoreTable:
     """Scores what `predict` would give, at each image's own size, against the mask files."""
-    source = FileSource(layout, records, soft_masks=run.config.data.soft_masks)
-    truths: list[np.ndarray] = []
-
-    def images() -> Iterable[np.ndarray]:
-        for i in range(len(source)):
-            sample = source[i]
-            truths.append(sample.mask >= 128)
-            yield sample.image
-
     parts = []
-    for done, probs in enumerate(predict_images(run, images()), start=1):
-        parts.append(image_scores(probs, truths.pop(0), run.config.train.threshold))
+    pairs = probs_and_truths(run, layout, records, soft_masks=run.config.data.soft_masks)
+    for done, (probs, truth) in enumerate(pairs, start=1):
+        parts.append(image_scores(probs, truth, run.threshold))
         on_progress(done)
     values = {name: np.stack([part[name] for part in parts]) for name in SCORES}
     return ScoreTable(tuple(r.id for r in records), run.class_names, values)
 
 
 def write_scores(path: epath.Path, table: ScoreTable) -> None:
-    """In one rename: a kill leaves no half of it."""
-    new = path.parent / (path.name + ".new")
-    new.write_text(table.to_csv())
-    new.replace(path)
+    """Whole or not at all."""
+    replace_text(path, table.to_csv())
 
 
 def read_scores(path: epath.Path) -> ScoreTable:

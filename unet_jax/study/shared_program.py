@@ -14,13 +14,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from unet_jax._types import Batch, PyTree
-from unet_jax.build import Program, build, loss_numbers, make_loss
+from unet_jax.build import Program, build, loss_numbers, make_steps
 from unet_jax.config import Config, LossConfig
 from unet_jax.config_dict import config_to_dict
 from unet_jax.sharding import put_replicated
 from unet_jax.state import TrainState
-from unet_jax.steps import EvalStep, TrainStep, make_eval_step, make_train_step
-from unet_jax.subpixels import num_subpixels
+from unet_jax.steps import EvalStep, TrainStep
 
 
 def structure(config: LossConfig) -> str:
@@ -32,6 +31,7 @@ def structure(config: LossConfig) -> str:
     for term, own in zip(values["terms"], numbers["terms"], strict=True):
         term.pop("weight")
         term["class_weight"] = len(own["class_weight"])
+        term["ramp"] = bool(own["ramp"])
         term["options"] |= dict.fromkeys(own["options"], "number")
     return json.dumps(values["terms"], sort_keys=True)
 
@@ -44,7 +44,10 @@ class SharedPrograms:
         self._steps: dict[str, _Steps] = {}
 
     def __call__(self, config: Config, num_classes: int, num_steps: int) -> Program:
-        steps = self._steps.setdefault(_key(config, num_classes, num_steps), _Steps(config, num_classes, num_steps))
+        key = _key(config, num_classes, num_steps)
+        if key not in self._steps:
+            self._steps[key] = _Steps(config, num_classes, num_steps)
+        steps = self._steps[key]
         as_arrays = jax.tree.map(np.float32, loss_numbers(config.loss))
         numbers = put_replicated(as_arrays, self._mesh)
         return steps.program._replace(
@@ -79,21 +82,15 @@ class _Steps:
     def __init__(self, config: Config, num_classes: int, num_steps: int):
         self.program = program = build(config, num_classes, num_steps)
         self.compiled: Any = None
-        factor = program.packing.label
-        apply_fn = functools.partial(program.model.apply, method="packed")
-        loss = config.loss
+
+        def steps_with(numbers: PyTree) -> tuple[TrainStep, EvalStep]:
+            return make_steps(config, program.model, program.tx, program.packing, num_steps, numbers)
 
         def train_step(state: TrainState, batch: Batch, numbers: PyTree) -> Any:
-            return make_train_step(apply_fn, make_loss(loss, factor, numbers), program.tx)(state, batch)
+            return steps_with(numbers)[0](state, batch)
 
         def eval_step(numbers: PyTree, params: PyTree, batch_stats: PyTree, batch: Batch) -> Any:
-            own: EvalStep = make_eval_step(
-                apply_fn,
-                make_loss(loss, factor, numbers),
-                threshold=config.train.threshold,
-                num_subpixels=num_subpixels(factor),
-            )
-            return own(params, batch_stats, batch)
+            return steps_with(numbers)[1](params, batch_stats, batch)
 
         self.train_step = jax.jit(train_step, donate_argnums=0)
         self.eval_step = jax.jit(eval_step)

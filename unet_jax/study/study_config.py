@@ -1,7 +1,6 @@
 """What a study is, and the TOML file that says it; refused before anything is touched."""
 
 import dataclasses
-import difflib
 import re
 import tomllib
 import typing
@@ -10,14 +9,14 @@ from typing import Any
 
 from etils import epath
 
-from unet_jax._checks import require
+from unet_jax._checks import did_you_mean, require
 from unet_jax._types import InputError
 from unet_jax.config import Config, LossConfig, LossTermConfig
 from unet_jax.config_dict import config_from_dict, replace
 from unet_jax.presets import PRESETS
 
 _PATHS = ("data.root", "data.splits", "data.cache_dir")
-_STUDY_FIELDS = ("out", "seeds", "baseline", "preset", "split")
+_STUDY_FIELDS = ("out", "seeds", "baseline", "preset", "split", "devices_per_run")
 _LOSS_FIELDS = tuple(field.name for field in dataclasses.fields(LossConfig))
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
 
@@ -45,6 +44,8 @@ class Study:
     """The variant that the others are compared with."""
     split: str = "test"
     """What is scored."""
+    devices_per_run: int = 1
+    """A run's batches are split over so many devices; the others do other runs meanwhile."""
 
     def __post_init__(self) -> None:
         require(bool(self.out), "study.out", self.out, "the folder that the study is written to")
@@ -57,6 +58,8 @@ class Study:
         repeated = sorted({name for name in names if folded.count(name.casefold()) > 1})
         require(not repeated, "variant.name", repeated, "free of repeated names")
         require(self.baseline in names, "study.baseline", self.baseline, f"one of the variants {', '.join(names)}")
+        size = self.devices_per_run
+        require(type(size) is int and size >= 1, "study.devices_per_run", size, "a whole number of at least 1")
         require(len(self.seeds) >= 1, "study.seeds", self.seeds, "at least one seed")
         require(len(set(self.seeds)) == len(self.seeds), "study.seeds", self.seeds, "free of repeated seeds")
         for seed in self.seeds:
@@ -118,7 +121,8 @@ def _study(values: dict[str, Any], folder: epath.Path, out: str, overrides: dict
     variants = tuple(_variant(table, i) for i, table in enumerate(tables))
     own_out = str(folder / study["out"]) if study.get("out") else ""
     baseline = study.get("baseline", variants[0].name if variants else "")
-    return Study(out or own_out, config, variants, tuple(seeds), baseline, study.get("split", "test"))
+    rest = {name: study[name] for name in ("split", "devices_per_run") if name in study}
+    return Study(out or own_out, config, variants, tuple(seeds), baseline, **rest)
 
 
 def _variant(table: Any, index: int) -> Variant:
@@ -148,8 +152,7 @@ def _table(name: str, value: Any) -> dict[str, Any]:
 def _check_names(kind: str, given: Collection[str], known: Collection[str]) -> None:
     for name in given:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else f" There are {', '.join(known)}."
+            hint = did_you_mean(name, known) or f" There are {', '.join(known)}."
             raise InputError(f"the {kind} {name!r} does not exist.{hint}")
 
 

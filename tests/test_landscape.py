@@ -1,0 +1,119 @@
+"""Gradients of terms and classes against plain `jax.grad`, and by hand."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unet_jax import PRESETS, Batch, UNet, losses, replace
+from unet_jax.build import build, make_landscape
+from unet_jax.config import LossConfig, LossTermConfig, ModelConfig, RampConfig
+from unet_jax.losses.landscape import Landscape, loss_landscape
+from unet_jax.model.packing import pack
+
+RNG = np.random.default_rng(0)
+MODEL = UNet(ModelConfig(widths=(4, 8), center_width=8, norm="group", group_size=2), 3)
+IMAGES = jnp.asarray(RNG.uniform(size=(2, 8, 8, 3)), jnp.float32)
+LABELS = jnp.asarray(RNG.integers(0, 2, (2, 8, 8, 3)), jnp.float32)
+PARAMS = MODEL.init(jax.random.key(0), IMAGES, True)["params"]
+
+
+def logits_of(params):
+    return MODEL.apply({"params": params}, IMAGES, True)
+
+
+def bce(logits, labels=LABELS):
+    return 0.5 * jnp.mean(losses.bce_loss(logits, labels))
+
+
+def dice(logits, labels=LABELS):
+    return 2.0 * jnp.mean(losses.soft_dice_loss(logits, labels))
+
+
+@pytest.fixture(scope="module")
+def found():
+    return jax.jit(lambda params: loss_landscape(logits_of, {"bce": bce, "dice": dice}, params))(PARAMS)
+
+
+def gradient(function):
+    return np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(jax.grad(function)(PARAMS))])
+
+
+def test_terms_are_their_gradients(found):
+    a, b = gradient(lambda p: bce(logits_of(p))), gradient(lambda p: dice(logits_of(p)))
+    np.testing.assert_allclose(found.term_norms(), [np.linalg.norm(a), np.linalg.norm(b)], rtol=1e-5)
+    cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+    np.testing.assert_allclose(found.term_cosines(), [[1.0, cosine], [cosine, 1.0]], rtol=1e-4)
+
+
+def test_classes_are_gradients_with_the_other_logits_held(found):
+    def through(k, *terms):
+        def loss(params):
+            logits = logits_of(params)
+            mine = jnp.arange(3) == k
+            held = jnp.where(mine, logits, jax.lax.stop_gradient(logits))
+            return sum(term(held) for term in terms)
+
+        return gradient(loss)
+
+    for t, term in enumerate((bce, dice)):
+        expected = [np.linalg.norm(through(k, term)) for k in range(3)]
+        np.testing.assert_allclose(found.norms()[t], expected, rtol=1e-5)
+    whole = [through(k, bce, dice) for k in range(3)]
+    norms = [np.linalg.norm(g) for g in whole]
+    np.testing.assert_allclose(found.class_norms(), norms, rtol=1e-5)
+    expected = [[a @ b / np.linalg.norm(a) / np.linalg.norm(b) for b in whole] for a in whole]
+    np.testing.assert_allclose(found.class_cosines(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_packed_logits_give_the_same(found):
+    labels = pack(LABELS, (2, 2))
+
+    def mean_dice(logits):
+        return 2.0 * jnp.mean(losses.soft_dice_loss(logits, labels, num_subpixels=4))
+
+    terms = {"bce": lambda x: bce(x, labels), "dice": mean_dice}
+    packed = loss_landscape(lambda p: pack(logits_of(p), (2, 2)), terms, PARAMS, num_subpixels=4)
+    np.testing.assert_allclose(packed.gram, found.gram, rtol=1e-4, atol=1e-7)
+
+
+def test_opposite_terms_by_hand():
+    """Two parameters, one per class; the terms pull at the first in opposite directions."""
+    terms = {"up": lambda x: 3.0 * jnp.sum(x[..., 0]), "down": lambda x: -4.0 * jnp.sum(x)}
+    found = loss_landscape(lambda w: jnp.broadcast_to(w, (1, 1, 1, 2)), terms, jnp.array([1.0, 2.0]))
+    np.testing.assert_allclose(found.norms(), [[3.0, 0.0], [4.0, 4.0]])
+    np.testing.assert_allclose(found.term_norms(), [3.0, np.sqrt(32.0)], rtol=1e-6)
+    np.testing.assert_allclose(found.term_cosines()[0, 1], -np.sqrt(0.5), rtol=1e-6)
+    np.testing.assert_allclose(found.class_norms(), [1.0, 4.0])
+    np.testing.assert_allclose(found.class_cosines(), [[1.0, 0.0], [0.0, 1.0]])
+    still = Landscape(jnp.zeros((2, 2, 2, 2)))
+    assert not np.any(still.term_cosines()) and not np.any(still.class_cosines())
+
+
+@pytest.mark.parametrize("packing", ["none", "2"])
+def test_the_landscape_of_a_config(packing):
+    """Weights and ramps are in the terms; the terms' gradients add up to the training step's."""
+    ramped = LossTermConfig("tversky", 3.0, ramp=RampConfig(stop=0.5))
+    config = replace(PRESETS["small"](), {"model.widths": (4, 8), "model.center_width": 8, "model.packing": packing})
+    config = dataclasses.replace(config, loss=LossConfig(terms=(LossTermConfig("bce"), ramped)))
+    program = build(config, 2, 100)
+    state = dataclasses.replace(program.init(jax.random.key(0)), step=jnp.int32(25))  # half way up the ramp
+    image = RNG.integers(0, 256, (2, 16, 16, 3), np.uint8)
+    label = RNG.integers(0, 2, (2, 16, 16, 2), np.uint8) * np.uint8(255)
+    image, label = pack(image, program.packing.image), pack(label, program.packing.label)
+    batch = Batch(image, label, np.array([1.0, 0.5], np.float32))
+    landscape_of = make_landscape(config, program, ("cell", "nucleus"), 100)
+    found = landscape_of(state, batch)
+    assert set(found) == {
+        *(f"gradient/norm/{term}" for term in ("bce", "tversky")),
+        *(f"gradient/norm/{term}/{name}" for term in ("bce", "tversky") for name in ("cell", "nucleus")),
+        "gradient/cosine/bce/tversky",
+        "gradient/cosine/cell/nucleus",
+    }
+    a, b, cosine = (found[f"gradient/{x}"] for x in ("norm/bce", "norm/tversky", "cosine/bce/tversky"))
+    whole = program.train_step(state, batch)[1]["grad_norm"]
+    np.testing.assert_allclose(jnp.sqrt(a**2 + b**2 + 2 * a * b * cosine), whole, rtol=1e-4)
+    later = dataclasses.replace(program.init(jax.random.key(0)), step=jnp.int32(60))
+    np.testing.assert_allclose(landscape_of(later, batch)["gradient/norm/tversky"], 2.0 * b, rtol=1e-4)
