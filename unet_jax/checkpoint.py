@@ -6,7 +6,9 @@ plateau, sums of the running epoch.
 
 import contextlib
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, cast
 
 import jax
@@ -17,6 +19,32 @@ from orbax.checkpoint import v1 as ocp
 from unet_jax._types import InputError
 from unet_jax.sharding import replicated
 from unet_jax.state import TrainState
+
+
+class _Saves:
+    """One save at a time in this process: Orbax numbers them by one counter of the process, by which the parts of two
+    saves at once would wait for each other's signals for ever.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._pool = threading.Lock(), ThreadPoolExecutor(1, thread_name_prefix="unet_jax-commit")
+        self._last: Future[None] | None = None
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Nothing else is being saved when the block begins, nor begins to be before its end."""
+        with self._lock:
+            if self._last is not None:
+                wait([self._last])  # what went wrong in it is its own store's to say
+            yield
+
+    def finish(self, wait_for_commit: Callable[[], None]) -> Future[None]:
+        """Ends the turn once the save is committed, in the background."""
+        self._last = self._pool.submit(wait_for_commit)
+        return self._last
+
+
+_SAVES = _Saves()
 
 
 class CheckpointStore:
@@ -34,6 +62,7 @@ class CheckpointStore:
         # Orbax wants absolute paths; `absolute()` would take a bucket's address for a relative path.
         folder = folder if "://" in str(folder) else folder.absolute()
         self._checkpointer = ocp.training.Checkpointer(folder, preservation_policy=keep)
+        self._saving: Future[None] | None = None
 
     def _goodness(self, metrics: Any) -> float:
         value = metrics[self._best_metric]
@@ -43,9 +72,12 @@ class CheckpointStore:
 
     def save(self, step: int, state: TrainState, *, progress: dict[str, Any], metrics: dict[str, float] | None) -> None:
         """Starts saving and returns once the arrays are copied; waits first for a save still under way."""
-        self._checkpointer.save_checkpointables_async(
-            step, {"state": state}, force=True, metrics=cast(Any, metrics), custom_metadata=progress
-        )
+        self.wait()
+        with _SAVES.turn():
+            self._checkpointer.save_checkpointables_async(
+                step, {"state": state}, force=True, metrics=cast(Any, metrics), custom_metadata=progress
+            )
+            self._saving = _SAVES.finish(self._checkpointer.wait)
 
     @property
     def latest_step(self) -> int | None:
@@ -97,11 +129,16 @@ class CheckpointStore:
 
     def wait(self) -> None:
         """Returns when everything saved is committed; raises what went wrong in the background."""
-        self._checkpointer.wait()
+        if self._saving is not None:
+            saving, self._saving = self._saving, None
+            saving.result()
 
     def close(self) -> None:
         """Waits and releases threads."""
-        self._checkpointer.close()
+        try:
+            self.wait()
+        finally:
+            self._checkpointer.close()
 
 
 @contextlib.contextmanager
