@@ -57,6 +57,27 @@ def test_synth_train_evaluate_predict_info(data, run, tmp_path, capsys):
     assert "channel 1 = ring" in said and "seed = 5" in said and "(best)" in said
 
 
+def test_calibrate_changes_what_evaluate_and_predict_say(data, run, tmp_path, capsys):
+    where = ("--data.root", data, "--data.splits", data / "splits.csv")
+    assert "is not calibrated. Do it once: unet-jax calibrate" in refused(
+        capsys, "evaluate", run, *where, "--calibrated"
+    )
+    call("calibrate", run, *where)
+    said = capsys.readouterr().out
+    assert "val: " in said and "temperature" in said and "calibration.json" in said
+    results = {}
+    for options in ((), ("--calibrated",)):
+        call("evaluate", run, *where, "--split", "val", *options)
+        results[options] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    plain, calibrated = results.values()
+    assert set(calibrated["threshold"]) == {"disk", "square", "ring"} and plain["threshold"] == 0.5
+    assert calibrated["dice_mean"] > plain["dice_mean"]  # after two epochs the thresholds matter
+    for options in ((), ("--calibrated",)):
+        call("predict", run, data / "images", "--out", tmp_path / f"p{len(options)}", *options)
+    masks = [[p.read_bytes() for p in sorted((tmp_path / f"p{i}" / "disk").iterdir())] for i in (0, 1)]
+    assert masks[0] != masks[1]
+
+
 def test_training_again_says_it_is_finished(data, run, capsys):
     call("train", "small", "--data.root", data, "--out", run, "--train.num-epochs", 2, "--seed", 5, *TINY)
     assert "finished at step" in capsys.readouterr().out

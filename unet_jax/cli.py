@@ -2,23 +2,18 @@
 
 import dataclasses
 import importlib.metadata
-import json
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from etils import epath
-from rich.console import Console
-from rich.table import Table
 
 from unet_jax._checks import did_you_mean
 from unet_jax._types import InputError, Preempted
-from unet_jax.config import Config, DataConfig
-from unet_jax.config_dict import flatten_config
-from unet_jax.display import Display
+from unet_jax.config import Config
 from unet_jax.presets import PRESETS
 
 _USAGE = """usage: unet-jax COMMAND ...
@@ -28,6 +23,8 @@ _USAGE = """usage: unet-jax COMMAND ...
                                train, or continue, a run; presets: {presets}
   evaluate RUN --data.root DIR [--split test]
                                score the best checkpoint; the last line is JSON
+  calibrate RUN --data.root DIR
+                               fit probabilities and thresholds to val; kept in the run
   predict RUN INPUT... --out DIR
                                write a mask per class and an overlay for each image
   info RUN                     what a run is and how far it got
@@ -59,49 +56,6 @@ class _Train:
     out: str
     """Run directory, local or in a bucket."""
     config: Annotated[Config, tyro.conf.arg(name="")]
-
-
-@dataclasses.dataclass(frozen=True)
-class _EvaluateData:
-    root: str
-    """The data set's folder."""
-    splits: str | None = None
-    """CSV file with the columns id,split; by default the split that the run recorded."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Evaluate:
-    """Score a run's masks at each image's own size."""
-
-    run: tyro.conf.Positional[str]
-    """Run directory."""
-    data: _EvaluateData
-    split: str | None = None
-    """train, val, test, or all (every sample below the root). By default test, or val where there is no test."""
-    checkpoint: Literal["best", "last"] = "best"
-    csv: str | None = None
-    """Write Dice and IoU of every image here."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Predict:
-    """Write masks and overlays for images."""
-
-    run: tyro.conf.Positional[str]
-    """Run directory."""
-    inputs: tyro.conf.Positional[tuple[str, ...]]
-    """Image files, or folders of them."""
-    out: str
-    """Folder for CLASS/ID.png and overlay/ID.png."""
-    checkpoint: Literal["best", "last"] = "best"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Info:
-    """Say what is in a run."""
-
-    run: tyro.conf.Positional[str]
-    """Run directory."""
 
 
 def _synth(args: Sequence[str]) -> None:
@@ -162,88 +116,27 @@ def _study(args: Sequence[str]) -> None:
 
 
 def _evaluate(args: Sequence[str]) -> None:
-    from unet_jax.compiled import keep_compiled
-    from unet_jax.evaluate import evaluate_run, select_records, summary, write_csv
-    from unet_jax.runs import load_run
+    from unet_jax.run_commands import evaluate
 
-    options = tyro.cli(_Evaluate, args=args, prog="unet-jax evaluate")
-    if options.csv:
-        epath.Path(options.csv).parent.mkdir(parents=True, exist_ok=True)  # or an error, before the work
-    keep_compiled()
-    run = load_run(options.run, options.checkpoint)
-    split, layout, records = select_records(
-        run, _run_data(run.config.data, run.class_names, options.data), options.split
-    )
-    display = Display()
-    with display.bar("evaluating", len(records), unit="images") as show:
-        scores = evaluate_run(
-            run, layout, records, soft_masks=run.config.data.soft_masks, on_progress=lambda done: show(done, "")
-        )
-    result = summary(scores, split=split, threshold=run.config.train.threshold)
-    seen = set(run.info.splits["train"]) & set(scores.ids)
-    if split != "train" and seen:
-        display.line(f"WARNING: {len(seen)} of these ids were trained on, the first is {min(seen)!r}.")
-    table = Table(title=f"{split}: {len(scores.ids)} images, checkpoint {run.step}")
-    columns = ("dice", "iou", "precision", "recall", "accuracy", "dice_pooled")
-    for title in ("class", *columns):
-        table.add_column(title, justify="left" if title == "class" else "right")
-    for name in run.class_names:
-        table.add_row(name, *(f"{result[column][name]:.4f}" for column in columns))
-    Console(width=110).print(table)
-    print(f"({result['reduction']})")
-    if options.csv:
-        write_csv(epath.Path(options.csv), scores)
-        print(f"per-image scores: {options.csv}")
-    print(json.dumps(result))
+    evaluate(args)
 
 
-def _run_data(data: DataConfig, class_names: tuple[str, ...], given: _EvaluateData) -> DataConfig:
-    """The run's own way of reading, elsewhere."""
-    return dataclasses.replace(data, root=given.root, splits=given.splits, classes=class_names)
+def _calibrate(args: Sequence[str]) -> None:
+    from unet_jax.run_commands import calibrate
+
+    calibrate(args)
 
 
 def _predict(args: Sequence[str]) -> None:
-    from unet_jax.compiled import keep_compiled
-    from unet_jax.predict import find_inputs, predict_files
-    from unet_jax.runs import load_run
+    from unet_jax.run_commands import predict
 
-    options = tyro.cli(_Predict, args=args, prog="unet-jax predict")
-    files = find_inputs(options.inputs)
-    keep_compiled()
-    run = load_run(options.run, options.checkpoint)
-    out = epath.Path(options.out)
-    with Display().bar("predicting", len(files), unit="images") as show:
-        for done, _ in enumerate(predict_files(run, files, out), start=1):
-            show(done, "")
-    folders = ", ".join(f"{name}/" for name in (*run.class_names, "overlay"))
-    print(f"{len(files)} images predicted: {out} has {folders}")
+    predict(args)
 
 
 def _info(args: Sequence[str]) -> None:
-    from unet_jax.runs import abstract_state, load_info, open_checkpoints
-    from unet_jax.state import num_parameters
+    from unet_jax.run_commands import info
 
-    options = tyro.cli(_Info, args=args, prog="unet-jax info")
-    path = epath.Path(options.run)
-    info = load_info(path)
-    print(f"run: {path}")
-    prevalence = info.audit.get("prevalence")  # an imported run has seen no data
-    for k, name in enumerate(info.class_names):
-        print(f"  channel {k} = {name}" + (f": {prevalence[k]:.1%} of the pixels" if prevalence else ""))
-    if "imported_from" in info.audit:
-        print(f"imported from {info.audit['imported_from']} ({info.audit['channels']})")
-    print("images: " + ", ".join(f"{len(ids)} {name}" for name, ids in info.splits.items()))
-    print(f"parameters: {num_parameters(abstract_state(info).params):,}")
-    with open_checkpoints(path, info.config) as store:
-        best = store.best_step
-        for step in store.steps:
-            scores = ", ".join(f"{name} {value:.4f}" for name, value in store.metrics(step).items())
-            print(
-                f"checkpoint {step} of {info.num_steps}{' (best)' if step == best else ''}: {scores or 'not evaluated'}"
-            )
-    print("versions: " + ", ".join(f"{name} {version}" for name, version in info.versions.items()))
-    for name, value in flatten_config(info.config).items():
-        print(f"  {name} = {value!r}")
+    info(args)
 
 
 def _import_keras(args: Sequence[str]) -> None:
@@ -262,6 +155,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "synth": _synth,
     "train": _train,
     "evaluate": _evaluate,
+    "calibrate": _calibrate,
     "predict": _predict,
     "info": _info,
     "plan": _plan,

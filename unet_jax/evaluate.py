@@ -144,8 +144,8 @@ def evaluate_run(
     return Scores(tuple(r.id for r in records), run.class_names, counts)
 
 
-def summary(scores: Scores, *, split: str, threshold: float) -> dict[str, Any]:
-    """Everything `unet-jax evaluate` prints as JSON."""
+def summary(scores: Scores, *, split: str, threshold: float | dict[str, float]) -> dict[str, Any]:
+    """Everything `unet-jax evaluate` prints as JSON; `threshold` is one for all classes, or that of each."""
     return {
         "split": split,
         "num_images": len(scores.ids),
