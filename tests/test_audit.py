@@ -58,6 +58,16 @@ def test_audit_counts_what_one_can_count_by_hand(tmp_path):
     assert audit.bad == ()
 
 
+def test_dark_images_are_found(tmp_path):
+    """12 bits in a file of 16, and the same stretched; 31 and 32 of 255."""
+    full = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    pixels = {"a": full, "b": full * 16, "c": np.full((2, 2), 31, np.uint8), "d": np.full((2, 2), 32, np.uint8)}
+    for name, image in pixels.items():
+        save(tmp_path / "images" / f"{name}.png", image)
+        save(tmp_path / "masks" / "cell" / f"{name}.png", plane(*image.shape, (0, 0)))
+    assert audit_of(tmp_path).dark == ("a", "c")
+
+
 def test_audit_is_json(tmp_path):
     write_three(tmp_path)
     values = json.loads(json.dumps(audit_of(tmp_path).to_dict()))

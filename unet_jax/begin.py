@@ -12,7 +12,7 @@ from unet_jax._types import InputError
 from unet_jax.checkpoint import CheckpointStore
 from unet_jax.config import Config, DataConfig
 from unet_jax.config_dict import check_same_run
-from unet_jax.data.audit import Audit, audit_source
+from unet_jax.data.audit import DARK, Audit, audit_source
 from unet_jax.data.layout import Layout, find_layout
 from unet_jax.data.pipeline import TrainOrder
 from unet_jax.data.sources import FileSource
@@ -94,6 +94,11 @@ def _describe_data(layout: Layout, audit: Audit, splits: dict[str, list[str]], d
         empty = f", absent from {audit.num_empty[k]} images" if audit.num_empty[k] else ""
         overlaps = f" ({', '.join(others)})" if others else ""
         display.line(f"  channel {k} = {name}: {audit.prevalence[k]:.1%} of the pixels{overlaps}{empty}")
+    if audit.dark:
+        display.line(
+            f"  WARNING: {len(audit.dark)} images have no value of at least {DARK} of 255, the first is "
+            f"{audit.dark[0]!r}. Files of 16 bits that hold 10 or 12 keep few gray levels: stretch them first."
+        )
     left_out = (*layout.bad, *audit.bad)
     for reason in left_out[:_NUM_SHOWN]:
         display.line(f"  left out: {reason}")

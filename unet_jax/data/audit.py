@@ -13,6 +13,8 @@ from unet_jax.data.layout import first_ten
 from unet_jax.data.pixels import BadSampleError, read_bytes
 from unet_jax.data.sources import FileSource
 
+DARK = 32
+"""An image without a value of at least this, of 255, is called dark."""
 _ROWS_AT_ONCE = 2**20  # float32 counts exactly up to 2**24
 
 
@@ -28,6 +30,7 @@ class Audit:
     smallest: tuple[int, int]  # height, width
     largest: tuple[int, int]
     duplicates: tuple[tuple[str, ...], ...]  # groups of ids whose image files are byte for byte the same
+    dark: tuple[str, ...]  # ids of images with no value of at least `DARK`
     bad: tuple[str, ...]  # why samples were left out, with file names
 
     def to_dict(self) -> dict[str, Any]:
@@ -38,6 +41,7 @@ class _Facts(NamedTuple):
     size: tuple[int, int]
     joint: np.ndarray  # [k k] float64, pixels in both classes
     num_pixels: int
+    brightest: int
     digest: str
 
 
@@ -60,7 +64,7 @@ def audit_source(
         try:
             image, mask = source[index]
             digest = hashlib.sha256(read_bytes(source.records[index].image)).hexdigest()
-            return _Facts(image.shape[:2], _joint_counts(mask), mask[..., 0].size, digest)
+            return _Facts(image.shape[:2], _joint_counts(mask), mask[..., 0].size, int(image.max()), digest)
         except BadSampleError as error:
             return str(error)
 
@@ -118,5 +122,6 @@ def _summary(good: dict[str, _Facts], class_names: tuple[str, ...], bad: tuple[s
         smallest=(min(heights), min(widths)),
         largest=(max(heights), max(widths)),
         duplicates=tuple(tuple(ids) for ids in by_digest.values() if len(ids) > 1),
+        dark=tuple(id_ for id_, facts in good.items() if facts.brightest < DARK),
         bad=bad,
     )
