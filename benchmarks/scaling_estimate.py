@@ -1,0 +1,98 @@
+"""What goes between chips in a training step against what is computed, from the reports of `unet-jax plan --out`.
+
+Compute is the compiler's cycles at the chip's clock; communication is the bytes that the compiled program all-reduces,
+at the public bandwidth of the links, as if nothing of it were hidden behind compute. Nothing is timed.
+
+    for t in v5e:4x4 v5e:16x16 v5p:16x16x16; do unet-jax plan seed --topology $t --data.image-size 1024 \\
+        --model.dtype bfloat16 --images-per-device 8 --out plan_$t.json; done
+    python benchmarks/scaling_estimate.py plan_*.json
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from unet_jax.plan.targets import CHIPS
+
+
+class Links(NamedTuple):
+    """One direction, per chip (Google Cloud's TPU documentation, per version)."""
+
+    slice_bytes_per_s: float  # inter-chip interconnect; v5e's page says 51.2 TB/s of all-reduce for its 256 chips
+    network_bytes_per_s: float  # data-center network between slices
+
+
+LINKS = {"v5e": Links(200e9, 6.4e12 / 8 / 256), "v5p": Links(600e9, 50e9 / 8)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Read reports and print a table."""
+
+    reports: tyro.conf.Positional[tuple[str, ...]]
+    slices: int = 16
+    """Rows for so many slices, connected by the data-center network, as well."""
+
+
+def all_reduced_bytes(report: dict[str, Any]) -> int:
+    """Of one device in a step."""
+    return sum(found["num_bytes"] for found in report["collectives"] if found["opcode"].startswith("all-reduce"))
+
+
+def in_slice_s(num_bytes: float, num_chips: int, links: Links) -> float:
+    """An all-reduce sends and receives every number twice, but for one chip's part, over all links at once."""
+    return 2 * num_bytes * (num_chips - 1) / num_chips / links.slice_bytes_per_s
+
+
+def between_slices_s(num_bytes: float, num_chips: int, num_slices: int, links: Links) -> float:
+    """Each chip of a slice exchanges its part of the sums with its counterparts."""
+    return 2 * num_bytes / num_chips * (num_slices - 1) / num_slices / links.network_bytes_per_s
+
+
+def rows(report: dict[str, Any], num_slices: int) -> list[dict[str, Any]]:
+    """One slice, and several."""
+    kind = report["target"].partition(":")[0]
+    clock, links, num_chips = CHIPS[kind].clock_hz, LINKS[kind], report["num_devices"]
+    assert clock is not None
+    compute, num_bytes = report["cycles"] / clock, all_reduced_bytes(report)
+    found = []
+    for slices in (1, num_slices):
+        network = between_slices_s(num_bytes, num_chips, slices, links)
+        communication = in_slice_s(num_bytes, num_chips, links) + network
+        found.append(
+            {
+                "topology": report["target"] if slices == 1 else f"{slices} x {report['target']}",
+                "chips": num_chips * slices,
+                "images_per_step": report["images_per_device"] * num_chips * slices,
+                "compute_ms": 1e3 * compute,
+                "all_reduced_mb": num_bytes / 1e6,
+                "communication_ms": 1e3 * communication,
+                "efficiency_if_nothing_is_hidden": compute / (compute + communication),
+                "images_per_chip_for_95_percent": report["images_per_device"] * 19 * communication / compute,
+            }
+        )
+    return found
+
+
+def main() -> None:
+    """Prints the table and one line of JSON."""
+    options = tyro.cli(Options)
+    found = [row for path in options.reports for row in rows(json.loads(Path(path).read_text()), options.slices)]
+    found.sort(key=lambda row: row["chips"])
+    table = Table()
+    for name in found[0]:
+        table.add_column(name.replace("_", " "), justify="left" if name == "topology" else "right")
+    for row in found:
+        table.add_row(*(f"{v:.3g}" if isinstance(v, float) and v < 100 else f"{v:,.0f}" if not isinstance(v, str) else v
+                        for v in row.values()))  # fmt: skip
+    Console(width=150).print(table)
+    print(json.dumps({"what": "compiler's estimates and public bandwidths, not timings", "rows": found}))
+
+
+if __name__ == "__main__":
+    main()
