@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unet_jax._types import InputError, Sample
+from unet_jax._types import InputError, Sample, Share
 from unet_jax.config import AugmentConfig, DataConfig
 from unet_jax.data.augment import augment
 from unet_jax.data.pipeline import Draw, TrainOrder, augment_rng, eval_batches, steps_per_epoch, train_batches
@@ -155,22 +155,22 @@ def test_shares_of_processes_make_up_the_global_batch(process_count):
     source, order = TinySource(13), TrainOrder(13, 6, 2, seed=1)
     expected = batches_of(source, order, CHANGED, start_step=1)
     shares = [
-        batches_of(source, order, CHANGED, start_step=1, process_index=i, process_count=process_count)
-        for i in range(process_count)
+        batches_of(source, order, CHANGED, start_step=1, share=Share(i, process_count)) for i in range(process_count)
     ]
     assert [len(share) for share in shares] == [3] * process_count
+    n = 6 // process_count
     for step, whole in enumerate(expected):
         for i, share in enumerate(shares):
-            np.testing.assert_array_equal(share[step].image, whole.image[i::process_count])
-            np.testing.assert_array_equal(share[step].label, whole.label[i::process_count])
+            np.testing.assert_array_equal(share[step].image, whole.image[i * n : (i + 1) * n])
+            np.testing.assert_array_equal(share[step].label, whole.label[i * n : (i + 1) * n])
 
 
 def test_batch_size_must_be_a_multiple_of_the_processes():
     order = TrainOrder(13, 6, 2, seed=1)
     with pytest.raises(InputError, match=r"train\.batch_size is 6, but must be a multiple of the 4 processes"):
-        batches_of(TinySource(13), order, process_count=4)
+        batches_of(TinySource(13), order, share=Share(0, 4))
     with pytest.raises(InputError, match=r"train\.batch_size is 6, but must be a multiple of the 4 processes"):
-        next(eval_batches(TinySource(13), 6, process_count=4))
+        next(eval_batches(TinySource(13), 6, share=Share(0, 4)))
 
 
 @pytest.mark.parametrize("num_threads", [1, 4])
@@ -196,15 +196,10 @@ def test_iterator_can_be_closed_early_with_threads():
 @given(st.integers(1, 13), st.integers(1, 4), st.integers(1, 3))
 def test_eval_batches_hold_every_sample_once_and_in_order(num_samples, rows, process_count):
     source, batch_size = TinySource(num_samples), rows * process_count
-    shares = [
-        list(eval_batches(source, batch_size, process_index=i, process_count=process_count))
-        for i in range(process_count)
-    ]
+    shares = [list(eval_batches(source, batch_size, share=Share(i, process_count))) for i in range(process_count)]
     seen = []
     for parts in zip(*shares, strict=True):
-        image, label, weight = (
-            np.stack(arrays, axis=1).reshape(batch_size, *arrays[0].shape[1:]) for arrays in zip(*parts, strict=True)
-        )
+        image, label, weight = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         real = weight == 1.0
         seen.extend(image[real, 0, 0, 0].tolist())
         for index, row in zip(seen[-int(real.sum()) :], np.flatnonzero(real), strict=True):

@@ -48,3 +48,10 @@ class Batch(NamedTuple):
     image: Any  # [b h w 3] uint8, RGB
     label: Any  # [b h w k] uint8, 0 to 255
     weight: Any  # [b] float32: 1 for a sample, 0 for padding
+
+
+class Share(NamedTuple):
+    """The part of every global batch that a process reads: block `index` of `count` equal blocks of neighbours."""
+
+    index: int = 0
+    count: int = 1

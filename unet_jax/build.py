@@ -18,7 +18,7 @@ from unet_jax.model import UNet
 from unet_jax.model.packing import level_factors, logits_factor, unpack
 from unet_jax.non_finite import skip_non_finite
 from unet_jax.optim import make_optimizer
-from unet_jax.sharding import batch_sharding, replicated
+from unet_jax.sharding import batch_shardings, check_rows, replicated
 from unet_jax.state import TrainState, init_state, make_model
 from unet_jax.steps import (
     EvalStep,
@@ -171,17 +171,18 @@ def batch_shapes(config: Config, num_classes: int, packing: Packing, mesh: Mesh)
     """What a training step takes, as shapes: packed uint8 image and label, and the weights.
 
     Raises:
-      InputError: the batch cannot be divided among micro-batches and devices.
+      InputError: the batch cannot be divided among micro-batches and devices, or the images' rows among devices.
     """
     check_micro_batches(config.train, mesh)
-    sharding = batch_sharding(mesh)
+    check_rows(config.data.image_size, config.model.size_multiple, mesh)
+    shardings = batch_shardings(mesh)
     size, batch_size = config.data.image_size, config.train.batch_size
 
     def pixels(channels: int, factor: Factor) -> jax.ShapeDtypeStruct:
         shape = (batch_size, size // factor[0], size // factor[1], num_subpixels(factor) * channels)
-        return jax.ShapeDtypeStruct(shape, np.uint8, sharding=sharding)
+        return jax.ShapeDtypeStruct(shape, np.uint8, sharding=shardings.image)
 
-    weight = jax.ShapeDtypeStruct((batch_size,), np.float32, sharding=sharding)
+    weight = jax.ShapeDtypeStruct((batch_size,), np.float32, sharding=shardings.weight)
     return Batch(pixels(3, packing.image), pixels(num_classes, packing.label), weight)
 
 

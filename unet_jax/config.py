@@ -214,6 +214,9 @@ class TrainConfig:
     """Passes over the training images."""
     batch_size: int = 8
     """Images in a step, over all devices."""
+    devices_per_image: int = 1
+    """Devices that the rows of each image are divided over, for images that do not fit one (docs/scaling.md). Results
+    do not depend on it."""
     accumulation: int = 1
     """Micro-batches that a step's images are divided into, one after the other, to need less memory."""
     accumulation_statistics: Literal["ghost", "exact"] = "ghost"
@@ -247,7 +250,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check_types(self, "train.")
-        for name in ("num_epochs", "batch_size", "accumulation", "eval_every_epochs", "keep_last"):
+        for name in ("num_epochs", "batch_size", "devices_per_image", "accumulation", "eval_every_epochs", "keep_last"):
             _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
         if self.batch_size % self.accumulation:
             larger = -(-self.batch_size // self.accumulation) * self.accumulation

@@ -21,6 +21,7 @@ _FREE_FIELDS = frozenset(
         "data.num_workers",
         "model.packing",
         "model.remat",
+        "train.devices_per_image",
         "train.on_non_finite",
         "train.log_gradients_every_steps",
         "train.tensorboard",

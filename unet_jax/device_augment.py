@@ -7,6 +7,7 @@ resampling. Masks that are warped by nearest neighbour equal the host's bit for 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +23,11 @@ Changes = dict[str, Array]
 AugmentStep = Callable[[Batch, Changes], Batch]
 
 
-def make_augment_step(
-    config: AugmentConfig, *, soft_masks: bool, sharding: jax.sharding.Sharding | None = None
-) -> AugmentStep:
-    """`(batch, changes) -> batch`, jitted; what has probability 0 in the config is not compiled."""
+def make_augment_step(config: AugmentConfig, *, soft_masks: bool, sharding: Any = None) -> AugmentStep:
+    """`(batch, changes) -> batch`, jitted; what has probability 0 in the config is not compiled.
+
+    `sharding` is that of the batch that comes out, or a `Batch` of them.
+    """
 
     def augment_sample(
         image: UInt8[Array, "h w 3"], mask: UInt8[Array, "h w k"], change: Changes

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
@@ -19,7 +18,7 @@ from unet_jax.data.splits import assign_splits
 from unet_jax.metrics import Counts
 from unet_jax.predict import predict_images
 from unet_jax.runs import Run
-from unet_jax.sharding import put_batch
+from unet_jax.sharding import fetch, put_batch
 from unet_jax.state import TrainState
 from unet_jax.steps import EvalStep
 from unet_jax.writers import csv_text
@@ -68,11 +67,16 @@ def evaluate_batches(
     class_names: tuple[str, ...],
     mesh: Mesh,
 ) -> tuple[Scores, float]:
-    """Scores and mean loss over batches whose padding has weight 0; each batch counts by its number of samples."""
+    """Scores and mean loss over batches whose padding has weight 0; each batch counts by its number of samples.
+
+    Each process gives its share of the batches (`process_share`) and gets the scores of all.
+    """
     parts, loss_sum = [], 0.0
     for batch in batches:
-        terms, counts = jax.device_get(eval_step(state.params, state.batch_stats, put_batch(batch, mesh)))
-        real = np.asarray(batch.weight) > 0
+        on_devices = put_batch(batch, mesh)
+        terms, counts = eval_step(state.params, state.batch_stats, on_devices)
+        terms, counts, weight = fetch((terms, counts, on_devices.weight), mesh)
+        real = weight > 0
         parts.append(Counts(*(np.asarray(c, np.int64)[real] for c in counts)))
         loss_sum += float(terms["loss"]) * int(real.sum())
     counts = Counts(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))

@@ -1,5 +1,6 @@
 """Batches on the devices before the step asks for them."""
 
+import functools
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from unet_jax.data.pipeline import TrainOrder, drawn_batches, train_batches
 from unet_jax.data.sources import Source
 from unet_jax.device_augment import make_augment_step
 from unet_jax.model.packing import pack
-from unet_jax.sharding import batch_sharding, put_batch, put_rows
+from unet_jax.sharding import batch_shardings, process_share, put_batch, put_rows
 from unet_jax.subpixels import UNPACKED, Packing
 
 T = TypeVar("T")
@@ -85,21 +86,23 @@ def device_batches(
 
     `augment.where` says who changes pixels; who does packs them.
     """
-    share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    share = process_share(mesh)
     if config.augment.where == "host":
         batches = train_batches(
-            source, order, config.augment, config.data, start_step=start_step, packing=packing, **share
+            source, order, config.augment, config.data, start_step=start_step, packing=packing, share=share
         )
         return Ahead(batches, lambda batch: put_batch(batch, mesh))
-    drawn = drawn_batches(source, order, config.augment, config.data, start_step=start_step, **share)
+    drawn = drawn_batches(source, order, config.augment, config.data, start_step=start_step, share=share)
     soft = config.data.mask_interpolation == "linear"
-    augment_step = make_augment_step(config.augment, soft_masks=soft, sharding=batch_sharding(mesh))
+    shardings = batch_shardings(mesh)
+    augment_step = make_augment_step(config.augment, soft_masks=soft, sharding=shardings)
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=shardings)
     def pack_batch(batch: Batch) -> Batch:
         return Batch(pack(batch.image, packing.image), pack(batch.label, packing.label), batch.weight)
 
     def prepare(pair: Any) -> Batch:
+        # A changed row may come from any row: all devices of an image get its bytes, and keep their own rows after.
         batch = augment_step(*put_rows(pair, mesh))
         return batch if packing == UNPACKED else pack_batch(batch)
 

@@ -13,7 +13,7 @@ from unet_jax.config import ModelConfig
 from unet_jax.data.pixels import IMAGE_SUFFIXES, read_image, resize_image, resize_probs, write_png
 from unet_jax.report import draw_overlay
 from unet_jax.runs import Run
-from unet_jax.sharding import batch_sharding
+from unet_jax.sharding import check_rows, image_sharding
 from unet_jax.state import make_model
 from unet_jax.steps import PredictStep, make_predict_step
 
@@ -29,10 +29,11 @@ def _predict_step(config: ModelConfig, num_classes: int) -> PredictStep:
 
 def _run_step(run: Run, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b h w k"]:
     """The batch, filled up so that it splits evenly over the devices, through the network."""
-    fill = -len(images) % run.mesh.size
+    check_rows(images.shape[1], run.config.model.size_multiple, run.mesh)
+    fill = -len(images) % run.mesh.shape["data"]
     padded = np.concatenate([images, np.zeros((fill, *images.shape[1:]), np.uint8)])
     step = _predict_step(run.config.model, len(run.class_names))
-    probs = step(run.state.params, run.state.batch_stats, jax.device_put(padded, batch_sharding(run.mesh)))
+    probs = step(run.state.params, run.state.batch_stats, jax.device_put(padded, image_sharding(run.mesh)))
     return np.asarray(jax.device_get(probs))[: len(images)]
 
 

@@ -33,7 +33,7 @@ from unet_jax.preemption import stop_requests
 from unet_jax.run_lock import exclusive
 from unet_jax.run_log import RunLog
 from unet_jax.runs import RunInfo, open_checkpoints
-from unet_jax.sharding import check_batch_size, make_mesh, put_replicated
+from unet_jax.sharding import check_batch_size, check_rows, fetch, make_mesh, process_share, put_images
 from unet_jax.state import TrainState, num_parameters
 from unet_jax.steps import TrainStep, make_predict_step
 
@@ -63,7 +63,7 @@ def train(
       config: the whole run. On an existing run it must be the one that the run began with.
       out: the run directory, local or in a bucket.
       display: where lines and bars go; standard error by default.
-      mesh: the devices to use, from `make_mesh`; all by default.
+      mesh: the devices to use, from `make_mesh`; by default all, `config.train.devices_per_image` for each image.
       make_program: instead of `build`; a study gives one whose compiled steps are used by many runs.
       stop_at: whether to stop after a step, as if SIGTERM had come; by default signals are watched, which only the
         main thread can do.
@@ -73,9 +73,11 @@ def train(
       NonFiniteLossError: training diverged; says when, on which images, and what is left.
       Preempted: SIGTERM or Ctrl-C came during training, and everything is saved.
     """
-    out, display, mesh = epath.Path(out), display or Display(), mesh or make_mesh()
+    out, display = epath.Path(out), display or Display()
+    mesh = mesh or make_mesh(space=config.train.devices_per_image)
     ledger = Ledger(out)
     check_batch_size(config.train.batch_size, mesh)
+    check_rows(config.data.image_size, config.model.size_multiple, mesh)
     with contextlib.ExitStack() as stack:
         stack.enter_context(exclusive(out))
         info, layout = begin_run(config, out, display)
@@ -263,8 +265,7 @@ class _Loop:
             self.val_source,
             config.train.batch_size,
             packing=self.program.packing,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            share=process_share(self.mesh),
         )
         scores, loss = evaluate_batches(
             self.program.eval_step,
@@ -305,6 +306,6 @@ class _Loop:
             return
         samples = [self.val_source[i] for i in range(count)]
         images = np.stack([s.image for s in samples])
-        probs = jax.device_get(self.predict_step(state.params, state.batch_stats, put_replicated(images, self.mesh)))
+        probs = fetch(self.predict_step(state.params, state.batch_stats, put_images(images, self.mesh)), self.mesh)
         predictions = np.asarray(probs) > self.config.train.threshold
         self.log.pictures(list(images), [s.mask >= 128 for s in samples], list(predictions), scores)

@@ -2,8 +2,8 @@
 
 Sample i of epoch e is augmented with random numbers that depend on (seed, e, i) alone, and epoch e visits the samples
 in an order that depends on (seed, e) alone. So a position in the data is one number, the count of batches so far;
-threads and worker processes cannot change what comes out; and a process of many reads every n-th row of each global
-batch.
+threads and worker processes cannot change what comes out; and a process of many reads its block of
+rows of each global batch.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import grain
 import numpy as np
 
-from unet_jax._types import Batch, InputError, Sample
+from unet_jax._types import Batch, InputError, Sample, Share
 from unet_jax.config import AugmentConfig, DataConfig
 from unet_jax.data.augment import apply_change
 from unet_jax.data.changes import Change, draw_change, stack_changes
@@ -29,6 +29,8 @@ from unet_jax.subpixels import UNPACKED, Packing
 # Keys that keep the streams of random numbers of different purposes apart.
 _ORDER_KEY, _AUGMENT_KEY = 0, 1
 _MEASURE_S = 0.15  # for each number of threads
+
+_ALL = Share()
 
 BatchT = TypeVar("BatchT")
 
@@ -170,8 +172,7 @@ def train_batches(
     *,
     start_step: int = 0,
     packing: Packing = UNPACKED,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = _ALL,
 ) -> Batches[Batch]:
     """This process's share of every batch from `start_step` to the end of the run; `close()` it to stop the threads.
 
@@ -182,11 +183,11 @@ def train_batches(
       data_config: number of threads and workers, which do not change the data.
       start_step: batches already used; continues exactly there.
       packing: of images and labels, last of all.
-      process_index, process_count: rows process_index, process_index + process_count, ... of each global batch.
+      share: the rows of each global batch that are read here.
     """
     soft = data_config.mask_interpolation == "linear"
     make_sample = _MakeSample(source, order.seed, augment_config, soft, packing)
-    return _iterate(make_sample, _stack, order, data_config, start_step, process_index, process_count)
+    return _iterate(make_sample, _stack, order, data_config, start_step, share)
 
 
 def drawn_batches(
@@ -196,14 +197,13 @@ def drawn_batches(
     data_config: DataConfig,
     *,
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = _ALL,
 ) -> Batches[tuple[Batch, dict[str, np.ndarray]]]:
     """As `train_batches`, but pixels are as they were read, and what happens to them comes with them as numbers."""
     soft = data_config.mask_interpolation == "linear"
     draw_sample = _DrawSample(source, order.seed, augment_config, soft)
     stack = functools.partial(_stack_drawn, num_points=augment_config.elastic_cells + 3)
-    return _iterate(draw_sample, stack, order, data_config, start_step, process_index, process_count)
+    return _iterate(draw_sample, stack, order, data_config, start_step, share)
 
 
 def _iterate(
@@ -212,14 +212,11 @@ def _iterate(
     order: TrainOrder,
     config: DataConfig,
     start_step: int,
-    process_index: int,
-    process_count: int,
+    share: Share,
 ) -> Batches[Any]:
     """Threads make samples, two each in flight at most; worker processes whole batches, with two more in a queue."""
-    _check_shares(order.batch_size, process_count)
-    positions = grain.MapDataset.source(order)[start_step * order.batch_size :]
-    samples = positions[process_index::process_count].map(make_sample)
-    batch_size, workers = order.batch_size // process_count, config.num_workers
+    batch_size, workers = _rows_of(share, order.batch_size), config.num_workers
+    samples = grain.MapDataset.source(_ShareOfOrder(order, start_step, share)).map(make_sample)
     threads = config.num_threads or _measured_threads(make_sample, order, start_step, num_cores() // max(1, workers))
     if not workers:
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
@@ -254,9 +251,26 @@ def _measured_threads(make_sample: _MakeSample, order: TrainOrder, start_step: i
     return next(count for count, rate in zip(counts, rates, strict=True) if rate >= 0.9 * max(rates))
 
 
-def _check_shares(batch_size: int, process_count: int) -> None:
-    if batch_size % process_count:
-        raise InputError(f"train.batch_size is {batch_size}, but must be a multiple of the {process_count} processes.")
+def _rows_of(share: Share, batch_size: int) -> int:
+    """Samples of each global batch that are a share."""
+    if batch_size % share.count:
+        raise InputError(f"train.batch_size is {batch_size}, but must be a multiple of the {share.count} processes.")
+    return batch_size // share.count
+
+
+class _ShareOfOrder:
+    """A share's draws of each batch, from `start_step` on."""
+
+    def __init__(self, order: TrainOrder, start_step: int, share: Share):
+        self._order, self._start_step, self._index = order, start_step, share.index
+        self._num_rows = _rows_of(share, order.batch_size)
+
+    def __len__(self) -> int:
+        return (len(self._order) // self._order.batch_size - self._start_step) * self._num_rows
+
+    def __getitem__(self, index: int) -> Draw:
+        step, row = divmod(index, self._num_rows)
+        return self._order[(self._start_step + step) * self._order.batch_size + self._index * self._num_rows + row]
 
 
 def _parse_absl_flags() -> None:
@@ -268,15 +282,15 @@ def _parse_absl_flags() -> None:
 
 
 def eval_batches(
-    source: Source, batch_size: int, *, packing: Packing = UNPACKED, process_index: int = 0, process_count: int = 1
+    source: Source, batch_size: int, *, packing: Packing = UNPACKED, share: Share = _ALL
 ) -> Iterator[Batch]:
     """All samples once, in order, packed but not augmented; the last batch is filled up with zeros of weight 0.
 
-    With several processes, each gets the rows of the global batches that `train_batches` would give it.
+    A share has the rows of the global batches that `train_batches` would give it, and as many batches as any other.
     """
-    _check_shares(batch_size, process_count)
-    for start in range(0, len(source), batch_size):
-        rows = range(start + process_index, start + batch_size, process_count)
+    num_rows = _rows_of(share, batch_size)
+    for start in range(share.index * num_rows, share.index * num_rows + len(source), batch_size):
+        rows = range(start, start + num_rows)
         samples = [pack_sample(source[i], packing) for i in rows if i < len(source)]
         first = samples[0] if samples else pack_sample(source[0], packing)
         image = np.zeros((len(rows), *first.image.shape), np.uint8)

@@ -87,7 +87,7 @@ def estimate(
       DoesNotFitError: the program needs more memory than the device has.
       InputError: the batch cannot be divided among the devices.
     """
-    mesh = make_mesh(target.devices)
+    mesh = make_mesh(target.devices, space=config.train.devices_per_image)
     check_batch_size(config.train.batch_size, mesh)
     start = time.perf_counter()
     built = build(config, num_classes, _NUM_STEPS, backend=target.backend)

@@ -25,7 +25,7 @@ from unet_jax.display import Display
 from unet_jax.evaluate import select_records
 from unet_jax.preemption import stop_requests
 from unet_jax.runs import info_path, load_info, load_run
-from unet_jax.sharding import check_batch_size, make_mesh
+from unet_jax.sharding import check_batch_size, check_rows, make_mesh
 from unet_jax.study.cost import measure_costs
 from unet_jax.study.grid_display import GridDisplay
 from unet_jax.study.scoring import read_scores, score_run, write_scores
@@ -81,8 +81,10 @@ def _meshes(study: Study, mesh: Mesh) -> list[Mesh]:
     if size > mesh.size:
         raise InputError(f"study.devices_per_run is {size}, but there are {mesh.size} devices: give that at most.")
     devices = list(mesh.devices.flat)
-    meshes = [make_mesh(devices[i : i + size]) for i in range(0, len(devices) - size + 1, size)]
-    check_batch_size(study.config.train.batch_size, meshes[0])
+    config, starts = study.config, range(0, len(devices) - size + 1, size)
+    meshes = [make_mesh(devices[i : i + size], space=config.train.devices_per_image) for i in starts]
+    check_batch_size(config.train.batch_size, meshes[0])
+    check_rows(config.data.image_size, config.model.size_multiple, meshes[0])
     return meshes
 
 
