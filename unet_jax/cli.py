@@ -18,7 +18,7 @@ from unet_jax._checks import did_you_mean
 from unet_jax._types import InputError, Preempted, Processes
 from unet_jax.config import Config, DataConfig
 from unet_jax.config_dict import flatten_config
-from unet_jax.display import Display
+from unet_jax.display import first_display
 from unet_jax.presets import PRESETS
 
 _USAGE = """usage: unet-jax COMMAND ...
@@ -82,6 +82,9 @@ class _Evaluate:
     checkpoint: Literal["best", "last"] = "best"
     csv: str | None = None
     """Write Dice and IoU of every image here."""
+    devices_per_image: int = 1
+    """Devices that the rows of each image are divided over, for images that do not fit one."""
+    processes: Annotated[Processes, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Processes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +98,9 @@ class _Predict:
     out: str
     """Folder for CLASS/ID.png and overlay/ID.png."""
     checkpoint: Literal["best", "last"] = "best"
+    devices_per_image: int = 1
+    """Devices that the rows of each image are divided over, for images that do not fit one."""
+    processes: Annotated[Processes, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Processes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,23 +173,34 @@ def _study(args: Sequence[str]) -> None:
 
 
 def _evaluate(args: Sequence[str]) -> None:
-    from unet_jax.compiled import keep_compiled
-    from unet_jax.evaluate import evaluate_run, select_records, summary, write_csv
-    from unet_jax.runs import load_run
+    from unet_jax.distributed import connected
 
     options = tyro.cli(_Evaluate, args=args, prog="unet-jax evaluate")
+    with connected(options.processes):
+        _score(options)
+
+
+def _score(options: _Evaluate) -> None:
+    from unet_jax.compiled import keep_compiled
+    from unet_jax.distributed import is_first
+    from unet_jax.evaluate import evaluate_run, select_records, summary, write_csv
+    from unet_jax.runs import load_run
+    from unet_jax.sharding import make_mesh
+
     if options.csv:
         epath.Path(options.csv).parent.mkdir(parents=True, exist_ok=True)  # or an error, before the work
     keep_compiled()
-    run = load_run(options.run, options.checkpoint)
+    run = load_run(options.run, options.checkpoint, mesh=make_mesh(space=options.devices_per_image))
     split, layout, records = select_records(
         run, _run_data(run.config.data, run.class_names, options.data), options.split
     )
-    display = Display()
+    display = first_display()
     with display.bar("evaluating", len(records), unit="images") as show:
         scores = evaluate_run(
             run, layout, records, soft_masks=run.config.data.soft_masks, on_progress=lambda done: show(done, "")
         )
+    if not is_first():
+        return
     result = summary(scores, split=split, threshold=run.config.train.threshold)
     seen = set(run.info.splits["train"]) & set(scores.ids)
     if split != "train" and seen:
@@ -208,20 +225,31 @@ def _run_data(data: DataConfig, class_names: tuple[str, ...], given: _EvaluateDa
 
 
 def _predict(args: Sequence[str]) -> None:
-    from unet_jax.compiled import keep_compiled
-    from unet_jax.predict import find_inputs, predict_files
-    from unet_jax.runs import load_run
+    from unet_jax.distributed import connected
 
     options = tyro.cli(_Predict, args=args, prog="unet-jax predict")
+    with connected(options.processes):
+        _write_masks(options)
+
+
+def _write_masks(options: _Predict) -> None:
+    from unet_jax.compiled import keep_compiled
+    from unet_jax.distributed import is_first
+    from unet_jax.predict import find_inputs, predict_files
+    from unet_jax.runs import load_run
+    from unet_jax.sharding import make_mesh
+
     files = find_inputs(options.inputs)
     keep_compiled()
-    run = load_run(options.run, options.checkpoint)
+    run = load_run(options.run, options.checkpoint, mesh=make_mesh(space=options.devices_per_image))
     out = epath.Path(options.out)
-    with Display().bar("predicting", len(files), unit="images") as show:
+    display = first_display()
+    with display.bar("predicting", len(files), unit="images") as show:
         for done, _ in enumerate(predict_files(run, files, out), start=1):
             show(done, "")
     folders = ", ".join(f"{name}/" for name in (*run.class_names, "overlay"))
-    print(f"{len(files)} images predicted: {out} has {folders}")
+    if is_first():
+        print(f"{len(files)} images predicted: {out} has {folders}")
 
 
 def _info(args: Sequence[str]) -> None:

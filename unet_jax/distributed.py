@@ -6,7 +6,6 @@ do alone; what is divided among them says `unet_jax.sharding`.
 
 import atexit
 import contextlib
-import dataclasses
 import itertools
 import json
 import os
@@ -40,9 +39,11 @@ def connect(processes: Processes = _FOUND) -> None:
         _check(processes)
     if service.global_state.client is not None or not (given or _in_cluster()):
         return
-    values = dataclasses.astuple(processes) if given else (None, None, None)
+    count, index = (processes.num_processes, processes.process_id) if given else (None, None)  # None: what jax finds
     try:
-        jax.distributed.initialize(*values, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_S)
+        jax.distributed.initialize(
+            processes.coordinator or None, count, index, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_S
+        )
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"the processes did not find each other ({reason}). Were all of them started?") from error

@@ -123,6 +123,11 @@ def put_images(images: np.ndarray, mesh: Mesh) -> jax.Array:
     return _from_own_part(np.asarray(images), sharding, images.shape)
 
 
+def put_whole_batch(images: np.ndarray, mesh: Mesh) -> jax.Array:
+    """`[b h w c]`, which every process has as a whole, divided over both axes."""
+    return _from_own_part(images, image_sharding(mesh), images.shape)
+
+
 def put_replicated(tree: PyTree, mesh: Mesh) -> PyTree:
     """The tree, which every process has, on every device."""
     return jax.device_put(tree, replicated(mesh))

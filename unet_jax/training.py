@@ -22,8 +22,7 @@ from unet_jax.data.layout import Layout
 from unet_jax.data.pipeline import TrainOrder, eval_batches
 from unet_jax.data.sources import Source
 from unet_jax.data.threads import num_cores
-from unet_jax.display import Display, Quiet
-from unet_jax.distributed import is_first
+from unet_jax.display import Display, first_display
 from unet_jax.evaluate import Scores, evaluate_batches
 from unet_jax.feed import device_batches
 from unet_jax.goodput import Ledger, Pace, pace
@@ -74,7 +73,7 @@ def train(
       NonFiniteLossError: training diverged; says when, on which images, and what is left.
       Preempted: SIGTERM or Ctrl-C came during training, and everything is saved.
     """
-    out, display = epath.Path(out), display or (Display() if is_first() else Quiet())
+    out, display = epath.Path(out), display or first_display()
     mesh = mesh or make_mesh(space=config.train.devices_per_image)
     ledger = Ledger(out)
     check_batch_size(config.train.batch_size, mesh)
