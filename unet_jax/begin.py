@@ -19,6 +19,7 @@ from unet_jax.data.sources import FileSource
 from unet_jax.data.splits import assign_splits
 from unet_jax.data.threads import num_cores
 from unet_jax.display import Display
+from unet_jax.distributed import is_first, wait_for_all
 from unet_jax.goodput import Seconds
 from unet_jax.monitor import Progress
 from unet_jax.optim import make_optimizer
@@ -32,13 +33,20 @@ _NUM_SHOWN = 10
 def begin_run(config: Config, out: epath.Path, display: Display) -> tuple[RunInfo, Layout]:
     """The run's fixed facts: made from the data set when `out` is new, else read and compared with this config.
 
+    Of connected processes the first one makes them, and the others wait for it.
+
     Raises:
       InputError: the data set cannot be used, or `out` holds a run of other settings, classes or images.
     """
     layout = find_layout(config.data)
-    if info_path(out).exists():
-        return _continue_info(config, layout, out), layout
-    return _new_info(config, layout, out, display), layout
+    if is_first() and not info_path(out).exists():
+        info = _new_info(config, layout, out, display)
+        wait_for_all("begun")
+        return info, layout
+    wait_for_all("begun")
+    if not info_path(out).exists():
+        raise InputError(f"{out}: this process does not see what the first one wrote. Give an --out that all share.")
+    return _continue_info(config, layout, out), layout
 
 
 def split_source(layout: Layout, ids: Sequence[str], data: DataConfig) -> FileSource:

@@ -12,7 +12,7 @@ import tyro
 from etils import epath
 
 from unet_jax._checks import did_you_mean
-from unet_jax._types import InputError, Preempted
+from unet_jax._types import InputError, Preempted, Processes
 from unet_jax.config import Config
 from unet_jax.presets import PRESETS
 
@@ -55,6 +55,7 @@ class _Train:
 
     out: str
     """Run directory, local or in a bucket."""
+    processes: Annotated[Processes, tyro.conf.arg(name="")]
     config: Annotated[Config, tyro.conf.arg(name="")]
 
 
@@ -87,15 +88,19 @@ def _preset(command: str, args: Sequence[str]) -> str | None:
 
 def _train(args: Sequence[str]) -> None:
     from unet_jax.compiled import keep_compiled
+    from unet_jax.distributed import connected, is_first
     from unet_jax.training import train
 
     preset = _preset("train", args)
     if preset is None:
         return
-    default = _Train(out=tyro.MISSING, config=PRESETS[preset]())
+    default = _Train(out=tyro.MISSING, processes=Processes(), config=PRESETS[preset]())
     options = tyro.cli(_Train, args=args[1:], default=default, prog=f"unet-jax train {preset}")
-    keep_compiled()
-    result = train(options.config, options.out)
+    with connected(options.processes):
+        keep_compiled()
+        result = train(options.config, options.out)
+    if not is_first():
+        return
     scores = ", ".join(f"{name} {value:.4f}" for name, value in result.best_metrics.items())
     print(f"finished at step {result.step}; best checkpoint {result.best_step} (on val: {scores})")
     print(f"pictures: {result.path}/pictures/validation.png and curves.png")

@@ -40,3 +40,10 @@ class Quiet(Display):
 
     def __init__(self) -> None:
         super().__init__(Console(quiet=True))
+
+
+def first_display() -> Display:
+    """Of connected processes the first one shows something."""
+    from unet_jax.distributed import is_first  # jax, which a command that is asked for help need not import
+
+    return Display() if is_first() else Quiet()

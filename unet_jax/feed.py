@@ -79,9 +79,22 @@ class Ahead(Iterator[T], Generic[T]):
         self._batches.close()
 
 
+class InTurn(Iterator[T], Generic[T]):
+    """`prepare(next(batches))`, by whoever asks and when they ask."""
+
+    def __init__(self, batches: Closable, prepare: Callable[[Any], T]):
+        self._batches, self._prepare = batches, prepare
+
+    def __next__(self) -> T:
+        return self._prepare(next(self._batches))
+
+    def close(self) -> None:
+        self._batches.close()
+
+
 def device_batches(
     source: Source, order: TrainOrder, config: Config, mesh: Mesh, *, start_step: int, packing: Packing = UNPACKED
-) -> Ahead[Batch]:
+) -> Ahead[Batch] | InTurn[Batch]:
     """Augmented batches on the devices, from `start_step` to the end of the run, packed as the step wants them.
 
     `augment.where` says who changes pixels; who does packs them.
@@ -106,4 +119,6 @@ def device_batches(
         batch = augment_step(*put_rows(pair, mesh))
         return batch if packing == UNPACKED else pack_batch(batch)
 
+    if jax.process_count() > 1:  # all processes must start programs in one order, which two threads would not keep
+        return InTurn(Ahead(drawn, lambda pair: pair), prepare)
     return Ahead(drawn, prepare)

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import jax
 from etils import epath
 
+from unet_jax.distributed import is_first
 from unet_jax.writers import replace_text
 
 Seconds = dict[str, float]
@@ -90,7 +90,7 @@ class Ledger:
     def write(self, step: int) -> None:
         """Replaces the file; `step` is the last finished one."""
         self._written = self._now()
-        if jax.process_index() == 0:
+        if is_first():
             seconds = {phase: round(value, 3) for phase, value in self.seconds.items()}
             replace_text(self._path, json.dumps({"step": step, "starts": self._starts, "seconds": seconds}) + "\n")
 

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 
-import jax
 import numpy as np
 from etils import epath
 from jaxtyping import Float, UInt8
@@ -11,9 +10,10 @@ from jaxtyping import Float, UInt8
 from unet_jax._types import InputError
 from unet_jax.config import ModelConfig
 from unet_jax.data.pixels import IMAGE_SUFFIXES, read_image, resize_image, resize_probs, write_png
+from unet_jax.distributed import is_first
 from unet_jax.report import draw_overlay
 from unet_jax.runs import Run
-from unet_jax.sharding import check_rows, image_sharding
+from unet_jax.sharding import check_rows, fetch, put_whole_batch
 from unet_jax.state import make_model
 from unet_jax.steps import PredictStep, make_predict_step
 
@@ -33,8 +33,8 @@ def _run_step(run: Run, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarra
     fill = -len(images) % run.mesh.shape["data"]
     padded = np.concatenate([images, np.zeros((fill, *images.shape[1:]), np.uint8)])
     step = _predict_step(run.config.model, len(run.class_names))
-    probs = step(run.state.params, run.state.batch_stats, jax.device_put(padded, image_sharding(run.mesh)))
-    return np.asarray(jax.device_get(probs))[: len(images)]
+    probs = step(run.state.params, run.state.batch_stats, put_whole_batch(padded, run.mesh))
+    return np.asarray(fetch(probs, run.mesh))[: len(images)]
 
 
 def predict_images(run: Run, images: Iterable[UInt8[np.ndarray, "h w 3"]]) -> Iterator[Float[np.ndarray, "h w k"]]:
@@ -151,12 +151,15 @@ def _walk(folder: epath.Path) -> Iterator[epath.Path]:
 
 
 def predict_files(run: Run, files: dict[str, epath.Path], out: epath.Path) -> Iterator[str]:
-    """Writes `out/CLASS/ID.png` (0 or 255) and `out/overlay/ID.png` at each image's own size; yields finished ids."""
+    """Writes `out/CLASS/ID.png` (0 or 255) and `out/overlay/ID.png` at each image's own size; yields finished ids.
+
+    Of connected processes, each of which must be given the same files, the first one writes.
+    """
     for path in files.values():
         if out.absolute() in path.absolute().parents:
             raise InputError(f"{out}: the image {path} lies in it. Choose another --out, outside of the images.")
     taken = [name for name in run.class_names if (out / name).exists()]
-    if taken and not (out / "overlay").exists():
+    if is_first() and taken and not (out / "overlay").exists():
         raise InputError(
             f"{out / taken[0]}: is there already and was not made by predict (no overlay/ beside it); its files would "
             f"be overwritten. Choose another --out."
@@ -169,8 +172,11 @@ def predict_files(run: Run, files: dict[str, epath.Path], out: epath.Path) -> It
             yield read[-1]
 
     for id_, probs in zip(files, predict_images(run, images()), strict=True):
-        mask = probs > run.threshold
+        mask, image = probs > run.threshold, read.pop(0)
+        if not is_first():
+            yield id_
+            continue
         for k, name in enumerate(run.class_names):
             write_png(out / name / f"{id_}.png", mask[..., k].astype(np.uint8) * np.uint8(255))
-        write_png(out / "overlay" / f"{id_}.png", draw_overlay(read.pop(0), mask))
+        write_png(out / "overlay" / f"{id_}.png", draw_overlay(image, mask))
         yield id_

@@ -3,22 +3,25 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 from etils import epath
 from rich.console import Console
 from rich.table import Table
 
+from unet_jax._types import Processes
 from unet_jax.calibrate import calibrate_run, calibration_path, save_calibration, with_calibration
 from unet_jax.calibration import Fit
 from unet_jax.compiled import keep_compiled
 from unet_jax.config_dict import flatten_config
 from unet_jax.data.layout import Layout, Record
-from unet_jax.display import Display
+from unet_jax.display import first_display
+from unet_jax.distributed import connected, is_first
 from unet_jax.evaluate import evaluate_run, select_records, summary, write_csv
 from unet_jax.predict import find_inputs, predict_files
 from unet_jax.runs import Run, abstract_state, load_info, load_run, open_checkpoints
+from unet_jax.sharding import make_mesh
 from unet_jax.state import num_parameters
 
 
@@ -28,6 +31,18 @@ class _Data:
     """The data set's folder."""
     splits: str | None = None
     """CSV file with the columns id,split; by default the split that the run recorded."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Devices:
+    """Where a run's network is computed."""
+
+    devices_per_image: int = 1
+    """Devices that the rows of each image are divided over, for images that do not fit one (docs/scaling.md)."""
+    processes: Annotated[Processes, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Processes)
+
+
+_ON_DEVICES = Annotated[_Devices, tyro.conf.arg(name="")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +59,7 @@ class _Evaluate:
     """With the temperatures and thresholds that unet-jax calibrate found."""
     csv: str | None = None
     """Write Dice and IoU of every image here."""
+    devices: _ON_DEVICES = dataclasses.field(default_factory=_Devices)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +72,7 @@ class _Calibrate:
     split: str = "val"
     """Images to fit them to; not those that are scored afterwards."""
     checkpoint: Literal["best", "last"] = "best"
+    devices: _ON_DEVICES = dataclasses.field(default_factory=_Devices)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +88,7 @@ class _Predict:
     checkpoint: Literal["best", "last"] = "best"
     calibrated: bool = False
     """With the temperatures and thresholds that unet-jax calibrate found."""
+    devices: _ON_DEVICES = dataclasses.field(default_factory=_Devices)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,15 +102,22 @@ class _Info:
 def evaluate(args: Sequence[str]) -> None:
     """Runs `evaluate`."""
     options = tyro.cli(_Evaluate, args=args, prog="unet-jax evaluate")
+    with connected(options.devices.processes):
+        _evaluate(options)
+
+
+def _evaluate(options: _Evaluate) -> None:
     if options.csv:
         epath.Path(options.csv).parent.mkdir(parents=True, exist_ok=True)  # or an error, before the work
-    run = _load(options.run, options.checkpoint, calibrated=options.calibrated)
+    run = _load(options.run, options.checkpoint, options.devices, calibrated=options.calibrated)
     split, layout, records = _select(run, options.data, options.split)
-    display = Display()
+    display = first_display()
     with display.bar("evaluating", len(records), unit="images") as show:
         scores = evaluate_run(
             run, layout, records, soft_masks=run.config.data.soft_masks, on_progress=lambda done: show(done, "")
         )
+    if not is_first():
+        return
     threshold = (
         dict(zip(run.class_names, run.calibration.threshold, strict=True))
         if run.calibration
@@ -120,11 +145,18 @@ def evaluate(args: Sequence[str]) -> None:
 def calibrate(args: Sequence[str]) -> None:
     """Runs `calibrate`."""
     options = tyro.cli(_Calibrate, args=args, prog="unet-jax calibrate")
-    run = _load(options.run, options.checkpoint, calibrated=False)
+    with connected(options.devices.processes):
+        _calibrate(options)
+
+
+def _calibrate(options: _Calibrate) -> None:
+    run = _load(options.run, options.checkpoint, options.devices, calibrated=False)
     split, layout, records = _select(run, options.data, options.split)
-    display = Display()
+    display = first_display()
     with display.bar("calibrating", len(records), unit="images") as show:
         fit = calibrate_run(run, layout, records, on_progress=lambda done: show(done, ""))
+    if not is_first():
+        return
     save_calibration(run, fit, split=split, num_images=len(records))
     if split == "train":
         display.line("WARNING: the network was trained on these images and is surer of them than of others.")
@@ -146,14 +178,20 @@ def _fit_table(fit: Fit, class_names: Sequence[str], title: str) -> Table:
 def predict(args: Sequence[str]) -> None:
     """Runs `predict`."""
     options = tyro.cli(_Predict, args=args, prog="unet-jax predict")
+    with connected(options.devices.processes):
+        _predict(options)
+
+
+def _predict(options: _Predict) -> None:
     files = find_inputs(options.inputs)
-    run = _load(options.run, options.checkpoint, calibrated=options.calibrated)
+    run = _load(options.run, options.checkpoint, options.devices, calibrated=options.calibrated)
     out = epath.Path(options.out)
-    with Display().bar("predicting", len(files), unit="images") as show:
+    with first_display().bar("predicting", len(files), unit="images") as show:
         for done, _ in enumerate(predict_files(run, files, out), start=1):
             show(done, "")
     folders = ", ".join(f"{name}/" for name in (*run.class_names, "overlay"))
-    print(f"{len(files)} images predicted: {out} has {folders}")
+    if is_first():
+        print(f"{len(files)} images predicted: {out} has {folders}")
 
 
 def info(args: Sequence[str]) -> None:
@@ -180,9 +218,9 @@ def info(args: Sequence[str]) -> None:
         print(f"  {name} = {value!r}")
 
 
-def _load(path: str, checkpoint: Literal["best", "last"], *, calibrated: bool) -> Run:
+def _load(path: str, checkpoint: Literal["best", "last"], devices: _Devices, *, calibrated: bool) -> Run:
     keep_compiled()
-    run = load_run(path, checkpoint)
+    run = load_run(path, checkpoint, mesh=make_mesh(space=devices.devices_per_image))
     return with_calibration(run) if calibrated else run
 
 

@@ -6,10 +6,10 @@ import socket
 from collections.abc import Iterator
 from typing import IO
 
-import jax
 from etils import epath
 
 from unet_jax._types import InputError
+from unet_jax.distributed import is_first
 
 try:
     import fcntl
@@ -29,7 +29,7 @@ def exclusive(out: epath.Path) -> Iterator[None]:
     """
     if str(out) in ("", "."):
         raise InputError("--out is empty: name the folder that the run is written to.")
-    if fcntl is None or "://" in str(out) or jax.process_index():
+    if fcntl is None or "://" in str(out) or not is_first():
         yield
         return
     is_new = not out.exists()

@@ -1,4 +1,7 @@
-"""What a run leaves for people to look at: numbers over time, learning curves and validation pictures."""
+"""What a run leaves for people to look at: numbers over time, learning curves and validation pictures.
+
+Of connected processes the first one writes it.
+"""
 
 import time
 from collections.abc import Sequence
@@ -11,6 +14,7 @@ from jaxtyping import Bool, UInt8
 from unet_jax import metrics
 from unet_jax.config import TrainConfig
 from unet_jax.display import Display
+from unet_jax.distributed import is_first
 from unet_jax.evaluate import Scores
 from unet_jax.goodput import Pace
 from unet_jax.monitor import Progress
@@ -27,11 +31,12 @@ class RunLog:
         self._out, self._config, self._display = out, config, display
         self._last_dice: float | None = None
         self._metrics_file = MetricsFile(out / "metrics.jsonl")
-        self._tensorboard = TensorBoard(out / "tensorboard") if config.tensorboard else None
+        self._tensorboard = TensorBoard(out / "tensorboard") if config.tensorboard and is_first() else None
 
     def rewind(self, step: int) -> None:
         """Drops what was written after a step, which a run that resumes from there writes again."""
-        self._metrics_file.rewind(step)
+        if is_first():
+            self._metrics_file.rewind(step)
 
     def step(self, step: int, values: dict[str, float]) -> None:
         """A training step's metrics; every tenth is kept."""
@@ -89,6 +94,8 @@ class RunLog:
         scores: Scores,
     ) -> None:
         """Curves so far, and the first images that `scores` is of with truth, prediction and error."""
+        if not is_first():
+            return
         folder = self._out / "pictures"
         save_curves(folder / "curves.png", self._metrics_file.read(), scores.class_names)
         dice = metrics.dice(scores.counts)
@@ -102,6 +109,8 @@ class RunLog:
         )
 
     def _write(self, row: dict[str, Any]) -> None:
+        if not is_first():
+            return
         self._metrics_file.write(row)
         if self._tensorboard is not None:
             self._tensorboard.write(row)

@@ -95,10 +95,15 @@ def process_share(mesh: Mesh) -> Share:
     return Share(mine[0] // len(mine), mesh.shape["data"] // len(mine))
 
 
+def _from_own_part(a: np.ndarray, sharding: NamedSharding, shape: tuple[int, ...]) -> jax.Array:
+    with jax.transfer_guard("allow"):  # it takes this for an implicit transfer where there are several processes
+        return jax.make_array_from_process_local_data(sharding, a, shape)
+
+
 def _put(a: np.ndarray, sharding: NamedSharding) -> jax.Array:
     a = np.asarray(a)
     shape = (len(a) * process_share(sharding.mesh).count, *a.shape[1:])  # type: ignore[arg-type]
-    return jax.make_array_from_process_local_data(sharding, a, shape)
+    return _from_own_part(a, sharding, shape)
 
 
 def put_rows(tree: PyTree, mesh: Mesh) -> PyTree:
@@ -115,7 +120,12 @@ def put_batch(batch: Batch, mesh: Mesh) -> Batch:
 def put_images(images: np.ndarray, mesh: Mesh) -> jax.Array:
     """`[n h w c]`, any number of images which every process has: all n in every group of devices, divided by rows."""
     sharding = NamedSharding(mesh, PartitionSpec(None, "space"))
-    return jax.make_array_from_process_local_data(sharding, np.asarray(images), images.shape)
+    return _from_own_part(np.asarray(images), sharding, images.shape)
+
+
+def put_whole_batch(images: np.ndarray, mesh: Mesh) -> jax.Array:
+    """`[b h w c]`, which every process has as a whole, divided over both axes."""
+    return _from_own_part(images, image_sharding(mesh), images.shape)
 
 
 def put_replicated(tree: PyTree, mesh: Mesh) -> PyTree:

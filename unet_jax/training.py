@@ -22,7 +22,7 @@ from unet_jax.data.layout import Layout
 from unet_jax.data.pipeline import TrainOrder, eval_batches
 from unet_jax.data.sources import Source
 from unet_jax.data.threads import num_cores
-from unet_jax.display import Display
+from unet_jax.display import Display, first_display
 from unet_jax.evaluate import Scores, evaluate_batches
 from unet_jax.feed import device_batches
 from unet_jax.goodput import Ledger, Pace, pace
@@ -62,7 +62,7 @@ def train(
     Args:
       config: the whole run. On an existing run it must be the one that the run began with.
       out: the run directory, local or in a bucket.
-      display: where lines and bars go; standard error by default.
+      display: where lines and bars go; by default standard error, of the first process.
       mesh: the devices to use, from `make_mesh`; by default all, `config.train.devices_per_image` for each image.
       make_program: instead of `build`; a study gives one whose compiled steps are used by many runs.
       stop_at: whether to stop after a step, as if SIGTERM had come; by default signals are watched, which only the
@@ -73,7 +73,7 @@ def train(
       NonFiniteLossError: training diverged; says when, on which images, and what is left.
       Preempted: SIGTERM or Ctrl-C came during training, and everything is saved.
     """
-    out, display = epath.Path(out), display or Display()
+    out, display = epath.Path(out), display or first_display()
     mesh = mesh or make_mesh(space=config.train.devices_per_image)
     ledger = Ledger(out)
     check_batch_size(config.train.batch_size, mesh)

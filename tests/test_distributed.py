@@ -1,0 +1,227 @@
+"""Several processes, for real: connected on this machine, each with devices of its own."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from unet_jax import InputError, distributed, load_run, train
+from unet_jax._types import Processes
+from unet_jax.display import Quiet
+from unet_jax.runs import load_info
+from unet_jax.sharding import make_mesh
+
+ONE_DEVICE = make_mesh(jax.devices()[:1])
+TINY = (
+    *("--model.widths", "4", "8", "--model.center-width", "8", "--model.num-convs-down", "1"),
+    *("--model.num-convs-up", "1", "--data.image-size", "32", "--train.num-pictures", "2", "--train.batch-size", "8"),
+    *("--optim.name", "sgd", "--optim.learning-rate", "0.05", "--data.num-threads", "1", "--data.cache", "none"),
+)
+TIMES = {"images_per_s", "wait_share", "time"}
+
+
+def start(root, out, num_processes, num_devices, *options, root_of_last=None):
+    """`unet-jax train` in connected processes, which share `num_devices` devices."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    compiled = Path(__file__).parent / ".jax_cache"
+    flags = f"--xla_force_host_platform_device_count={num_devices // num_processes}"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(compiled)}
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    processes = []
+    for index in range(num_processes):
+        own = root_of_last if root_of_last and index == num_processes - 1 else root
+        command = [sys.executable, "-m", "unet_jax", "train", "small", "--out", out, "--data.root", own]
+        command += ["--data.splits", f"{own}/splits.csv", *TINY, *options]
+        command += ["--coordinator", f"localhost:{port}", "--num-processes", num_processes, "--process-id", index]
+        pipe = subprocess.PIPE
+        strings = [str(part) for part in command]
+        processes.append(subprocess.Popen(strings, env=environment, stdout=pipe, stderr=pipe, text=True))
+    return processes
+
+
+def finish(processes, timeout=180):
+    """Exit status and what was said of each; none is left running."""
+    try:
+        said = [process.communicate(timeout=timeout) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], said
+
+
+def succeed(processes):
+    statuses, said = finish(processes)
+    assert statuses == [0] * len(processes), said
+    return said
+
+
+def wait_for(processes, is_there):
+    """Until it is, or a process has ended."""
+    deadline = time.monotonic() + 180.0
+    while all(process.poll() is None for process in processes) and not is_there():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def committed(out):
+    folder = out / "checkpoints"
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
+
+
+def rows(path):
+    lines = (epath.Path(path) / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+
+
+def assert_same_runs(a, b, rtol):
+    """Of the newest checkpoints: everything, to `rtol` of each array's length; and what was logged."""
+    left, right = load_run(a, "last", mesh=ONE_DEVICE), load_run(b, "last", mesh=ONE_DEVICE)
+    assert left.step == right.step
+    for x, y in zip(jax.tree.leaves(left.state), jax.tree.leaves(right.state), strict=True):
+        assert np.linalg.norm(x - y) <= rtol * np.linalg.norm(y)
+    assert [row["step"] for row in rows(a)] == [row["step"] for row in rows(b)]
+    for mine, other in zip(rows(a), rows(b), strict=True):
+        assert mine == pytest.approx(other, rel=rtol, abs=0.0)
+
+
+def straight(out, folder, **kwargs):
+    """The same run in this process, from its beginning to its end."""
+    return train(load_info(epath.Path(out)).config, folder, display=Quiet(), **kwargs).path
+
+
+@pytest.fixture(scope="module")
+def two_processes(synthetic_root, tmp_path_factory):
+    """Two epochs of two steps: eight devices in two processes, two devices for each image."""
+    out = tmp_path_factory.mktemp("two") / "run"
+    options = ("--train.num-epochs", "2", "--train.devices-per-image", "2", "--augment.where", "device")
+    return out, succeed(start(synthetic_root, out, 2, 8, *options))
+
+
+def test_two_processes_are_one_run(two_processes, tmp_path):
+    """Numbers of one process with the same devices; one process says and writes what there is one of."""
+    out, ((first, first_log), (second, second_log)) = two_processes
+    assert "finished at step 4" in first and "epoch 2/2" in first_log and "2,662 parameters" in first_log
+    # What connects CPUs says so; nothing else does.
+    assert all(line.startswith("[Gloo]") for line in second.splitlines()) and "epoch" not in second_log
+    assert_same_runs(out, straight(out, tmp_path / "here"), 1e-5)
+    here = {p.relative_to(tmp_path / "here") for p in (tmp_path / "here").rglob("*") if p.suffix in (".json", ".png")}
+    there = {p.relative_to(out) for p in out.rglob("*") if p.suffix in (".json", ".png")}
+    assert here == there
+    assert json.loads((out / "goodput.json").read_text())["starts"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices_per_image", [1, 8])
+def test_four_processes_are_one_run(synthetic_root, tmp_path, devices_per_image):
+    """With 8, each image is divided over all processes, which then all read it."""
+    out = tmp_path / "run"
+    options = ("--train.num-epochs", "2", "--train.devices-per-image", devices_per_image, "--train.accumulation", 2)
+    if devices_per_image == 1:
+        options = options[:-2]
+    succeed(start(synthetic_root, out, 4, 8, *options))
+    assert_same_runs(out, straight(out, tmp_path / "here"), 1e-5)
+
+
+@pytest.mark.slow
+def test_one_told_to_stop_stops_all_at_the_same_step_and_any_devices_continue(synthetic_root, tmp_path):
+    """A checkpoint of two processes is continued bit for bit by two, and to 1e-5 by one process with one device."""
+    out, options = tmp_path / "run", ("--train.num-epochs", "30", "--train.checkpoint-every-steps", "1")
+    processes = start(synthetic_root, out, 2, 8, *options)
+    wait_for(processes, lambda: len(committed(out)) > 0 and committed(out)[-1] >= 3)
+    processes[1].send_signal(signal.SIGTERM)
+    statuses, said = finish(processes)
+    assert statuses == [75, 75], said
+    (step,) = {int(log.split("stopped at step ")[1].split(",")[0]) for _, log in said}
+    assert committed(out)[-1] == step < 60
+    shutil.copytree(out, tmp_path / "alone")
+    succeed(start(synthetic_root, out, 2, 8, *options))
+    uninterrupted = tmp_path / "uninterrupted"
+    succeed(start(synthetic_root, uninterrupted, 2, 8, *options))
+    assert_same_runs(out, uninterrupted, 0.0)
+    straight(tmp_path / "alone", tmp_path / "alone", mesh=ONE_DEVICE)
+    assert_same_runs(tmp_path / "alone", uninterrupted, 1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_continue_what_one_device_began(two_processes, synthetic_root, tmp_path):
+    config = load_info(epath.Path(two_processes[0])).config
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, devices_per_image=1))
+    with contextlib.suppress(SystemExit):
+        train(config, tmp_path / "run", display=Quiet(), mesh=ONE_DEVICE, stop_at=lambda step: step == 3)
+    assert committed(tmp_path / "run")[-1] == 3
+    options = ("--train.num-epochs", "2", "--train.devices-per-image", "4", "--augment.where", "device")
+    succeed(start(synthetic_root, tmp_path / "run", 2, 8, *options))
+    assert_same_runs(tmp_path / "run", straight(two_processes[0], tmp_path / "here", mesh=ONE_DEVICE), 1e-5)
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_ends_all_with_its_message(synthetic_root, tmp_path):
+    """A file that only one machine cannot read; the others are in the middle of a step, or wait in one."""
+    broken = tmp_path / "copy"
+    shutil.copytree(synthetic_root, broken)
+    processes = start(synthetic_root, tmp_path / "run", 2, 2, "--train.num-epochs", "500", root_of_last=broken)
+    wait_for(processes, lambda: committed(tmp_path / "run"))
+    for image in (broken / "images").iterdir():
+        image.write_bytes(b"")
+    begun = time.monotonic()
+    statuses, said = finish(processes)
+    assert time.monotonic() - begun < 30
+    assert statuses == [2, 2], said
+    assert "process 1 of 2 failed:" in said[0][1] and ".png: is not an image" in said[0][1]
+    assert "is not an image" in said[1][1]
+    assert "Traceback" not in said[0][1] + said[1][1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_other(synthetic_root, tmp_path, victim):
+    processes = start(synthetic_root, tmp_path / "run", 2, 2, "--train.num-epochs", "500")
+    wait_for(processes, lambda: committed(tmp_path / "run"))
+    processes[victim].kill()
+    begun = time.monotonic()
+    statuses, said = finish(processes)
+    assert time.monotonic() - begun < 2 * distributed.HEARTBEAT_TIMEOUT_S
+    assert statuses[victim] == -signal.SIGKILL and statuses[1 - victim] != 0, said
+
+
+@pytest.mark.slow
+def test_an_error_before_the_first_step_ends_those_who_wait_for_it(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    statuses, said = finish(start(tmp_path, tmp_path / "run", 2, 2))
+    assert statuses == [2, 2], said
+
+
+@pytest.mark.parametrize(
+    "processes",
+    [Processes("localhost:1", 2), Processes("localhost", 2, 0), Processes("", 2, 0), Processes("a:1", 2, 2)],
+)
+def test_settings_that_do_not_belong_together_are_refused(processes):
+    with pytest.raises(InputError, match=r"--coordinator is .*HOST:PORT of process 0"):
+        distributed.connect(processes)
+
+
+def test_nothing_is_connected_on_one_machine(monkeypatch):
+    with distributed.connected():
+        assert jax.process_count() == 1 and distributed.is_first()
+        distributed.wait_for_all("nothing")
+    assert not jax.distributed.is_initialized()
+    of_one_task = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "a", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    for count, is_cluster in (("1", False), ("2", True)):
+        for name, value in {**of_one_task, "SLURM_NTASKS": count}.items():
+            monkeypatch.setenv(name, value)
+        assert distributed._in_cluster() == is_cluster
