@@ -19,7 +19,10 @@ from etils import epath
 
 from unet_jax import InputError, distributed, load_run, train
 from unet_jax._types import Processes
+from unet_jax.data.layout import find_layout
 from unet_jax.display import Quiet
+from unet_jax.evaluate import evaluate_run
+from unet_jax.predict import find_inputs, predict_files
 from unet_jax.runs import load_info
 from unet_jax.sharding import make_mesh
 
@@ -33,7 +36,18 @@ TIMES = {"images_per_s", "wait_share", "time"}
 
 
 def start(root, out, num_processes, num_devices, *options, root_of_last=None):
-    """`unet-jax train` in connected processes, which share `num_devices` devices."""
+    """`unet-jax train` in connected processes; the last may have another copy of the data."""
+
+    def arguments(index):
+        own = root_of_last if root_of_last and index == num_processes - 1 else root
+        data = ("--data.root", own, "--data.splits", f"{own}/splits.csv")
+        return ("train", "small", "--out", out, *data, *TINY, *options)
+
+    return launch(num_processes, num_devices, arguments)
+
+
+def launch(num_processes, num_devices, arguments):
+    """`unet-jax` with the `arguments` of each index, in connected processes which share `num_devices` devices."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -43,9 +57,7 @@ def start(root, out, num_processes, num_devices, *options, root_of_last=None):
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     processes = []
     for index in range(num_processes):
-        own = root_of_last if root_of_last and index == num_processes - 1 else root
-        command = [sys.executable, "-m", "unet_jax", "train", "small", "--out", out, "--data.root", own]
-        command += ["--data.splits", f"{own}/splits.csv", *TINY, *options]
+        command = [sys.executable, "-m", "unet_jax", *arguments(index)]
         command += ["--coordinator", f"localhost:{port}", "--num-processes", num_processes, "--process-id", index]
         pipe = subprocess.PIPE
         strings = [str(part) for part in command]
@@ -88,11 +100,14 @@ def rows(path):
 
 
 def assert_same_runs(a, b, rtol):
-    """Of the newest checkpoints: everything, to `rtol` of each array's length; and what was logged."""
+    """Of the newest checkpoints, and what was logged: bit for bit where `rtol` is 0, or to `rtol` of the length."""
     left, right = load_run(a, "last", mesh=ONE_DEVICE), load_run(b, "last", mesh=ONE_DEVICE)
     assert left.step == right.step
-    for x, y in zip(jax.tree.leaves(left.state), jax.tree.leaves(right.state), strict=True):
-        assert np.linalg.norm(x - y) <= rtol * np.linalg.norm(y)
+    if rtol == 0.0:
+        jax.tree.map(np.testing.assert_array_equal, left.state, right.state)
+    for name in ("params", "batch_stats"):
+        x, y = (np.concatenate([np.ravel(a) for a in jax.tree.leaves(getattr(r.state, name))]) for r in (left, right))
+        assert np.linalg.norm(x - y) <= rtol * np.linalg.norm(y), name
     assert [row["step"] for row in rows(a)] == [row["step"] for row in rows(b)]
     for mine, other in zip(rows(a), rows(b), strict=True):
         assert mine == pytest.approx(other, rel=rtol, abs=0.0)
@@ -166,6 +181,26 @@ def test_two_processes_continue_what_one_device_began(two_processes, synthetic_r
     options = ("--train.num-epochs", "2", "--train.devices-per-image", "4", "--augment.where", "device")
     succeed(start(synthetic_root, tmp_path / "run", 2, 8, *options))
     assert_same_runs(tmp_path / "run", straight(two_processes[0], tmp_path / "here", mesh=ONE_DEVICE), 1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_score_and_predict_as_one(two_processes, synthetic_root, tmp_path):
+    """An image over devices of both processes."""
+    run, devices = two_processes[0], ("--devices-per-image", 8)
+    data = ("--data.root", synthetic_root, "--split", "all", "--csv", tmp_path / "scores.csv")
+    (first, _), (second, _) = succeed(launch(2, 8, lambda index: ("evaluate", run, *data, *devices)))
+    here = load_run(run, mesh=ONE_DEVICE)
+    layout = find_layout(here.config.data)
+    expected = evaluate_run(here, layout, layout.records)
+    assert json.loads(first.splitlines()[-1])["dice_mean"] == pytest.approx(expected.dice_mean, abs=1e-9)
+    assert (tmp_path / "scores.csv").read_text() == expected.to_csv()
+    assert all(line.startswith("[Gloo]") for line in second.splitlines())
+    folders = tmp_path / "two", tmp_path / "one"
+    succeed(launch(2, 8, lambda index: ("predict", run, synthetic_root / "images", "--out", folders[0], *devices)))
+    list(predict_files(here, find_inputs([synthetic_root / "images"]), epath.Path(folders[1])))
+    files = sorted(p.relative_to(folders[1]) for p in folders[1].rglob("*.png"))
+    assert files == sorted(p.relative_to(folders[0]) for p in folders[0].rglob("*.png")) and len(files) == 90
+    assert all((folders[0] / file).read_bytes() == (folders[1] / file).read_bytes() for file in files)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +24,8 @@ from unet_jax._types import InputError, Preempted, Processes
 HEARTBEAT_TIMEOUT_S = 30
 """After so long without a sign of life of a process jax ends the others: one whose machine died said nothing."""
 _CLUSTERS = ("gcetpu", "gketpu", "slurm")
-_FAILURE, _POLL_S, _LAST_WORDS_MS, _LONG_MS = "unet_jax/failure", 1.0, 5_000, 7 * 24 * 3600 * 1000
+_FAILURE, _LAST_WORDS_MS, _LONG_MS = "unet_jax/failure", 5_000, 7 * 24 * 3600 * 1000
+_POLL_S, _LINGER_S = 1.0, 2.0
 _FOUND = Processes()
 _barriers = itertools.count()
 
@@ -97,6 +99,8 @@ def connected(processes: Processes = _FOUND) -> Iterator[None]:
     except Preempted:  # all of them, at the same step
         raise
     except BaseException as error:
+        left.set()
+        watch.join()
         _tell_others(error)
         raise
     finally:
@@ -109,9 +113,12 @@ def _tell_others(error: BaseException) -> None:
     client: Any = service.global_state.client
     message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
     status = _exit_status(error)
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # another process was first, or the service is gone
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # another process was first
         client.key_value_set(_FAILURE, json.dumps([jax.process_index(), message, status]))
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # one was killed, or the service is gone
         client.wait_at_barrier(_FAILURE, _LAST_WORDS_MS)
+    if is_first():  # the service ends with it, and jax would end those that are still leaving in its own way
+        time.sleep(_LINGER_S)
     # jax's own exit would wait for processes that are not there any more.
     atexit.register(_leave, status)
 
@@ -135,9 +142,11 @@ def _end_with_others(left: threading.Event) -> None:
             continue
         if index == jax.process_index():
             return
+        print(f"unet-jax: process {index} of {jax.process_count()} failed: {message}", file=sys.stderr)
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             client.wait_at_barrier(_FAILURE, _LAST_WORDS_MS)
-        print(f"unet-jax: process {index} of {jax.process_count()} failed: {message}", file=sys.stderr)
+        if is_first():
+            time.sleep(_LINGER_S)
         _leave(status)
 
 
