@@ -22,6 +22,7 @@ with _epy.lazy_api_imports(globals()):
     from unet_jax.presets import PRESETS as PRESETS
     from unet_jax.runs import Run as Run
     from unet_jax.runs import load_run as load_run
+    from unet_jax.sharding import make_mesh as make_mesh
     from unet_jax.training import train as train
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Sample",
     "UNet",
     "load_run",
+    "make_mesh",
     "predict_images",
     "predict_probs",
     "predict_probs_unresized",

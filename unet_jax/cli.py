@@ -34,6 +34,7 @@ _USAGE = """usage: unet-jax COMMAND ...
   import-keras FILE --out RUN  a run from weights of the Keras original
   export-keras RUN --out FILE  Keras 3 weights from a run
 
+Several machines: start the same command on each (docs/scaling.md).
 `unet-jax COMMAND --help` lists every option; `unet-jax train PRESET --help` every setting with the preset's value."""
 
 
