@@ -74,13 +74,14 @@ def kind_of(variant: str) -> str:
 
 def answer(peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
     if request["do"] == "steps":
-        seconds, losses = [], []
+        seconds, processor_s, losses = [], [], []
         for _ in range(request["count"]):
-            start = time.perf_counter()
+            start, start_processor = time.perf_counter(), time.process_time()
             loss = peer.train_step()
             seconds.append(time.perf_counter() - start)
+            processor_s.append(time.process_time() - start_processor)
             losses.append(float(loss))
-        return {"seconds": seconds, "losses": losses}
+        return {"seconds": seconds, "processor_s": processor_s, "losses": losses}
     if request["do"] == "logits":
         np.save(request["file"], peer.logits())
         return {"num_parameters": peer.num_parameters()}
