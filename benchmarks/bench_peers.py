@@ -129,6 +129,7 @@ def check(process: Process, variant: str, folder: pathlib.Path, wanted: np.ndarr
 
 
 def main(options: Options) -> None:
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the device belongs to the other processes too
     report = record("peers", dataclasses.asdict(options), ("torch", "keras", "triton"))
     tolerance = TOLERANCE[("cpu" if jax.default_backend() == "cpu" else "gpu", options.dtype)]
     processes: dict[str, Process] = {}

@@ -74,7 +74,6 @@ def main(options: Options) -> None:
         for value, settings, num_classes in chosen:
             try:
                 product = make_product(replace(PRESETS[options.preset](), settings), num_classes)
-                product.steps["train"]()  # too large for this machine is known only when it has run
             except Exception as error:
                 failed[f"{axis} {value}"] = reason(error)
                 continue

@@ -71,6 +71,8 @@ def make_product(
         step = make_predict_step(program.model.apply, size_multiple=config.model.size_multiple)
         predict, facts["predict"] = compiled(step, box[0].params, box[0].batch_stats, images)
         steps["predict"] = lambda: jax.block_until_ready(predict(box[0].params, box[0].batch_stats, images))
+    for step in steps.values():
+        step()  # too large for this device is known only when it has run
     return Product(steps, facts, program, box)
 
 
