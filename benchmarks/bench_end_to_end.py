@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import datetime
 import itertools
-import json
 import sys
 import tempfile
 import time
@@ -12,8 +10,8 @@ import time
 import jax
 import numpy as np
 import tyro
-from bench_input import machine
 from etils import epath
+from measure import finish, record
 from photos import write_photos
 from rich.console import Console
 from rich.table import Table
@@ -29,7 +27,6 @@ from unet_jax.feed import device_batches
 from unet_jax.losses import bce_dice_loss
 from unet_jax.optim import make_optimizer
 from unet_jax.presets import PRESETS
-from unet_jax.runs import current_versions
 from unet_jax.sharding import make_mesh, put_replicated
 from unet_jax.state import init_state, make_model
 from unet_jax.steps import make_train_step
@@ -52,6 +49,8 @@ class Options:
     num_threads: int = 0
     cache: tuple[str, ...] = ("none", "memory", "disk")
     where: tuple[str, ...] = ("host", "device")
+    save: str = ""
+    """Also write results/SAVE.json, or a path that ends in .json."""
 
 
 def main(options: Options) -> None:
@@ -138,17 +137,8 @@ def run(base: Config, options: Options, stack: contextlib.ExitStack) -> None:
             f"{r['wait_share']:.1%}",
         )
     Console(width=100).print(table)
-    report = {
-        "benchmark": "end to end",
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(),
-        "device": jax.devices()[0].device_kind,
-        "versions": current_versions(),
-        "options": {**dataclasses.asdict(options), "root": ""},
-        "results": results,
-        "rounds": times,
-    }
-    print(json.dumps(report))
+    report = record("end to end", {**dataclasses.asdict(options), "root": ""})
+    finish({**report, "results": results, "rounds": times}, options.save)
 
 
 def _feed(feeds, index, order):

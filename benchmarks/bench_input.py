@@ -2,13 +2,10 @@
 
 import contextlib
 import dataclasses
-import datetime
 import gc
 import itertools
-import json
 import multiprocessing
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +17,7 @@ import numpy as np
 import tyro
 from etils import epath
 from input_peers import plain_grain, seed_generator, torch_albumentations
+from measure import finish, record
 from photos import write_photos
 from rich.console import Console
 from rich.table import Table
@@ -37,7 +35,6 @@ from unet_jax.data.threads import num_cores
 from unet_jax.device_augment import make_augment_step
 from unet_jax.feed import Ahead
 from unet_jax.presets import seed
-from unet_jax.runs import current_versions
 from unet_jax.sharding import batch_sharding, make_mesh, put_batch, put_rows
 
 
@@ -56,6 +53,8 @@ class Options:
     seconds: float = 3.0
     """Of each measurement, of which there is one for each variant in each round."""
     num_rounds: int = 3
+    save: str = ""
+    """Also write results/SAVE.json, or a path that ends in .json."""
 
 
 def stage_times(source: FileSource, config: DataConfig) -> dict[str, float]:
@@ -201,38 +200,9 @@ def main(options: Options) -> None:
     for name, reason in skipped.items():
         table.add_row(name, "skipped", reason, "", "")
     Console(width=120).print(table)
-    report = {
-        "benchmark": "input",
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(),
-        "device": jax.devices()[0].device_kind,
-        "versions": current_versions() | _peer_versions(),
-        "options": {**dataclasses.asdict(options), "root": ""},
-        "stages_ms": stages,
-        "results": results,
-        "rounds": rates,
-        "skipped": skipped,
-    }
-    print(json.dumps(report))
-
-
-def machine() -> str:
-    """Architecture, cores and processor."""
-    return f"{platform.machine()}, {num_cores()} cores, {_processor()}"
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
-        return next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "")
-    return platform.processor()
-
-
-def _peer_versions() -> dict[str, str]:
-    versions = {}
-    for name in ("torch", "albumentations"):
-        with contextlib.suppress(ImportError):
-            versions[name] = __import__(name).__version__
-    return versions
+    report = record("input", {**dataclasses.asdict(options), "root": ""}, ("torch", "albumentations"))
+    found = {"stages_ms": stages, "results": results, "rounds": rates, "skipped": skipped}
+    finish({**report, **found}, options.save)
 
 
 if __name__ == "__main__":

@@ -5,22 +5,13 @@ all of them.
 """
 
 import dataclasses
-import datetime
-import json
-import statistics
-import time
-from collections.abc import Callable
 
-import jax
-import numpy as np
 import tyro
+from measure import finish, record, summary, time_in_turns
+from product import Product, make_product, reason
 
-from unet_jax._types import Batch, Sample
-from unet_jax.build import build
 from unet_jax.config_dict import replace
-from unet_jax.data.host_packing import pack_sample
 from unet_jax.presets import PRESETS
-from unet_jax.runs import current_versions
 
 _NUM_CLASSES = 2
 
@@ -33,69 +24,52 @@ class Options:
     image_size: int = 128
     batch_size: int = 8
     packing: str = "none"
+    dtype: str = "float32"
     remat: tuple[str, ...] = ("none", "conv", "block", "full")
     """Values of model.remat; ratios are to the first."""
     accumulation: tuple[int, ...] = (2, 4)
     """Values of train.accumulation, with remat none."""
-    num_repeats: int = 5
+    num_rounds: int = 5
     """Timed steps of each variant, after one that is not counted."""
+    save: str = ""
+    """Also write results/SAVE.json, or a path that ends in .json."""
 
 
-def make_variant(options: Options, remat: str, accumulation: int) -> tuple[Callable[[], None], dict[str, float]]:
-    """A function that runs one step to its end, and what was measured while making it."""
+def make_variant(options: Options, remat: str, accumulation: int) -> Product:
     settings = {
         "data.image_size": options.image_size,
         "train.batch_size": options.batch_size,
         "train.accumulation": accumulation,
         "model.packing": options.packing,
+        "model.dtype": options.dtype,
         "model.remat": remat,
     }
-    program = build(replace(PRESETS[options.preset](), settings), _NUM_CLASSES, 1000)
-    rng = np.random.default_rng(0)
-    shape = (options.batch_size, options.image_size, options.image_size)
-    images = rng.integers(0, 256, (*shape, 3), np.uint8)
-    labels = rng.integers(0, 2, (*shape, _NUM_CLASSES), np.uint8) * np.uint8(255)
-    samples = [pack_sample(Sample(*pair), program.packing) for pair in zip(images, labels, strict=True)]
-    image, label = (np.stack(arrays) for arrays in zip(*samples, strict=True))
-    batch = jax.device_put(Batch(image, label, np.ones(options.batch_size, np.float32)))
-    state = jax.jit(program.init)(jax.random.key(0))
-    start = time.perf_counter()
-    compiled = program.train_step.lower(state, batch).compile()  # type: ignore[attr-defined]
-    facts = {"compile_s": time.perf_counter() - start}
-    memory = compiled.memory_analysis()
-    if memory is not None:
-        facts["temporary_bytes"] = memory.temp_size_in_bytes
-    box = [state]
-
-    def step() -> None:
-        box[0], metrics = compiled(box[0], batch)
-        jax.block_until_ready((box[0], metrics))
-
-    return step, facts
+    return make_product(replace(PRESETS[options.preset](), settings), _NUM_CLASSES)
 
 
-def main() -> None:
+def main(options: Options) -> None:
     """Measures, prints a line for each variant, and one line of JSON."""
-    options = tyro.cli(Options)
     chosen = [(remat, 1) for remat in options.remat] + [("none", n) for n in options.accumulation]
-    variants = {f"remat {remat}, accumulation {n}": make_variant(options, remat, n) for remat, n in chosen}
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(options.num_repeats + 1):
-        for name, (step, _) in variants.items():
-            start = time.perf_counter()
-            step()
-            times[name].append(time.perf_counter() - start)
-    rows = [
-        {"variant": name, "step_ms": 1e3 * statistics.median(times[name][1:]), **facts}
-        for name, (_, facts) in variants.items()
-    ]
-    for row in rows:
-        ratios = "  ".join(f"{key} x{row[key] / rows[0][key]:.2f}" for key in ("step_ms", "temporary_bytes"))
-        print(f"{row['variant']}: {row['step_ms']:.0f} ms, {row['temporary_bytes'] / 1e6:.1f} MB; {ratios}")
-    device = jax.devices()[0].device_kind
-    facts = {"device": device, "versions": current_versions(), "date": datetime.date.today().isoformat()}
-    print(json.dumps({**facts, "options": dataclasses.asdict(options), "variants": rows}))
+    variants: dict[str, Product] = {}
+    failed: dict[str, str] = {}
+    for remat, n in chosen:
+        name = f"remat {remat}, accumulation {n}"
+        try:
+            variants[name] = make_variant(options, remat, n)
+        except Exception as error:  # too large for this machine: the others still count
+            failed[name] = reason(error)
+    times = time_in_turns({name: product.steps["train"] for name, product in variants.items()}, options.num_rounds)
+    rows = []
+    for name, product in variants.items():
+        rows.append({"variant": name, **summary(times[name], times[next(iter(variants))]), **product.facts["train"]})
+        temporary, first = (row.get("temporary_bytes", float("nan")) for row in (rows[-1], rows[0]))
+        found = f"{rows[-1]['median_ms']:.0f} ms, {temporary / 1e6:.1f} MB; "
+        print(f"{name}: {found}time x{rows[-1]['ratio']:.2f}, temporaries x{temporary / first:.2f}")
+    for name, why in failed.items():
+        print(f"{name} failed: {why}")
+    report = record("memory", dataclasses.asdict(options))
+    finish({**report, "results": rows, "failed": failed}, options.save)
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Options))

@@ -1,27 +1,25 @@
 """Time of a training step of the seed's network with several packings, interleaved, on whatever device is there."""
 
 import dataclasses
-import datetime
-import json
-import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
+from measure import Step, finish, record, summary, time_in_turns
+from network import random_pixels
+from product import compiled, make_product, reason
 from rich.console import Console
 from rich.table import Table
 from textbook import TextbookUNet, make_textbook_step
 
-from unet_jax._types import Batch, Sample
-from unet_jax.build import build
-from unet_jax.config import ModelConfig
+from unet_jax.config import Config
 from unet_jax.config_dict import replace
-from unet_jax.data.host_packing import pack_sample
+from unet_jax.optim import make_optimizer
 from unet_jax.presets import PRESETS
-from unet_jax.runs import current_versions
+
+_NUM_CLASSES = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,92 +33,67 @@ class Options:
     image_size: int = 128
     batch_size: int = 8
     dtype: str = "float32"
-    num_repeats: int = 10
+    num_rounds: int = 10
     """Timed steps of each variant, after one that is not counted."""
+    save: str = ""
+    """Also write results/SAVE.json, or a path that ends in .json."""
 
 
-def make_variant(packing: str, options: Options) -> tuple[Callable[[], None], dict[str, float]]:
+def make_variant(packing: str, options: Options) -> tuple[Step, dict[str, float]]:
     """A function that runs one step to its end, and what was measured while making it."""
-    is_textbook = packing == "textbook"
     values = {
-        "model.packing": "none" if is_textbook else packing,
+        "model.packing": "none" if packing == "textbook" else packing,
         "model.widths": options.widths,
         "model.center_width": options.center_width,
         "model.dtype": options.dtype,
         "data.image_size": options.image_size,
+        "train.batch_size": options.batch_size,
     }
     config = replace(PRESETS["seed"](), values)
-    program = build(config, 2, 1000)
-    rng = np.random.default_rng(0)
-    shape = (options.batch_size, options.image_size, options.image_size)
-    images = rng.integers(0, 256, (*shape, 3), np.uint8)
-    labels = rng.integers(0, 2, (*shape, 2), np.uint8) * np.uint8(255)
-    samples = [pack_sample(Sample(*pair), program.packing) for pair in zip(images, labels, strict=True)]
-    image, label = (np.stack(arrays) for arrays in zip(*samples, strict=True))
-    batch = jax.device_put(Batch(image, label, np.ones(options.batch_size, np.float32)))
-    start = time.perf_counter()
-    if is_textbook:
-        arguments, textbook_step = _textbook(config.model, program.tx, batch)
-        compiled = textbook_step.lower(*arguments, batch.image, batch.label).compile()
-    else:
-        state = jax.jit(program.init)(jax.random.key(0))
-        arguments = (state,)
-        compiled = program.train_step.lower(state, batch).compile()  # type: ignore[attr-defined]
-    facts = {"compile_s": time.perf_counter() - start}
-    memory = compiled.memory_analysis()
-    if memory is not None:
-        facts["temporary_bytes"] = memory.temp_size_in_bytes
-    box = [arguments]
+    if packing == "textbook":
+        return _textbook(config)
+    product = make_product(config, _NUM_CLASSES)
+    return product.steps["train"], product.facts["train"]
+
+
+def _textbook(config: Config) -> tuple[Step, dict[str, float]]:
+    network, tx = config.model, make_optimizer(config.optim, 1000)
+    batch = jax.device_put(random_pixels(config.train.batch_size, config.data.image_size, _NUM_CLASSES))
+    model = TextbookUNet(network.widths, network.center_width, _NUM_CLASSES, dtype=jnp.dtype(network.dtype))
+    variables = jax.jit(lambda x: model.init(jax.random.key(0), x, False))(batch[0][:1].astype(np.float32))
+    box: list[Any] = [(variables["params"], variables["batch_stats"], tx.init(variables["params"]))]
+    program, facts = compiled(make_textbook_step(model, tx), *box[0], *batch)
 
     def step() -> None:
-        if is_textbook:
-            *updated, loss = compiled(*box[0], batch.image, batch.label)
-            box[0] = tuple(updated)
-        else:
-            state, metrics = compiled(*box[0], batch)
-            box[0], loss = (state,), metrics["loss"]
-        jax.block_until_ready(loss)
+        *state, _ = jax.block_until_ready(program(*box[0], *batch))
+        box[0] = tuple(state)
 
     return step, facts
 
 
-def _textbook(config: ModelConfig, tx: optax.GradientTransformation, batch: Batch) -> tuple[Any, Any]:
-    """The baseline's state and step."""
-    model = TextbookUNet(config.widths, config.center_width, 2, dtype=jax.numpy.dtype(config.dtype))
-    variables = jax.jit(lambda x: model.init(jax.random.key(0), x, False))(batch.image[:1].astype(np.float32))
-    arguments = (variables["params"], variables["batch_stats"], tx.init(variables["params"]))
-    return arguments, make_textbook_step(model, tx)
-
-
 def main(options: Options) -> None:
-    variants = {packing: make_variant(packing, options) for packing in options.packing}
-    times: dict[str, list[float]] = {packing: [] for packing in variants}
-    for repeat in range(options.num_repeats + 1):
-        for packing, (step, _) in variants.items():
-            start = time.perf_counter()
-            step()
-            if repeat >= 1:
-                times[packing].append(1e3 * (time.perf_counter() - start))
-    device = jax.devices()[0].device_kind
-    table = Table("packing", "median ms", "median ratio", "compile s", "temporary MB", title=device)
-    results = []
+    variants: dict[str, tuple[Step, dict[str, float]]] = {}
+    failed: dict[str, str] = {}
+    for packing in options.packing:
+        try:
+            variants[packing] = make_variant(packing, options)
+        except Exception as error:  # too large for this machine: the others still count
+            failed[packing] = reason(error)
+    times = time_in_turns({packing: step for packing, (step, _) in variants.items()}, options.num_rounds)
+    report = record("packing", dataclasses.asdict(options))
+    columns = ("packing", "median ms", "ratio", "of fastest", "compile s", "temporary MB")
+    table = Table(*columns, title=report["device"])
+    rows = []
     for packing, (_, facts) in variants.items():
-        median = float(np.median(times[packing]))
-        ratio = float(np.median(np.divide(times[packing], times[options.packing[0]])))
-        temporary = facts.get("temporary_bytes", float("nan")) / 1e6
-        table.add_row(packing, f"{median:.1f}", f"{ratio:.3f}", f"{facts['compile_s']:.1f}", f"{temporary:.0f}")
-        results.append({"packing": packing, "median_ms": median, "median_ratio": ratio, **facts})
+        row = {"packing": packing, **summary(times[packing], times[next(iter(variants))]), **facts}
+        cells = [f"{row['median_ms']:.1f}", f"{row['ratio']:.3f}", f"{row['ratio_of_fastest']:.3f}"]
+        cells += [f"{row['compile_s']:.1f}", f"{row.get('temporary_bytes', float('nan')) / 1e6:.0f}"]
+        table.add_row(packing, *cells)
+        rows.append(row)
+    for packing, why in failed.items():
+        table.add_row(packing, "failed", why)
     Console(width=100).print(table)
-    report = {
-        "benchmark": "packing",
-        "date": datetime.date.today().isoformat(),
-        "device": device,
-        "num_devices": jax.device_count(),
-        "versions": current_versions(),
-        "options": dataclasses.asdict(options),
-        "results": results,
-    }
-    print(json.dumps(report))
+    finish({**report, "results": rows, "failed": failed, "rounds_s": times}, options.save)
 
 
 if __name__ == "__main__":

@@ -1,109 +1,133 @@
-"""Time of a training, evaluation and prediction step of presets, interleaved, on whatever device is there."""
+"""Time and memory of the training, evaluation and prediction step of presets, and how far they are from the machine's
+limits, on whatever device is there."""
 
 import dataclasses
-import datetime
-import json
-import time
-from collections.abc import Callable
+import itertools
+from typing import Any
 
-import jax
-import numpy as np
 import tyro
+from measure import Ceilings, finish, peak_bytes, record, summary, time_in_turns
+from network import forward_flops, training_flops
+from product import KINDS, Product, make_product, network_of, reason
 from rich.console import Console
 from rich.table import Table
 
-from unet_jax._types import Batch
 from unet_jax.config import Config
 from unet_jax.config_dict import replace
-from unet_jax.losses import bce_dice_loss
-from unet_jax.optim import make_optimizer
 from unet_jax.presets import PRESETS
-from unet_jax.runs import current_versions
-from unet_jax.sharding import make_mesh, put_batch, put_replicated
-from unet_jax.state import init_state, make_model, num_parameters
-from unet_jax.steps import make_eval_step, make_predict_step, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Time the steps of one or more presets in one interleaved run."""
+    """Time the steps of presets in one interleaved run: every combination of the values given is a variant."""
 
     preset: tuple[str, ...] = ("seed", "default")
-    image_size: int = 128
-    batch_size: int = 8
-    num_classes: int = 2
+    image_size: tuple[int, ...] = (128,)
+    batch_size: tuple[int, ...] = (8,)
+    """Images in a step, over all devices."""
     dtype: tuple[str, ...] = ("float32",)
-    num_repeats: int = 10
-    """Timed steps of each variant, after two that are not counted."""
+    packing: tuple[str, ...] = ("auto",)
+    remat: tuple[str, ...] = ("none",)
+    accumulation: tuple[int, ...] = (1,)
+    num_devices: tuple[int, ...] = (0,)
+    """0 takes all."""
+    kinds: tuple[str, ...] = KINDS
+    num_classes: int = 2
+    num_rounds: int = 10
+    """Timed steps of each variant, after one that is not counted."""
+    small_ceilings: bool = False
+    """Measure the machine's limits with small arrays: for tests, the numbers mean nothing."""
+    save: str = ""
+    """Also write results/SAVE.json, or a path that ends in .json."""
 
 
-def make_variant(config: Config, options: Options) -> tuple[dict[str, Callable[[], None]], dict[str, float]]:
-    """Functions that run one step of each kind to its end, and what was measured while making them."""
-    mesh = make_mesh()
-    model = make_model(config.model, options.num_classes)
-    tx = make_optimizer(config.optim, 1000)
-    rng = np.random.default_rng(0)
-    size, count = options.image_size, options.batch_size
-    image = rng.integers(0, 256, (count, size, size, 3), np.uint8)
-    label = rng.integers(0, 2, (count, size, size, options.num_classes), np.uint8) * np.uint8(255)
-    batch = put_batch(Batch(image, label, np.ones(count, np.float32)), mesh)
-    state = put_replicated(jax.jit(lambda key: init_state(key, model, tx))(jax.random.key(0)), mesh)
-    start = time.perf_counter()
-    compiled = make_train_step(model.apply, bce_dice_loss, tx).lower(state, batch).compile()
-    facts = {"compile_s": time.perf_counter() - start, "num_parameters": num_parameters(state.params)}
-    memory = compiled.memory_analysis()
-    if memory is not None:
-        facts["temporary_bytes"] = memory.temp_size_in_bytes
-    eval_step = make_eval_step(model.apply, bce_dice_loss, threshold=0.5)
-    predict_step = make_predict_step(model.apply, size_multiple=config.model.size_multiple)
-    box = [state]
+SWEPT = {
+    "data.image_size": "image_size",
+    "train.batch_size": "batch_size",
+    "model.dtype": "dtype",
+    "model.packing": "packing",
+    "model.remat": "remat",
+    "train.accumulation": "accumulation",
+}
 
-    def train() -> None:
-        box[0], metrics = compiled(box[0], batch)
-        jax.block_until_ready(metrics["loss"])
 
-    def evaluate() -> None:
-        jax.block_until_ready(eval_step(box[0].params, box[0].batch_stats, batch))
+def chosen(options: Options) -> dict[str, tuple[Config, int]]:
+    """Config and number of devices of every combination, named by what differs."""
+    lists = {"preset": options.preset, **{field: getattr(options, field) for field in SWEPT.values()}}
+    lists["num_devices"] = options.num_devices
+    found = {}
+    for values in itertools.product(*lists.values()):
+        of = dict(zip(lists, values, strict=True))
+        config = replace(PRESETS[of["preset"]](), {setting: of[field] for setting, field in SWEPT.items()})
+        told = [f"{field} {of[field]}" for field in lists if field != "preset" and len(lists[field]) > 1]
+        found[", ".join([of["preset"], *told])] = (config, of["num_devices"])
+    return found
 
-    def predict() -> None:
-        jax.block_until_ready(predict_step(box[0].params, box[0].batch_stats, batch.image))
 
-    return {"train": train, "evaluate": evaluate, "predict": predict}, facts
+def rates(config: Config, kind: str, num_devices: int, options: Options, found: dict[str, float]) -> dict[str, float]:
+    """What follows from a median time: images and useful operations per second."""
+    count = forward_flops if kind != "train" else training_flops
+    flops = count(network_of(config, options.num_classes), config.data.image_size)
+    per_s = 1e3 * config.train.batch_size / found["median_ms"]
+    return {
+        "images_per_s": per_s,
+        "images_per_s_per_device": per_s / num_devices,
+        "flops_per_s_per_device": flops * per_s / num_devices,
+    }
 
 
 def main(options: Options) -> None:
-    variants = {}
-    for name in options.preset:
-        for dtype in options.dtype:
-            config = replace(PRESETS[name](), {"data.image_size": options.image_size, "model.dtype": dtype})
-            variants[f"{name} {dtype}"] = make_variant(config, options)
-    times: dict[tuple[str, str], list[float]] = {}
-    for repeat in range(options.num_repeats + 2):
-        for variant, (steps, _) in variants.items():
-            for kind, step in steps.items():
-                start = time.perf_counter()
-                step()
-                if repeat >= 2:
-                    times.setdefault((variant, kind), []).append(1e3 * (time.perf_counter() - start))
-    table = Table("variant", "step", "median ms", "p95 ms", "images/s", title=f"{jax.devices()[0].device_kind}")
-    results = []
-    for (variant, kind), values in times.items():
-        median, p95 = np.percentile(values, [50, 95])
-        rate = 1e3 * options.batch_size / median
-        table.add_row(variant, kind, f"{median:.1f}", f"{p95:.1f}", f"{rate:.1f}")
-        results.append({"variant": variant, "step": kind, "median_ms": median, "p95_ms": p95, "images_per_s": rate})
-    Console(width=100).print(table)
-    report = {
-        "benchmark": "step",
-        "date": datetime.date.today().isoformat(),
-        "device": jax.devices()[0].device_kind,
-        "num_devices": jax.device_count(),
-        "versions": current_versions(),
-        "options": dataclasses.asdict(options),
-        "variants": {name: facts for name, (_, facts) in variants.items()},
-        "results": results,
+    variants: dict[str, tuple[Config, int, Product]] = {}
+    failed: dict[str, str] = {}
+    report = record("step", dataclasses.asdict(options))
+    for name, (config, count) in chosen(options).items():
+        num_devices = count or report["num_devices"]
+        try:
+            variants[name] = config, num_devices, make_product(config, options.num_classes, options.kinds, num_devices)
+        except Exception as error:  # too large for this machine: the others still count
+            failed[name] = reason(error)
+    ceilings = Ceilings(options.dtype, small=options.small_ceilings)
+    steps: dict[str, Any] = {
+        f"{name}: {kind}": step for name, (*_, product) in variants.items() for kind, step in product.steps.items()
     }
-    print(json.dumps(report))
+    times = time_in_turns({**steps, **ceilings.steps}, options.num_rounds)
+    limits = ceilings.summary(times)
+    rows = []
+    for name, (config, num_devices, product) in variants.items():
+        for kind, facts in product.facts.items():
+            row = {"variant": name, "step": kind, **facts, **summary(times[f"{name}: {kind}"])}
+            row |= rates(config, kind, num_devices, options, row)
+            row["of_flops"] = row["flops_per_s_per_device"] / limits[f"flops_per_s_{config.model.dtype}"]
+            if "bytes_accessed" in row:
+                # The compiler counts what one device's program reads and writes, caches left out.
+                row["bytes_per_s_per_device"] = 1e3 * row["bytes_accessed"] / row["median_ms"]
+                row["of_bytes"] = row["bytes_per_s_per_device"] / limits["bytes_per_s"]
+            rows.append(row)
+    _print(rows, failed, report["device"])
+    finish({**report, "ceilings": limits, "peak_bytes": peak_bytes(), "results": rows, "failed": failed}, options.save)
+
+
+def _print(rows: list[dict[str, Any]], failed: dict[str, str], device: str) -> None:
+    columns = (
+        "variant",
+        "step",
+        "median ms",
+        "p95 ms",
+        "images/s",
+        "of FLOP/s",
+        "of bytes/s",
+        "memory MB",
+        "compile s",
+    )
+    table = Table(*columns, title=device)
+    for row in rows:
+        cells = [f"{row['median_ms']:.1f}", f"{row['p95_ms']:.1f}", f"{row['images_per_s']:.2f}"]
+        cells += [f"{row['of_flops']:.0%}", f"{row['of_bytes']:.0%}" if "of_bytes" in row else ""]
+        cells += [f"{row['memory_bytes'] / 1e6:.0f}" if "memory_bytes" in row else "", f"{row['compile_s']:.1f}"]
+        table.add_row(row["variant"], row["step"], *cells)
+    for name, why in failed.items():
+        table.add_row(name, "failed", why)
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":

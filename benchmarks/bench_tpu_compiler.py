@@ -5,9 +5,6 @@ small network takes seconds: `--widths 4 8 --center-width 8 --image-size 64`.
 """
 
 import dataclasses
-import datetime
-import json
-import pathlib
 import sys
 import time
 from typing import Any, Literal
@@ -16,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from measure import finish, record
 from rich.console import Console
 from rich.table import Table
 from textbook import TextbookUNet, make_textbook_step
@@ -28,7 +26,6 @@ from unet_jax.plan.hlo import parse_entry
 from unet_jax.plan.show import size
 from unet_jax.plan.targets import Target, tpu_target
 from unet_jax.presets import PRESETS
-from unet_jax.runs import current_versions
 from unet_jax.sharding import batch_sharding, make_mesh, replicated
 
 _NUM_CLASSES = 2
@@ -47,8 +44,8 @@ class Options:
     image_size: int = 1024
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     remat: Literal["none", "block"] = "none"
-    out: str | None = None
-    """Write the report to this JSON file."""
+    save: str = ""
+    """Also write results/SAVE.json, or a path that ends in .json."""
 
 
 def make_config(options: Options, packing: str, num_devices: int) -> Config:
@@ -163,21 +160,9 @@ def main(options: Options) -> None:
     console.print(compare(results, title))
     if options.packings:
         console.print(remaining(results[last], last))
-    report = {
-        "benchmark": "compile",
-        "what": LABEL,
-        "date": datetime.date.today().isoformat(),
-        "compiler": target.compiler,
-        "num_devices": num_devices,
-        "versions": current_versions(),
-        "options": {name: v for name, v in dataclasses.asdict(options).items() if name != "out"},
-        "results": results,
-    }
-    if options.out:
-        path = pathlib.Path(options.out)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
+    report = record("tpu compiler", dataclasses.asdict(options))
+    told = {"what": LABEL, "compiler": target.compiler, "num_devices": num_devices, "results": results}
+    finish({**report, **told}, options.save)
 
 
 if __name__ == "__main__":

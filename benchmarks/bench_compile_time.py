@@ -1,0 +1,107 @@
+"""Seconds from the start of a process to the end of its first training step, with nothing compiled before and with the
+caches that the first start has left: this library, textbook JAX, PyTorch and Keras.
+
+Imports, weights from a file, tracing, compilation and the step itself are all in it, as whoever starts a program waits
+for all of them. (What a TPU's compiler makes of the step is `bench_tpu_compiler.py`.)
+"""
+
+import dataclasses
+import pathlib
+import sys
+import tempfile
+import time
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+from bench_peers import Process, Unavailable, prepare
+from measure import finish, record
+from peer import VARIANTS
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Start every implementation several times: cold once in each round, then again with what that has cached."""
+
+    variants: tuple[str, ...] = tuple(VARIANTS)
+    """Ratios are to the first."""
+    widths: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
+    center_width: int = 1024
+    num_classes: int = 2
+    image_size: int = 128
+    batch_size: int = 2
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    learning_rate: float = 1e-4
+    num_rounds: int = 2
+    limit_s: float = 900.0
+    """An implementation that takes longer is left out."""
+    save: str = ""
+    """Also write results/SAVE.json, or a path that ends in .json."""
+
+
+def start(variant: str, folder: pathlib.Path, caches: pathlib.Path, limit_s: float) -> dict[str, float]:
+    """Seconds until it could take a step, and until it had taken one."""
+    environment = {
+        "JAX_COMPILATION_CACHE_DIR": str(caches / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",  # as unet_jax.compiled has it
+        "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
+        "TRITON_CACHE_DIR": str(caches / "triton"),
+    }
+    before = time.perf_counter()
+    process = Process(variant, folder, limit_s, environment)
+    try:
+        ready = time.perf_counter() - before
+        process.ask(do="steps", count=1)
+        return {"ready_s": ready, "first_step_s": time.perf_counter() - before}
+    finally:
+        process.close()
+
+
+def summary_of(
+    variant: str, states: dict[str, list[dict[str, float]]], first: dict[str, list[dict[str, float]]]
+) -> dict[str, Any]:
+    """Medians, and the ratios to the first variant's start in the same round."""
+    row: dict[str, Any] = {"variant": variant}
+    for state, values in states.items():
+        seconds, baseline = ([v["first_step_s"] for v in of] for of in (values, first[state]))
+        row[f"{state}_s"] = float(np.median(seconds))
+        row[f"{state}_ratio"] = float(np.median(np.divide(seconds, baseline)))
+    return {**row, "ready_s": float(np.median([v["ready_s"] for v in states["cached"]]))}
+
+
+def main(options: Options) -> None:
+    report = record("compile time", dataclasses.asdict(options), ("torch", "keras", "triton"))
+    found: dict[str, dict[str, list[dict[str, float]]]] = {}
+    skipped: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        prepare(folder, options)
+        for round_ in range(options.num_rounds):
+            for variant in options.variants:
+                if variant in skipped:
+                    continue
+                caches = folder / f"{variant} {round_}"
+                try:
+                    for state in ("cold", "cached"):
+                        told = start(variant, folder, caches, options.limit_s)
+                        found.setdefault(variant, {}).setdefault(state, []).append(told)
+                        print(f"{variant}, {state}: {told['first_step_s']:.1f} s", file=sys.stderr, flush=True)
+                except Unavailable as error:
+                    skipped[variant] = str(error)
+                    found.pop(variant, None)
+                    print(f"{variant} is left out: {error}", file=sys.stderr, flush=True)
+    rows = [summary_of(variant, states, next(iter(found.values()))) for variant, states in found.items()]
+    table = Table("variant", "cold s", "ratio", "cached s", "ratio", "of it before the step", title=report["device"])
+    for r in rows:
+        cells = [f"{r['cold_s']:.1f}", f"{r['cold_ratio']:.2f}", f"{r['cached_s']:.1f}", f"{r['cached_ratio']:.2f}"]
+        table.add_row(r["variant"], *cells, f"{r['ready_s']:.1f}")
+    for variant, why in skipped.items():
+        table.add_row(variant, "left out", why)
+    Console(width=100).print(table)
+    finish({**report, "results": rows, "skipped": skipped, "rounds": found}, options.save)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

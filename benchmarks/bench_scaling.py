@@ -1,0 +1,106 @@
+"""How time and memory of a training step grow with image size, batch, classes and depth: one axis at a time, with the
+exponent of the power law that fits."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tyro
+from measure import Step, finish, record, summary, time_in_turns
+from product import make_product, reason
+from rich.console import Console
+from rich.table import Table
+
+from unet_jax.config_dict import replace
+from unet_jax.presets import PRESETS
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Measure a training step along four axes; each starts from the values of the last four options."""
+
+    preset: str = "seed"
+    image_sizes: tuple[int, ...] = (256, 512, 1024, 2048, 4096)
+    batch_sizes: tuple[int, ...] = (1, 2, 4, 8)
+    classes: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    depths: tuple[int, ...] = (3, 4, 5, 6, 7)
+    """Numbers of poolings: so many of the preset's widths, with the next one as the centre."""
+    image_size: int = 256
+    batch_size: int = 1
+    num_classes: int = 2
+    dtype: str = "float32"
+    num_rounds: int = 5
+    """Timed steps of each variant, after one that is not counted."""
+    save: str = ""
+    """Also write results/SAVE.json, or a path that ends in .json."""
+
+
+def points(options: Options) -> list[tuple[str, int, dict[str, Any], int]]:
+    """Axis, value on it, settings and number of classes."""
+    model = PRESETS[options.preset]().model
+    widths = (*model.widths, model.center_width)
+    base = {
+        "data.image_size": options.image_size,
+        "train.batch_size": options.batch_size,
+        "model.dtype": options.dtype,
+    }
+    found = [("image size", n, {**base, "data.image_size": n}, options.num_classes) for n in options.image_sizes]
+    found += [("batch", n, {**base, "train.batch_size": n}, options.num_classes) for n in options.batch_sizes]
+    found += [("classes", n, base, n) for n in options.classes]
+    for n in options.depths:
+        shape = {"model.widths": widths[:n], "model.center_width": widths[n]}
+        found.append(("depth", n, {**base, **shape}, options.num_classes))
+    return found
+
+
+def exponent(values: Sequence[float], results: Sequence[float]) -> float | None:
+    """p of results ~ values^p, by least squares of the logarithms."""
+    if len(set(values)) < 2:
+        return None
+    return float(np.polyfit(np.log(values), np.log(results), 1)[0])
+
+
+def main(options: Options) -> None:
+    report = record("scaling", dataclasses.asdict(options))
+    rows: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    by_axis: dict[str, list[tuple[int, dict[str, Any], int]]] = {}
+    for axis, value, settings, num_classes in points(options):
+        by_axis.setdefault(axis, []).append((value, settings, num_classes))
+    for axis, chosen in by_axis.items():  # one axis in memory at a time
+        steps: dict[str, Step] = {}
+        facts: dict[str, dict[str, float]] = {}
+        for value, settings, num_classes in chosen:
+            try:
+                product = make_product(replace(PRESETS[options.preset](), settings), num_classes)
+            except Exception as error:
+                failed[f"{axis} {value}"] = reason(error)
+                continue
+            steps[str(value)], facts[str(value)] = product.steps["train"], product.facts["train"]
+        times = time_in_turns(steps, options.num_rounds)
+        rows += [{"axis": axis, "value": int(v), **summary(times[v]), **facts[v]} for v in steps]
+    exponents = {}
+    for axis in by_axis:
+        of = [row for row in rows if row["axis"] == axis]
+        for key in ("median_ms", "temporary_bytes"):
+            if all(key in row for row in of):
+                exponents[f"{axis}: {key}"] = exponent([r["value"] for r in of], [r[key] for r in of])
+    _print(rows, exponents, failed, report["device"])
+    finish({**report, "results": rows, "exponents": exponents, "failed": failed}, options.save)
+
+
+def _print(rows: list[dict[str, Any]], exponents: dict[str, Any], failed: dict[str, str], device: str) -> None:
+    table = Table("axis", "value", "median ms", "exponent", "temporary MB", "exponent", title=device)
+    for row in rows:
+        found = [exponents.get(f"{row['axis']}: {key}") for key in ("median_ms", "temporary_bytes")]
+        time_grows, memory_grows = ("" if p is None else f"{p:.2f}" for p in found)
+        temporary = f"{row['temporary_bytes'] / 1e6:.0f}" if "temporary_bytes" in row else ""
+        table.add_row(row["axis"], f"{row['value']}", f"{row['median_ms']:.1f}", time_grows, temporary, memory_grows)
+    for name, why in failed.items():
+        table.add_row(name, "failed", why)
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

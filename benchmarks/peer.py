@@ -1,0 +1,115 @@
+"""One implementation of the network in a process of its own: reads requests on stdin, answers on stdout, a JSON line
+each. `bench_peers.py` starts it; the arguments are a variant's name and a folder (see `Task`)."""
+
+import dataclasses
+import importlib
+import json
+import os
+import pathlib
+import resource
+import sys
+import time
+from typing import Any, Protocol
+
+import numpy as np
+from network import Network
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What all implementations train; `task.json` of the folder, beside weights.npz and pixels.npz."""
+
+    network: Network
+    dtype: str
+    learning_rate: float
+
+    @staticmethod
+    def read(folder: pathlib.Path) -> "Task":
+        values = json.loads((folder / "task.json").read_text())
+        network = dict(values["network"], widths=tuple(values["network"]["widths"]))
+        return Task(Network(**network), values["dtype"], values["learning_rate"])
+
+    def write(self, folder: pathlib.Path) -> None:
+        values = {**dataclasses.asdict(self), "network": self.network._asdict()}
+        (folder / "task.json").write_text(json.dumps(values))
+
+
+class Peer(Protocol):
+    """A network with its weights and its batch on the device."""
+
+    def num_parameters(self) -> int: ...
+
+    def logits(self) -> np.ndarray:
+        """Of the batch with the running statistics, `[b h w k]` float32."""
+        ...
+
+    def train_step(self) -> Any:
+        """One update to its end; the loss before it, which `float` reads."""
+        ...
+
+    def peak_bytes(self) -> int | None:
+        """The most that the device has held; None where it does not say."""
+        ...
+
+
+# Name, module that has `make(variant, task, weights, image, label)`, and environment of its process.
+VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
+    "unet_jax": ("peer_jax", {}),
+    "textbook JAX": ("peer_jax", {}),
+    "PyTorch": ("peer_torch", {}),
+    "PyTorch compiled": ("peer_torch", {}),
+    "Keras on JAX": ("peer_keras", {"KERAS_BACKEND": "jax"}),
+    "Keras on PyTorch": ("peer_keras", {"KERAS_BACKEND": "torch"}),
+}
+"""A name may go on: "unet_jax packing 2,2" is "unet_jax" with that setting."""
+
+
+def kind_of(variant: str) -> str:
+    """The longest name in `VARIANTS` that it begins with."""
+    found = [kind for kind in VARIANTS if variant == kind or variant.startswith(kind + " ")]
+    if not found:
+        raise ValueError(f"variant is {variant!r}, but must begin with one of {', '.join(VARIANTS)}.")
+    return max(found, key=len)
+
+
+def answer(peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
+    if request["do"] == "steps":
+        seconds, processor_s, losses = [], [], []
+        for _ in range(request["count"]):
+            start, start_processor = time.perf_counter(), time.process_time()
+            loss = peer.train_step()
+            seconds.append(time.perf_counter() - start)
+            processor_s.append(time.process_time() - start_processor)
+            losses.append(float(loss))
+        return {"seconds": seconds, "processor_s": processor_s, "losses": losses}
+    if request["do"] == "logits":
+        np.save(request["file"], peer.logits())
+        return {"num_parameters": peer.num_parameters()}
+    host_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"peak_bytes": peer.peak_bytes(), "host_peak_bytes": host_bytes}
+
+
+def main() -> None:
+    variant, folder = sys.argv[1], pathlib.Path(sys.argv[2])
+    # What libraries print must not get among the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    try:
+        with np.load(folder / "weights.npz") as file:
+            weights = [file[str(i)] for i in range(len(file.files))]
+        with np.load(folder / "pixels.npz") as file:
+            image, label = file["image"], file["label"]
+        module = importlib.import_module(VARIANTS[kind_of(variant)][0])
+        peer = module.make(variant, Task.read(folder), weights, image, label)
+        print(json.dumps({"ready": True}), file=answers, flush=True)
+        for line in sys.stdin:
+            print(json.dumps(answer(peer, json.loads(line))), file=answers, flush=True)
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        missing = f"not installed: {error.name}" if isinstance(error, ModuleNotFoundError) else ""
+        told = {"error": missing or f"{type(error).__name__}: {lines[0][:200]}"}
+        print(json.dumps(told), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""The library's own training step, and the textbook's, for `peer.py`."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from measure import peak_bytes
+from network import by_stage
+from peer import Peer, Task
+from product import packed_batch
+from textbook import TextbookUNet, make_textbook_step
+
+from unet_jax.build import build
+from unet_jax.config_dict import replace
+from unet_jax.presets import PRESETS
+
+
+def make(variant: str, task: Task, weights: list[np.ndarray], image: np.ndarray, label: np.ndarray) -> Peer:
+    """ "unet_jax" may be followed by the short names and values of settings: "unet_jax packing 2,2 remat conv"."""
+    if variant.startswith("textbook"):
+        return Textbook(task, weights, image, label)
+    words = variant.removeprefix("unet_jax").split()
+    settings = {f"model.{name}": value for name, value in zip(words[::2], words[1::2], strict=True)}
+    return Product(task, settings, weights, image, label)
+
+
+class Product:
+    """`unet_jax.build`'s step with preset seed's network and loss."""
+
+    def __init__(self, task: Task, settings: dict[str, Any], weights: Any, image: np.ndarray, label: np.ndarray):
+        network = task.network
+        values = {
+            "data.image_size": image.shape[1],
+            "train.batch_size": len(image),
+            "model.widths": network.widths,
+            "model.center_width": network.center_width,
+            "model.num_convs_down": network.num_convs_down,
+            "model.num_convs_up": network.num_convs_up,
+            "model.dtype": task.dtype,
+            # AdamW without decay is Adam.
+            "optim.name": "adamw",
+            "optim.weight_decay": 0.0,
+            "optim.schedule": "constant",
+            "optim.learning_rate": task.learning_rate,
+        }
+        program = build(replace(PRESETS["seed"](), {**values, **settings}), network.num_classes, 1000)
+        params: dict[str, Any] = {}
+        stats: dict[str, Any] = {}
+        for name, arrays in by_stage(network, weights).items():
+            stage, _, index = name.partition("/")
+            conv = {"kernel": arrays[0], "bias": arrays[1]}
+            if not index:
+                params[stage] = conv
+                continue
+            params.setdefault(stage, {})[f"conv{index}"] = conv
+            params[stage][f"norm{index}"] = {"scale": arrays[2], "bias": arrays[3]}
+            stats.setdefault(stage, {})[f"norm{index}"] = {"mean": arrays[4], "var": arrays[5]}
+        state = jax.jit(program.init)(jax.random.key(0))
+        wanted = jax.tree.structure((state.params, state.batch_stats))
+        assert wanted == jax.tree.structure((params, stats)), "the network of network.py is another than the library's"
+        params, stats = jax.device_put((params, stats))
+        self.state = type(state)(state.step, params, stats, state.opt_state)
+        self.program, self.image = program, jax.device_put(image)
+        self.batch = jax.device_put(packed_batch(program, image, label))
+
+    def num_parameters(self) -> int:
+        return sum(x.size for x in jax.tree.leaves(self.state.params))
+
+    def logits(self) -> np.ndarray:
+        variables = {"params": self.state.params, "batch_stats": self.state.batch_stats}
+        apply = jax.jit(lambda variables, x: self.program.model.apply(variables, x / 255.0, False))
+        return np.asarray(apply(variables, self.image.astype(jnp.float32)))
+
+    def train_step(self) -> jax.Array:
+        self.state, metrics = self.program.train_step(self.state, self.batch)
+        jax.block_until_ready((self.state, metrics))
+        return metrics["loss"]
+
+    def peak_bytes(self) -> int | None:
+        return peak_bytes()
+
+
+class Textbook:
+    """`textbook.py`."""
+
+    def __init__(self, task: Task, weights: list[np.ndarray], image: np.ndarray, label: np.ndarray):
+        network, dtype = task.network, jnp.dtype(task.dtype)
+        convs = network.num_convs_down, network.num_convs_up
+        self.model = TextbookUNet(network.widths, network.center_width, network.num_classes, *convs, dtype)
+        params: dict[str, Any] = {}
+        stats: dict[str, Any] = {}
+        for i, arrays in enumerate(by_stage(network, weights).values()):
+            params[f"Conv_{i}"] = {"kernel": arrays[0], "bias": arrays[1]}
+            if len(arrays) > 2:
+                params[f"BatchNorm_{i}"] = {"scale": arrays[2], "bias": arrays[3]}
+                stats[f"BatchNorm_{i}"] = {"mean": arrays[4], "var": arrays[5]}
+        tx = optax.adam(task.learning_rate)
+        params, stats = jax.device_put((params, stats))
+        self.state = (params, stats, jax.jit(tx.init)(params))
+        self.batch = jax.device_put((image, label))
+        self.step = make_textbook_step(self.model, tx)
+
+    def num_parameters(self) -> int:
+        return sum(x.size for x in jax.tree.leaves(self.state[0]))
+
+    def logits(self) -> np.ndarray:
+        variables = {"params": self.state[0], "batch_stats": self.state[1]}
+        apply = jax.jit(lambda variables, x: self.model.apply(variables, x / 255.0, False))
+        return np.asarray(apply(variables, self.batch[0].astype(jnp.float32)))
+
+    def train_step(self) -> jax.Array:
+        *state, loss = jax.block_until_ready(self.step(*self.state, *self.batch))
+        self.state = tuple(state)
+        return loss
+
+    def peak_bytes(self) -> int | None:
+        return peak_bytes()

@@ -1,0 +1,51 @@
+"""A profile of a few training steps, as a folder that XProf and TensorBoard open (`plugins/profile/*/*.xplane.pb`)."""
+
+import dataclasses
+import pathlib
+
+import jax
+import tyro
+from measure import RESULTS, finish, record, summary, time_in_turns
+from product import make_product
+
+from unet_jax.config_dict import replace
+from unet_jax.presets import PRESETS
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Profile the training step of one preset."""
+
+    preset: str = "seed"
+    image_size: int = 128
+    batch_size: int = 8
+    dtype: str = "float32"
+    packing: str = "auto"
+    num_steps: int = 3
+    folder: str = ""
+    """For the profile; by default beside the report, or results/profile."""
+    save: str = ""
+    """Also write results/SAVE.json, or a path that ends in .json."""
+
+
+def main(options: Options) -> None:
+    settings = {
+        "data.image_size": options.image_size,
+        "train.batch_size": options.batch_size,
+        "model.dtype": options.dtype,
+        "model.packing": options.packing,
+    }
+    step = make_product(replace(PRESETS[options.preset](), settings), 2).steps["train"]
+    beside = pathlib.Path(options.save).with_suffix("") if options.save.endswith(".json") else RESULTS / "profile"
+    folder = pathlib.Path(options.folder) if options.folder else beside
+    times = time_in_turns({"step": step}, options.num_steps)  # before it: to profile slows
+    with jax.profiler.trace(str(folder)):
+        for _ in range(options.num_steps):
+            step()
+    files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.xplane.pb"))
+    report = record("profile", dataclasses.asdict(options))
+    finish({**report, "results": [summary(times["step"])], "folder": str(folder), "files": files}, options.save)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -1,0 +1,176 @@
+"""Every benchmark runs in small; the README's tables are what the script makes of the results; peers are named."""
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+sys.path.insert(0, str(FOLDER))  # where scripts find their neighbours
+
+measure, network, tables = (importlib.import_module(name) for name in ("measure", "network", "tables"))
+
+SMALL = network.Network((2, 4), 4, 2)
+TINY = ("--widths", "2", "4", "--center-width", "4", "--image-size", "16", "--num-rounds", "1")
+
+
+def run(script, *arguments, **environment):
+    """What the last line says."""
+    own = {"PYTHONPATH": str(FOLDER.parent), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", **environment}
+    done = subprocess.run(
+        [sys.executable, FOLDER / script, *arguments], env={**os.environ, **own}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_readme_has_the_tables_that_the_script_makes():
+    text = (FOLDER / "README.md").read_text()
+    assert tables.filled(text, tables.read_result) == text, "run `python benchmarks/tables.py`"
+    assert re.findall(r"<!-- ([\w.]+\.json) -->\n[^|<]*\|", text), "no table is in it"
+
+
+def test_results_say_where_and_when():
+    for file in (FOLDER / "results").glob("*.json"):
+        report = json.loads(file.read_text())
+        assert {"benchmark", "date", "versions", "options", "results"} <= set(report), file.name
+        assert "device" in report or "compiler" in report, file.name
+
+
+def test_a_table_by_hand():
+    report = {
+        "benchmark": "losses",
+        "device": "a chip",
+        "machine": "m",
+        "driver": "7.1",
+        "versions": {"jax": "1"},
+        "date": "2026-01-02",
+        "commit": "abc",
+        "options": {"image_size": 8, "losses": ("x",)},
+        "results": [{"loss": "bce", "median_ms": 1.25, "ratio": 2.0}],
+        "failed": {"focal": "too large"},
+    }
+    assert tables.table(report).splitlines() == [
+        "image_size 8; a chip, driver 7.1 (m); jax 1; 2026-01-02, commit abc.",
+        "",
+        "| loss | median ms | of the first | compile s |",
+        "| --- | --- | --- | --- |",
+        "| bce | 1.2 | 2.00 |  |",
+        "",
+        "Left out: focal (too large).",
+    ]
+
+
+def test_variants_take_turns_and_warm_up_is_not_counted(monkeypatch):
+    now, calls = [0.0], []
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
+
+    def step(name, seconds):
+        def take():
+            calls.append(name)
+            now[0] += 100.0 if calls.count(name) == 1 else seconds
+
+        return take
+
+    times = measure.time_in_turns({"a": step("a", 1.0), "b": step("b", 3.0)}, 4)
+    assert [sorted(calls[i : i + 2]) for i in range(0, 10, 2)] == [["a", "b"]] * 5
+    assert times == {"a": [1.0] * 4, "b": [3.0] * 4}
+    assert measure.summary(times["b"], times["a"])["ratio"] == 3.0
+    assert measure.summary([1.0, 9.0, 2.0], [1.0, 3.0, 1.0]) == {
+        "median_ms": 2000.0,
+        "p95_ms": pytest.approx(8300.0),
+        "fastest_ms": 1000.0,
+        "ratio": 2.0,  # of 1, 3, 2: of the same round
+        "ratio_of_fastest": 1.0,
+        "num_rounds": 3,
+    }
+
+
+def test_the_work_of_a_network_by_hand():
+    one = network.Network((2,), 4, 1, 1, 1)  # 3->2, 2->4 at half the size, 6->2, head 2->1
+    per_pixel = 9 * (3 * 2 + 2 * 4 / 4 + 6 * 2) + 2
+    assert network.forward_flops(one, 8) == 2 * 64 * per_pixel
+    assert network.training_flops(one, 8) == 3 * 2 * 64 * per_pixel - 2 * 64 * 9 * 3 * 2
+    assert network.num_parameters(network.Network()) == 34_623_090  # as Keras counts the original's
+    assert sum(a.size for a in network.random_weights(one)) == network.num_parameters(one) + 2 * (2 + 4 + 2)
+
+
+def test_missing_peers_are_named(tmp_path):
+    """A `torch` that cannot be imported, as where it is not installed."""
+    for name in ("torch", "keras"):
+        (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError('no {name}', name={name!r})\n")
+    path = f"{tmp_path}{os.pathsep}{FOLDER.parent}"
+    report = run("bench_peers.py", *TINY, "--small-ceilings", "--batch-size", "1", PYTHONPATH=path)
+    assert [row["variant"] for row in report["results"]] == ["unet_jax", "textbook JAX"]
+    missing = {"PyTorch": "torch", "PyTorch compiled": "torch", "Keras on JAX": "keras", "Keras on PyTorch": "keras"}
+    assert report["skipped"] == {variant: f"not installed: {name}" for variant, name in missing.items()}
+    ours, textbook = report["results"]
+    assert ours["num_parameters"] == textbook["num_parameters"] == network.num_parameters(SMALL)
+    assert textbook["logits_apart"] < report["tolerance"] == 1e-4
+    np.testing.assert_allclose(ours["losses"], textbook["losses"], rtol=1e-5)
+
+
+def test_another_network_is_refused(monkeypatch):
+    peers = importlib.import_module("bench_peers")
+    right = {"num_parameters": network.num_parameters(SMALL), "losses": [1.0, 0.9]}
+    peers.same({"a": right, "b": {**right, "logits_apart": 9e-5}}, SMALL, 1e-4)
+    for wrong in ({"num_parameters": 7}, {"logits_apart": 2e-4}, {"losses": [1.0, 0.8]}):
+        with pytest.raises(SystemExit, match="not the same network:\nb"):
+            peers.same({"a": right, "b": {**right, **wrong}}, SMALL, 1e-4)
+
+
+def test_step():
+    arguments = ("--preset", "small", "--image-size", "16", "--batch-size", "1", "2", "--num-rounds", "1")
+    report = run("bench_step.py", *arguments, "--small-ceilings", "--kinds", "evaluate")
+    assert [row["variant"] for row in report["results"]] == ["small, batch_size 1", "small, batch_size 2"]
+    assert all(row["flops_per_s_per_device"] > 0 and row["of_flops"] > 0 for row in report["results"])
+    assert not report["failed"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("bench_step.py", ("--preset", "small", "--image-size", "16", "--batch-size", "2", "--small-ceilings")),
+        ("bench_packing.py", (*TINY, "--batch-size", "1", "--packing", "textbook", "none", "1x2")),
+        ("bench_memory.py", ("--image-size", "16", "--batch-size", "2", "--remat", "none", "--accumulation", "2")),
+        ("bench_losses.py", ("--preset", "small", "--image-size", "16", "--batch-size", "2", "--losses", "", "focal")),
+        ("bench_scaling.py", ("--image-sizes", "16", "32", "--batch-sizes", "1", "--classes", "1", "--depths", "2",
+                              "--preset", "small", "--image-size", "16", "--num-rounds", "2")),
+        ("bench_compile_time.py", (*TINY, "--variants", "unet_jax", "textbook JAX")),
+        ("bench_end_to_end.py", ("--preset", "small", "--image-size", "32", "--batch-size", "2", "--num-images", "4",
+                                 "--num-rounds", "1", "--num-steps", "1", "--cache", "memory", "--where", "host")),
+        ("bench_input.py", ("--num-images", "4", "--image-size", "32", "--batch-size", "2", "--num-threads", "1",
+                            "--seconds", "0.1", "--num-rounds", "1")),
+    ],
+)  # fmt: skip
+def test_in_small(script, arguments, tmp_path):
+    saved = tmp_path / "report.json"
+    report = run(script, *arguments, "--save", str(saved))
+    assert report["results"] and not report.get("failed")
+    assert json.loads(saved.read_text()) == report
+    assert tables.table(report).count("\n|") == 2 + len(report["results"])
+
+
+@pytest.mark.slow
+def test_the_gpu_command_keeps_what_is_done(tmp_path):
+    report = run("gpu.py", "--small", "--out", str(tmp_path), "--only", "profile", "losses", "step_float32")
+    assert report["pieces"] == {"step_float32": "done", "losses": "done", "profile": "done"}
+    profile = json.loads((tmp_path / "profile.json").read_text())
+    assert profile["files"] and (Path(profile["folder"]) / profile["files"][0]).stat().st_size > 0
+
+
+def test_a_piece_that_fails_or_is_late_stops_no_other(tmp_path):
+    gpu = importlib.import_module("gpu")
+    (tmp_path / "late.py").write_text("import time; time.sleep(60)")
+    (tmp_path / "wrong.py").write_text("raise SystemExit(3)")
+    late = gpu.Piece("late", str(tmp_path / "late.py"), (), 1.0)
+    assert gpu.run(late, tmp_path) == "stopped after 1 s"
+    wrong = gpu.Piece("wrong", str(tmp_path / "wrong.py"), (), 60.0)
+    assert gpu.run(wrong, tmp_path) == "failed with status 3, see wrong.log"
