@@ -19,6 +19,7 @@ from unet_jax.data.synthetic import synthetic_sample
 from unet_jax.display import Quiet
 from unet_jax.evaluate import evaluate_run, select_records
 from unet_jax.model.packing import pack, unpack
+from unet_jax.presets import PRESETS
 from unet_jax.sharding import make_mesh
 
 ONE_DEVICE = make_mesh(jax.devices()[:1])
@@ -190,3 +191,17 @@ def test_a_run_continues_with_another_packing(packed_run, synthetic_root, tmp_pa
     for a, b in zip(evaluations(packed_run), evaluations(out), strict=True):
         for name in ("train/loss", "eval/loss"):
             assert a[name] == pytest.approx(b[name], rel=1e-4)
+
+
+@pytest.mark.parametrize("packing", ["none", "4,2"])
+def test_steps_of_more_pixels_than_an_int32_counts(packing):
+    """A batch of 256 TPU chips; its step is traced only."""
+    settings = {"data.image_size": 1024, "train.batch_size": 4096, "model.packing": packing}
+    config = replace(PRESETS["seed"](), settings)
+    program = build(config, 2, 1000)
+    state = jax.eval_shape(program.init, jax.random.key(0))
+    batch = batch_shapes(config, 2, program.packing, make_mesh(jax.devices()[:1]))
+    _, metrics = jax.eval_shape(program.train_step, state, batch)
+    assert metrics["loss"].shape == ()
+    _, counts = jax.eval_shape(program.eval_step, state.params, state.batch_stats, batch)
+    assert counts.tp.shape == (4096, 2)

@@ -115,7 +115,7 @@ def _batch_norm_relu_backward(eps: float, kept: Any, gradients: Any) -> tuple[Ar
         - over_subpixels(slope * mean_gradient, count)
         - centred * over_subpixels(slope * inverse * mean_product, count)
     )
-    pixels = x.size // mean.shape[0]
+    pixels = float(x.size // mean.shape[0])  # an int would be int32, of which 2048 images of 1024x1024 are too many
     return gradient_x.astype(x.dtype), pixels * mean_product, pixels * mean_gradient, None
 
 
