@@ -48,6 +48,12 @@ COLUMNS: dict[str, dict[str, str]] = {
         "of the first": "{ratio:.2f}",
         "temporary bytes": "{temporary_bytes}",
     },
+    "kernel gradient": {
+        "size x in x out": "{layer}",
+        "gradient": "{way}",
+        "median ms": "{median_ms:.1f}",
+        "processor ms": "{processor_ms:.1f}",
+    },
     "losses": {
         "loss": "{loss}",
         "median ms": "{median_ms:.1f}",

@@ -1,0 +1,130 @@
+"""Several ways to compute the gradient of a 3x3 convolution's kernel, all the same up to rounding, by layer.
+
+On a CPU this gradient is the part of a training step that is furthest from the forward pass; docs/cpu.md has the story.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from measure import finish, record
+from rich.console import Console
+from rich.table import Table
+
+from unet_jax.model.packing import pack_kernel
+
+Way = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Time them in turns; forward and the gradient of the input are there for scale."""
+
+    layers: tuple[str, ...] = ("512x8x8", "512x24x8", "256x16x16", "256x48x16", "128x32x32", "64x64x64")
+    """Image size, channels in, channels out."""
+    batch_size: int = 2
+    num_rounds: int = 9
+    save: str = ""
+    """Also write results/SAVE.json, or a path that ends in .json."""
+
+
+def convolve(x: jax.Array, kernel: jax.Array, padding: Any = "SAME") -> jax.Array:
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def derived(x: jax.Array, g: jax.Array, padding: Any = "SAME") -> jax.Array:
+    """What XLA derives: a convolution of the transposed input with the gradient as a large kernel."""
+    kernel = jax.ShapeDtypeStruct((3, 3, x.shape[-1], g.shape[-1]), x.dtype)
+    return jax.linear_transpose(lambda k: convolve(x, k, padding), kernel)(g)[0]
+
+
+def taps(x: jax.Array, g: jax.Array) -> jax.Array:
+    """One matrix product for each of the nine taps."""
+    h, w, p = *x.shape[1:3], jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    found = [jnp.einsum("bhwi,bhwo->io", p[:, d : d + h, e : e + w], g) for d in range(3) for e in range(3)]
+    return jnp.stack(found).reshape(3, 3, *found[0].shape)
+
+
+def patches(x: jax.Array, g: jax.Array) -> jax.Array:
+    """One matrix product with the nine taps side by side."""
+    h, w, p = *x.shape[1:3], jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    side_by_side = jnp.concatenate([p[:, d : d + h, e : e + w] for d in range(3) for e in range(3)], axis=-1)
+    found = side_by_side.reshape(-1, 9 * x.shape[-1]).T @ g.reshape(-1, g.shape[-1])
+    return found.reshape(3, 3, x.shape[-1], -1)
+
+
+def packed(x: jax.Array, g: jax.Array) -> jax.Array:
+    """`derived` with two columns as channels, for which nothing moves; then the kernel's taps are added."""
+    kernel = jax.ShapeDtypeStruct((3, 3, x.shape[-1], g.shape[-1]), x.dtype)
+    wide = derived(*(a.reshape(*a.shape[:2], -1, 2 * a.shape[-1]) for a in (x, g)))
+    return jax.linear_transpose(lambda k: pack_kernel(k, (1, 2), (1, 2)).kernel, kernel)(wide)[0]
+
+
+def tiles(x: jax.Array, g: jax.Array, count: int) -> jax.Array:
+    """`derived` with bands of rows as further images."""
+    b, h, w, _ = x.shape
+    p, rows = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0))), h // count
+    bands = jnp.concatenate([p[:, i * rows : (i + 1) * rows + 2] for i in range(count)])
+    gradient = g.reshape(b, count, rows, w, -1).swapaxes(0, 1).reshape(b * count, rows, w, -1)
+    return derived(bands, gradient, ((0, 0), (1, 1)))
+
+
+def swapped(x: jax.Array, g: jax.Array) -> jax.Array:
+    """`derived` with the two in each other's place."""
+    return derived(g, x)[::-1, ::-1].transpose(0, 1, 3, 2)
+
+
+WAYS: dict[str, Way] = {
+    "derived": derived,
+    "taps": taps,
+    "patches": patches,
+    "packed 1x2": packed,
+    "4 bands of rows": functools.partial(tiles, count=4),
+    "swapped": swapped,
+}
+
+
+def measure_layer(layer: str, options: Options) -> list[dict[str, Any]]:
+    size, channels_in, channels_out = (int(n) for n in layer.split("x"))
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (options.batch_size, size, size, channels_in))
+    g = jax.random.normal(keys[1], (options.batch_size, size, size, channels_out))
+    kernel = jax.random.normal(keys[2], (3, 3, channels_in, channels_out))
+    ways = {name: jax.jit(way) for name, way in WAYS.items()}
+    wanted = np.asarray(ways["derived"](x, g))
+    for name, way in ways.items():
+        np.testing.assert_allclose(way(x, g), wanted, rtol=0, atol=1e-4 * np.abs(wanted).max(), err_msg=name)
+    ways["(forward)"] = jax.jit(lambda x, g: convolve(x, kernel))
+    ways["(gradient of the input)"] = jax.jit(lambda x, g: jax.linear_transpose(lambda x: convolve(x, kernel), x)(g)[0])
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for round_ in range(options.num_rounds + 1):
+        for name, way in ways.items():
+            start, start_processor = time.perf_counter(), time.process_time()
+            jax.block_until_ready(way(x, g))
+            if round_:
+                times[name].append((time.perf_counter() - start, time.process_time() - start_processor))
+    rows = []
+    for name, values in times.items():
+        wall, processor = 1e3 * np.median(values, axis=0)
+        rows.append({"layer": layer, "way": name, "median_ms": float(wall), "processor_ms": float(processor)})
+    return rows
+
+
+def main(options: Options) -> None:
+    report = record("kernel gradient", dataclasses.asdict(options))
+    rows = [row for layer in options.layers for row in measure_layer(layer, options)]
+    table = Table("layer", "way", "median ms", "processor ms", title=report["device"])
+    for row in rows:
+        table.add_row(row["layer"], row["way"], f"{row['median_ms']:.1f}", f"{row['processor_ms']:.1f}")
+    Console(width=100).print(table)
+    finish({**report, "results": rows}, options.save)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
