@@ -3,7 +3,7 @@
 Compute is the compiler's cycles at the chip's clock; communication is the bytes that the compiled program all-reduces,
 at the public bandwidth of the links, as if nothing of it were hidden behind compute. Nothing is timed.
 
-    for t in v5e:4x4 v5e:16x16 v5p:16x16x16; do unet-jax plan seed --topology $t --data.image-size 1024 \\
+    for t in v5e:4x4 v5e:16x16; do unet-jax plan seed --topology $t --data.image-size 1024 \\
         --model.dtype bfloat16 --images-per-device 8 --out plan_$t.json; done
     python benchmarks/scaling_estimate.py plan_*.json
 """
@@ -35,8 +35,10 @@ class Options:
     """Read reports and print a table."""
 
     reports: tyro.conf.Positional[tuple[str, ...]]
+    chips: tuple[int, ...] = (8,)
+    """Further rows of the first report's program on so many chips of one slice."""
     slices: int = 16
-    """Rows for so many slices, connected by the data-center network, as well."""
+    """Further rows for so many slices of each report, connected by the data-center network."""
 
 
 def all_reduced_bytes(report: dict[str, Any]) -> int:
@@ -54,42 +56,41 @@ def between_slices_s(num_bytes: float, num_chips: int, num_slices: int, links: L
     return 2 * num_bytes / num_chips * (num_slices - 1) / num_slices / links.network_bytes_per_s
 
 
-def rows(report: dict[str, Any], num_slices: int) -> list[dict[str, Any]]:
-    """One slice, and several."""
+def row(report: dict[str, Any], topology: str, chips: int, slices: int = 1) -> dict[str, Any]:
+    """A report's program on so many slices of so many chips."""
     kind = report["target"].partition(":")[0]
-    clock, links, num_chips = CHIPS[kind].clock_hz, LINKS[kind], report["num_devices"]
+    clock, links = CHIPS[kind].clock_hz, LINKS[kind]
     assert clock is not None
     compute, num_bytes = report["cycles"] / clock, all_reduced_bytes(report)
-    found = []
-    for slices in (1, num_slices):
-        network = between_slices_s(num_bytes, num_chips, slices, links)
-        communication = in_slice_s(num_bytes, num_chips, links) + network
-        found.append(
-            {
-                "topology": report["target"] if slices == 1 else f"{slices} x {report['target']}",
-                "chips": num_chips * slices,
-                "images_per_step": report["images_per_device"] * num_chips * slices,
-                "compute_ms": 1e3 * compute,
-                "all_reduced_mb": num_bytes / 1e6,
-                "communication_ms": 1e3 * communication,
-                "efficiency_if_nothing_is_hidden": compute / (compute + communication),
-                "images_per_chip_for_95_percent": report["images_per_device"] * 19 * communication / compute,
-            }
-        )
-    return found
+    communication = in_slice_s(num_bytes, chips, links) + between_slices_s(num_bytes, chips, slices, links)
+    return {
+        "topology": topology,
+        "chips": chips * slices,
+        "images_per_step": int(report["images_per_device"] * chips * slices),
+        "compute_ms": 1e3 * compute,
+        "all_reduced_mb": num_bytes / 1e6,
+        "communication_ms": 1e3 * communication,
+        "efficiency": compute / (compute + communication),
+        "images_for_95%": report["images_per_device"] * 19 * communication / compute,
+    }
 
 
 def main() -> None:
     """Prints the table and one line of JSON."""
     options = tyro.cli(Options)
-    found = [row for path in options.reports for row in rows(json.loads(Path(path).read_text()), options.slices)]
-    found.sort(key=lambda row: row["chips"])
+    reports = [json.loads(Path(path).read_text()) for path in options.reports]
+    first = reports[0]["target"].partition(":")[0]
+    found = [row(reports[0], f"{first}, {chips} chips", chips) for chips in options.chips]
+    for report in reports:
+        name, chips = report["target"], report["num_devices"]
+        found += [row(report, name, chips), row(report, f"{options.slices} x {name}", chips, options.slices)]
+    found.sort(key=lambda line: line["chips"])
     table = Table()
     for name in found[0]:
         table.add_column(name.replace("_", " "), justify="left" if name == "topology" else "right")
-    for row in found:
+    for line in found:
         table.add_row(*(f"{v:.3g}" if isinstance(v, float) and v < 100 else f"{v:,.0f}" if not isinstance(v, str) else v
-                        for v in row.values()))  # fmt: skip
+                        for v in line.values()))  # fmt: skip
     Console(width=150).print(table)
     print(json.dumps({"what": "compiler's estimates and public bandwidths, not timings", "rows": found}))
 
