@@ -66,7 +66,8 @@ def test_killed_at_any_moment_a_study_continues_and_ends_the_same(synthetic_root
         process = start(file, out, cache)
         while process.poll() is None and log_size(out) == said:
             time.sleep(0.02)
-        time.sleep(rng.uniform(0.0, 1.5))  # from the first thing that a run said
+        # From the first thing that a run said; longer each time, or no start might come as far as its next checkpoint.
+        time.sleep(rng.uniform(0.0, 1.5 + 1.0 * num_killed))
         if process.poll() is not None:
             break
         os.killpg(process.pid, signal.SIGKILL)
