@@ -14,31 +14,18 @@ from typing import Any, Literal
 
 import numpy as np
 import tyro
-from bench_peers import Process, Unavailable, prepare
+from bench_peers import PeerOptions, Process, Unavailable, prepare
 from measure import finish, record
-from peer import VARIANTS
 from rich.console import Console
 from rich.table import Table
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(PeerOptions):
     """Start every implementation several times: cold once in each round, then again with what that has cached."""
 
-    variants: tuple[str, ...] = tuple(VARIANTS)
-    """Ratios are to the first."""
-    widths: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
-    center_width: int = 1024
-    num_classes: int = 2
     image_size: int = 128
-    batch_size: int = 2
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    learning_rate: float = 1e-4
     num_rounds: int = 2
-    limit_s: float = 900.0
-    """An implementation that takes longer is left out."""
-    save: str = ""
-    """Also write results/SAVE.json, or a path that ends in .json."""
 
 
 def start(variant: str, folder: pathlib.Path, caches: pathlib.Path, limit_s: float) -> dict[str, float]:

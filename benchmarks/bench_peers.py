@@ -32,8 +32,8 @@ bfloat16 has 7 bits, and each framework rounds elsewhere."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """Compare training steps of several implementations of one network, with the same weights and batch."""
+class PeerOptions:
+    """Implementations, and the training step that all of them take."""
 
     variants: tuple[str, ...] = tuple(VARIANTS)
     """Ratios are to the first. "unet_jax packing 2,2" is the library with that setting of the model."""
@@ -45,14 +45,20 @@ class Options:
     dtype: Literal["float32", "bfloat16"] = "float32"
     learning_rate: float = 1e-4
     """Of Adam, which all three libraries have."""
-    num_rounds: int = 10
-    """Timed steps of each variant, after one that is not counted."""
     limit_s: float = 900.0
     """An implementation that has not answered after so long, or compiled its step, is left out."""
-    small_ceilings: bool = False
-    """Measure the machine's limits with small arrays: for tests, the numbers mean nothing."""
     save: str = ""
     """Also write results/SAVE.json, or a path that ends in .json."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(PeerOptions):
+    """Compare training steps of several implementations of one network, with the same weights and batch."""
+
+    num_rounds: int = 10
+    """Timed steps of each variant, after one that is not counted."""
+    small_ceilings: bool = False
+    """Measure the machine's limits with small arrays: for tests, the numbers mean nothing."""
 
 
 class Unavailable(Exception):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tyro
+from measure import finish
 from rich.console import Console
 from rich.table import Table
 
@@ -39,6 +40,8 @@ class Options:
     """Further rows of the first report's program on so many chips of one slice."""
     slices: int = 16
     """Further rows for so many slices of each report, connected by the data-center network."""
+    save: str = ""
+    """Also write results/SAVE.json, or a path that ends in .json."""
 
 
 def all_reduced_bytes(report: dict[str, Any]) -> int:
@@ -92,7 +95,7 @@ def main() -> None:
         table.add_row(*(f"{v:.3g}" if isinstance(v, float) and v < 100 else f"{v:,.0f}" if not isinstance(v, str) else v
                         for v in line.values()))  # fmt: skip
     Console(width=150).print(table)
-    print(json.dumps({"what": "compiler's estimates and public bandwidths, not timings", "rows": found}))
+    finish({"what": "compiler's estimates and public bandwidths, not timings", "results": found}, options.save)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import optimize
+from scipy import optimize, special
 
 from unet_jax import metrics
 from unet_jax.metrics import Counts
@@ -34,7 +34,7 @@ class Calibration:
 
     def probs(self, probs: Float[np.ndarray, "*b k"]) -> Float[np.ndarray, "*b k"]:
         """Calibrated probabilities, float32."""
-        return _sigmoid(_logits(probs) / np.asarray(self.temperature)).astype(np.float32)
+        return special.expit(_logits(probs) / np.asarray(self.temperature)).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +74,11 @@ def fit_calibration(histograms: Int[np.ndarray, "i 2 k n"], threshold: float) ->
     dice = np.empty((2, num_classes))
     for k in range(num_classes):
         curve = _dice_by_edge(histograms[:, :, k])
-        allowed = (_logit(_THRESHOLDS[0]) <= _EDGES) & (_logit(_THRESHOLDS[1]) >= _EDGES)
+        allowed = (special.logit(_THRESHOLDS[0]) <= _EDGES) & (special.logit(_THRESHOLDS[1]) >= _EDGES)
         best = np.flatnonzero(allowed & (curve >= curve[allowed].max()))
         raw[k] = _EDGES[best[len(best) // 2]]  # the middle of equals
-        dice[:, k] = np.interp(_logit(threshold), _EDGES, curve), curve[best[0]]
-    calibration = Calibration(tuple(temperature.tolist()), tuple(_sigmoid(raw / temperature).tolist()))
+        dice[:, k] = np.interp(special.logit(threshold), _EDGES, curve), curve[best[0]]
+    calibration = Calibration(tuple(temperature.tolist()), tuple(special.expit(raw / temperature).tolist()))
     return Fit(
         calibration,
         (_nll(pooled, before), _nll(pooled, temperature)),
@@ -107,7 +107,7 @@ def _nll(counts: Int[np.ndarray, "2 k n"], temperature: np.ndarray) -> Float[np.
 def _ece(counts: Int[np.ndarray, "2 k n"], temperature: np.ndarray) -> Float[np.ndarray, " k"]:
     errors = []
     for k, t in enumerate(temperature):
-        p, pixels = _sigmoid(_CENTERS / t), counts[:, k].sum(axis=0)
+        p, pixels = special.expit(_CENTERS / t), counts[:, k].sum(axis=0)
         of_bin = np.minimum((p * _NUM_ECE_BINS).astype(int), _NUM_ECE_BINS - 1)
         gaps = np.bincount(of_bin, counts[1, k] - p * pixels, _NUM_ECE_BINS)
         errors.append(np.abs(gaps).sum() / pixels.sum())
@@ -123,14 +123,4 @@ def _dice_by_edge(counts: Int[np.ndarray, "i 2 n"]) -> Float[np.ndarray, " n+1"]
 
 
 def _logits(probs: np.ndarray) -> Float[np.ndarray, "..."]:
-    p = np.asarray(probs, np.float64)
-    with np.errstate(divide="ignore"):
-        return np.clip(np.log(p) - np.log1p(-p), -_LARGEST_LOGIT, _LARGEST_LOGIT)
-
-
-def _logit(p: float) -> float:
-    return float(np.log(p) - np.log1p(-p))
-
-
-def _sigmoid(z: np.ndarray) -> np.ndarray:
-    return 1.0 / (1.0 + np.exp(-z))
+    return np.clip(special.logit(np.asarray(probs, np.float64)), -_LARGEST_LOGIT, _LARGEST_LOGIT)

@@ -4,6 +4,7 @@ Nothing here sends pixels from device to device: where a convolution needs a nei
 XLA's partitioner puts the exchange into the compiled step.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -88,6 +89,7 @@ def check_rows(rows: int, size_multiple: int, mesh: Mesh) -> None:
         )
 
 
+@functools.lru_cache(maxsize=8)  # every array of every batch asks, and a pod has thousands of devices
 def process_share(mesh: Mesh) -> Share:
     """This process's. Processes that hold parts of the same images have the same share."""
     me = jax.process_index()
