@@ -10,7 +10,7 @@ import pathlib
 import sys
 import tempfile
 import time
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tyro

@@ -16,6 +16,7 @@ from photos import write_photos
 from rich.console import Console
 from rich.table import Table
 
+from unet_jax.compiled import compiler_options
 from unet_jax.config import Config
 from unet_jax.config_dict import replace
 from unet_jax.data.kept import training_source
@@ -85,7 +86,8 @@ def run(base: Config, options: Options, stack: contextlib.ExitStack) -> None:
         feeds[f"{cache} cache, {where}"] = (source, config)
     with contextlib.closing(device_batches(*_feed(feeds, 0, order), mesh, start_step=0)) as batches:
         fixed = next(batches)
-    step = make_train_step(model.apply, bce_dice_loss, tx).lower(state, fixed).compile()
+    train_step = make_train_step(model.apply, bce_dice_loss, tx, compiler_options=compiler_options())
+    step = train_step.lower(state, fixed).compile()
 
     def steps(state, batches):
         """The loop of a run: metrics are read one step late."""

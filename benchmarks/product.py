@@ -10,6 +10,7 @@ from network import Network, num_parameters, random_pixels
 
 from unet_jax._types import Batch, Sample
 from unet_jax.build import Program, build
+from unet_jax.compiled import compiler_options
 from unet_jax.config import Config
 from unet_jax.data.host_packing import pack_sample
 from unet_jax.sharding import make_mesh, put_batch, put_replicated
@@ -68,7 +69,9 @@ def make_product(
         steps["evaluate"] = lambda: jax.block_until_ready(evaluate(box[0].params, box[0].batch_stats, batch))
     if "predict" in kinds:
         images = put_batch(Batch(image, None, None), mesh).image
-        step = make_predict_step(program.model.apply, size_multiple=config.model.size_multiple)
+        step = make_predict_step(
+            program.model.apply, size_multiple=config.model.size_multiple, compiler_options=compiler_options()
+        )
         predict, facts["predict"] = compiled(step, box[0].params, box[0].batch_stats, images)
         steps["predict"] = lambda: jax.block_until_ready(predict(box[0].params, box[0].batch_stats, images))
     for step in steps.values():

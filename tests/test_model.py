@@ -11,9 +11,7 @@ import pytest
 
 from unet_jax import InputError, UNet
 from unet_jax.config import ModelConfig
-from unet_jax.model.convolution import convolve
 from unet_jax.model.normalization import BatchNormReLU, batch_norm_relu
-from unet_jax.model.packing import pack_kernel
 from unet_jax.model.pooling import max_pool
 from unet_jax.state import init_state, num_parameters, with_prior_bias
 
@@ -53,29 +51,6 @@ def test_parameter_counts_of_the_original(widths, num_classes, trainable, statis
     model = UNet(ModelConfig(widths=widths), num_classes)
     state = jax.eval_shape(lambda key: init_state(key, model, optax.sgd(1.0)), jax.random.key(0))
     assert (num_parameters(state.params), num_parameters(state.batch_stats)) == (trainable, statistics)
-
-
-def numpy_conv(x, kernel):
-    """A float64 loop over taps: cross-correlation with zeros outside."""
-    size = kernel.shape[0]
-    margin = size // 2
-    padded = np.pad(np.float64(x), ((0, 0), (margin, margin), (margin, margin), (0, 0)))
-    y = np.zeros((*x.shape[:3], kernel.shape[-1]))
-    for i in range(size):
-        for j in range(size):
-            y += padded[:, i : i + x.shape[1], j : j + x.shape[2]] @ np.float64(kernel[i, j])
-    return y
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (1, 5), (2, 7), (3, 3), (5, 4)])
-@pytest.mark.parametrize("size", [1, 3])
-def test_convolution_equals_a_loop_on_ordinary_and_tiny_grids(shape, size):
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(2, *shape, 3)).astype(np.float32)
-    kernel = rng.normal(size=(size, size, 3, 4)).astype(np.float32)
-    np.testing.assert_allclose(
-        convolve(x, pack_kernel(jnp.asarray(kernel), (1, 1), (1, 1))), numpy_conv(x, kernel), atol=1e-5
-    )
 
 
 def test_pool_by_hand():

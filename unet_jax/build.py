@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from unet_jax._types import Batch, InputError
+from unet_jax.compiled import compiler_options
 from unet_jax.config import Config, LossConfig, LossTermConfig, TrainConfig
 from unet_jax.loss_catalogue import LOSSES
 from unet_jax.losses import Term, bce_dice_loss, make_objective, ramp_factor
@@ -66,7 +67,7 @@ def build(config: Config, num_classes: int, num_steps: int, *, backend: str | No
     remat = "full" if undivided else config.model.remat
     model = make_model(dataclasses.replace(config.model, packing=by_level, remat=remat), num_classes)
     tx = make_optimizer(config.optim, num_steps)
-    return Program(model, tx, packing, *make_steps(config, model, tx, packing, num_steps))
+    return Program(model, tx, packing, *make_steps(config, model, tx, packing, num_steps, backend=backend))
 
 
 def make_steps(
@@ -76,19 +77,26 @@ def make_steps(
     packing: Packing,
     num_steps: int,
     numbers: dict[str, Any] | None = None,
+    backend: str | None = None,
 ) -> tuple[TrainStep, EvalStep]:
-    """The steps to train and to evaluate on packed batches; `num_steps` and `numbers` are those of `make_loss`."""
+    """The steps to train and to evaluate on packed batches, for a kind of device as in `build`.
+
+    `num_steps` and `numbers` are those of `make_loss`.
+    """
+    options = compiler_options(backend)
     apply_fn = functools.partial(model.apply, method="packed")
     loss_fn = make_loss(config.loss, packing.label, num_steps, numbers)
     num_parts = num_micro_batches(config.train)
     if num_parts == 1:
-        train_step = make_train_step(apply_fn, loss_fn, tx)
+        train_step = make_train_step(apply_fn, loss_fn, tx, compiler_options=options)
     else:
-        train_step = make_accumulating_train_step(apply_fn, loss_fn, tx, num_parts)
+        train_step = make_accumulating_train_step(apply_fn, loss_fn, tx, num_parts, compiler_options=options)
     count = num_subpixels(packing.label)
     return (
         skip_non_finite(train_step) if config.train.on_non_finite == "skip" else train_step,
-        make_eval_step(apply_fn, loss_fn, threshold=config.train.threshold, num_subpixels=count),
+        make_eval_step(
+            apply_fn, loss_fn, threshold=config.train.threshold, num_subpixels=count, compiler_options=options
+        ),
     )
 
 
@@ -122,7 +130,8 @@ def make_landscape(config: Config, program: Program, class_names: Sequence[str],
         parts |= {"dice_loss": dataclasses.replace(loss, bce_weight=0.0)} if loss.dice_weight else {}
     terms = {name: make_loss(part, factor, num_steps) for name, part in parts.items()}
     apply_fn = functools.partial(program.model.apply, method="packed")
-    return make_landscape_step(apply_fn, terms, class_names, num_subpixels=num_subpixels(factor))
+    count = num_subpixels(factor)
+    return make_landscape_step(apply_fn, terms, class_names, num_subpixels=count, compiler_options=compiler_options())
 
 
 def loss_numbers(config: LossConfig) -> dict[str, Any]:

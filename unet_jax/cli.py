@@ -14,6 +14,7 @@ from etils import epath
 from unet_jax._checks import did_you_mean
 from unet_jax._types import InputError, Preempted, Processes
 from unet_jax.config import Config
+from unet_jax.huge_pages import restart_with_huge_pages
 from unet_jax.presets import PRESETS
 
 _USAGE = """usage: unet-jax COMMAND ...
@@ -188,6 +189,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args or args[0] in ("-h", "--help", "help"):
         print(_USAGE.format(presets=", ".join(PRESETS)))
         return
+    if argv is None:
+        restart_with_huge_pages()
     _quiet_libraries()
     try:
         if args[0] not in _COMMANDS:

@@ -8,6 +8,7 @@ from etils import epath
 from jaxtyping import Float, UInt8
 
 from unet_jax._types import InputError
+from unet_jax.compiled import compiler_options
 from unet_jax.config import ModelConfig
 from unet_jax.data.pixels import IMAGE_SUFFIXES, read_image, resize_image, resize_probs, write_png
 from unet_jax.distributed import is_first
@@ -24,7 +25,7 @@ _BATCH_SIZE = 8
 def _predict_step(config: ModelConfig, num_classes: int) -> PredictStep:
     """One compiled function per network, whichever run asks."""
     model = make_model(config, num_classes)
-    return make_predict_step(model.apply, size_multiple=config.size_multiple)
+    return make_predict_step(model.apply, size_multiple=config.size_multiple, compiler_options=compiler_options())
 
 
 def _run_step(run: Run, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b h w k"]:

@@ -23,6 +23,8 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 EvalStep = Callable[[PyTree, PyTree, Batch], tuple[Metrics, Counts]]
 PredictStep = Callable[[PyTree, PyTree, Array], Array]
 LandscapeStep = Callable[[TrainState, Batch], Metrics]
+Options = Mapping[str, str] | None
+"""What XLA is told when a step is compiled (`unet_jax.compiled.compiler_options`)."""
 
 
 def unit_range(images: UInt8[Array, "..."]) -> Float[Array, "..."]:
@@ -30,7 +32,9 @@ def unit_range(images: UInt8[Array, "..."]) -> Float[Array, "..."]:
     return images.astype(jnp.float32) / 255.0
 
 
-def make_train_step(apply_fn: ApplyFn, loss_fn: LossFn, tx: optax.GradientTransformation) -> TrainStep:
+def make_train_step(
+    apply_fn: ApplyFn, loss_fn: LossFn, tx: optax.GradientTransformation, *, compiler_options: Options = None
+) -> TrainStep:
     """One update, jitted; the state passed in is donated.
 
     Metrics are float32 scalars: `loss`, its terms, and `grad_norm` (global, before clipping). A loss that is not
@@ -41,11 +45,16 @@ def make_train_step(apply_fn: ApplyFn, loss_fn: LossFn, tx: optax.GradientTransf
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         return _update(state, tx, gradients(state, batch))
 
-    return jax.jit(train_step, donate_argnums=0)
+    return jax.jit(train_step, donate_argnums=0, compiler_options=dict(compiler_options or {}))
 
 
 def make_accumulating_train_step(
-    apply_fn: ApplyFn, loss_fn: LossFn, tx: optax.GradientTransformation, num_micro_batches: int
+    apply_fn: ApplyFn,
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    num_micro_batches: int,
+    *,
+    compiler_options: Options = None,
 ) -> TrainStep:
     """`make_train_step` in the memory of one of `num_micro_batches` equal parts of the batch, one after the other.
 
@@ -75,7 +84,7 @@ def make_accumulating_train_step(
         sums, _ = jax.lax.scan(add_part, optax.tree.zeros_like(shapes), jnp.arange(num_micro_batches))
         return _update(state, tx, sums)
 
-    return jax.jit(train_step, donate_argnums=0)
+    return jax.jit(train_step, donate_argnums=0, compiler_options=dict(compiler_options or {}))
 
 
 class _Gradients(NamedTuple):
@@ -109,7 +118,14 @@ def _update(state: TrainState, tx: optax.GradientTransformation, found: _Gradien
     return TrainState(state.step + 1, params, found.batch_stats, opt_state), metrics
 
 
-def make_eval_step(apply_fn: ApplyFn, loss_fn: LossFn, *, threshold: float, num_subpixels: int = 1) -> EvalStep:
+def make_eval_step(
+    apply_fn: ApplyFn,
+    loss_fn: LossFn,
+    *,
+    threshold: float,
+    num_subpixels: int = 1,
+    compiler_options: Options = None,
+) -> EvalStep:
     """Loss of a batch and `[b k]` pixel counts per image and class, with the running statistics.
 
     Terms with a schedule have the weights that they end with, so that losses of different epochs compare.
@@ -122,10 +138,10 @@ def make_eval_step(apply_fn: ApplyFn, loss_fn: LossFn, *, threshold: float, num_
         counts = counts_from_logits(logits, batch.label, threshold=threshold, num_subpixels=num_subpixels)
         return {"loss": loss, **terms}, counts
 
-    return jax.jit(eval_step)
+    return jax.jit(eval_step, compiler_options=dict(compiler_options or {}))
 
 
-def make_predict_step(apply_fn: ApplyFn, *, size_multiple: int) -> PredictStep:
+def make_predict_step(apply_fn: ApplyFn, *, size_multiple: int, compiler_options: Options = None) -> PredictStep:
     """`(params, batch_stats, images) -> probs` for uint8 images of any height and width.
 
     Sizes that the network cannot take are padded at the bottom and right by mirroring, and cropped afterwards.
@@ -138,11 +154,16 @@ def make_predict_step(apply_fn: ApplyFn, *, size_multiple: int) -> PredictStep:
         logits = apply_fn({"params": params, "batch_stats": batch_stats}, unit_range(padded), False)
         return jax.nn.sigmoid(logits[:, :height, :width, :])
 
-    return jax.jit(predict_step)
+    return jax.jit(predict_step, compiler_options=dict(compiler_options or {}))
 
 
 def make_landscape_step(
-    apply_fn: ApplyFn, terms: Mapping[str, LossFn], class_names: Sequence[str], *, num_subpixels: int = 1
+    apply_fn: ApplyFn,
+    terms: Mapping[str, LossFn],
+    class_names: Sequence[str],
+    *,
+    num_subpixels: int = 1,
+    compiler_options: Options = None,
 ) -> LandscapeStep:
     """`(state, batch) -> metrics`: how terms and classes pull at the parameters (`unet_jax.losses.landscape`), jitted.
 
@@ -173,4 +194,4 @@ def make_landscape_step(
                 metrics[f"gradient/cosine/{names[i]}/{names[j]}"] = cosines[i, j]
         return metrics
 
-    return jax.jit(landscape_step)
+    return jax.jit(landscape_step, compiler_options=dict(compiler_options or {}))

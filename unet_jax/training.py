@@ -15,6 +15,7 @@ from unet_jax._types import Preempted
 from unet_jax.begin import begin_run, newest_state, split_source
 from unet_jax.build import Program, batch_shapes, build, make_landscape
 from unet_jax.checkpoint import CheckpointStore
+from unet_jax.compiled import compiler_options
 from unet_jax.config import Config
 from unet_jax.config_dict import config_to_dict
 from unet_jax.data.kept import training_source
@@ -118,7 +119,11 @@ class _Loop:
         self.program = make_program(config, len(info.class_names), info.num_steps)
         wanted = config.train.log_gradients_every_steps > 0
         self.landscape_step = make_landscape(config, self.program, info.class_names, info.num_steps) if wanted else None
-        self.predict_step = make_predict_step(self.program.model.apply, size_multiple=config.model.size_multiple)
+        self.predict_step = make_predict_step(
+            self.program.model.apply,
+            size_multiple=config.model.size_multiple,
+            compiler_options=compiler_options(),
+        )
         # Stored with each checkpoint, so that one explains itself without its run directory.
         self.identity = {"class_names": list(info.class_names), "config": config_to_dict(config)}
         self.log = RunLog(out, config.train, display)

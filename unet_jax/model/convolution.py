@@ -1,31 +1,66 @@
 """Convolutions of activations that may be packed, as functions; and what moves pixels by them."""
 
 import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from unet_jax.model.packing import PackedKernel, halve, pack_kernel
+from unet_jax.model.packing import PackedKernel, halve, pack_kernel, unpack
+from unet_jax.model.products import correlate_patches
 from unet_jax.subpixels import Factor, num_subpixels
 
 
 def convolve(x: Float[Array, "b h w c"], packed: PackedKernel) -> Float[Array, "b h2 w2 d"]:
     """Cross-correlation with zero padding, in x's dtype."""
     kernel = packed.kernel.astype(x.dtype)
-    if packed.strides == packed.lhs_dilation == (1, 1) and (
-        x.shape[1] < kernel.shape[0] or x.shape[2] < kernel.shape[1]
-    ):
-        return _correlate_on_tiny_grid(x, kernel, packed.padding)
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        packed.strides,
-        packed.padding,
-        packed.lhs_dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    rows, columns = packed.padding
+
+    def by_library(x: Array, kernel: Array) -> Array:
+        numbers = ("NHWC", "HWIO", "NHWC")
+        window = packed.strides, packed.padding, packed.lhs_dilation
+        return jax.lax.conv_general_dilated(x, kernel, *window, dimension_numbers=numbers)
+
+    def by_patches(x: Array, kernel: Array) -> Array:
+        return correlate_patches(x, kernel, (rows, columns))
+
+    if packed.strides != (1, 1) or packed.lhs_dilation != (1, 1):
+        return by_library(x, kernel)
+    if x.shape[1] < kernel.shape[0] or x.shape[2] < kernel.shape[1]:
+        return by_patches(x, kernel)
+    if _has_few_pixels(x, kernel):
+        return jax.lax.platform_dependent(x, kernel, cpu=by_patches, default=by_library)
+    return by_library(x, kernel)
+
+
+def _has_few_pixels(x: Array, kernel: Array) -> bool:
+    """No more in the batch than there are channels: then a CPU spends its time on the kernel (docs/cpu.md)."""
+    return math.prod(x.shape[:3]) <= kernel.shape[3]
+
+
+def convolve_joined(
+    x: Float[Array, "b h w c"], below: Float[Array, "b h/2 w/2 c2"], kernel: Float[Array, "kh kw i d"]
+) -> Float[Array, "b h w d"]:
+    """A 'same' convolution of x and 2x2 nearest-neighbour up-sampled `below` concatenated; nothing is packed.
+
+    On CPUs it is the sum of two convolutions with the kernel's input channels divided among them; so neither of the
+    two tensors is made. Elsewhere it is what it says: not measured on GPUs.
+    """
+    if _has_few_pixels(x, kernel):
+        return _convolve_concatenated(x, below, kernel)
+    return jax.lax.platform_dependent(x, below, kernel, cpu=_sum_of_convolutions, default=_convolve_concatenated)
+
+
+def _convolve_concatenated(x: Array, below: Array, kernel: Array) -> Array:
+    return convolve(jnp.concatenate([x, upsample(below)], axis=-1), pack_kernel(kernel, (1, 1), (1, 1)))
+
+
+def _sum_of_convolutions(x: Array, below: Array, kernel: Array) -> Array:
+    own = x.shape[3]
+    of_below = convolve_upsampled(below, kernel[:, :, own:], (1, 1), (2, 2))
+    return convolve(x, pack_kernel(kernel[:, :, :own], (1, 1), (1, 1))) + unpack(of_below, (2, 2))
 
 
 def convolve_upsampled(
@@ -60,8 +95,8 @@ def _convolve_upsampled_backward(old: Factor, new: Factor, kept: Any, gradient: 
     b, h, w, c = repacked.shape
     shape = (b, h * below[0] // old[0], w * below[1] // old[1], c * num_subpixels(old) // num_subpixels(below))
     packed = pack_kernel(kernel, old, new, upsampled=True)
-    transposed = jax.linear_transpose(lambda x: convolve(x, packed), jax.ShapeDtypeStruct(shape, repacked.dtype))
-    return *transposed(gradient), *gradient_of_kernel(gradient)
+    _, gradient_of_x = jax.vjp(lambda x: convolve(x, packed), jnp.zeros(shape, repacked.dtype))
+    return *gradient_of_x(gradient), *gradient_of_kernel(gradient)
 
 
 _convolve_upsampled_repacked.defvjp(_convolve_upsampled_forward, _convolve_upsampled_backward)
@@ -74,23 +109,6 @@ def repack_by_convolution(x: Float[Array, "b h w c"], old: Factor, new: Factor) 
     identity = jnp.eye(x.shape[-1] // num_subpixels(old), dtype=x.dtype)[None, None]
     with jax.default_matmul_precision("highest"):  # float32 times 1 is to remain what it is
         return convolve(x, pack_kernel(identity, old, new))
-
-
-def _correlate_on_tiny_grid(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw c d"], padding: list[tuple[int, int]]
-) -> Float[Array, "b h2 w2 d"]:
-    """Cross-correlation as one matrix product over gathered patches.
-
-    XLA's CPU convolution leaves its fast path when a side of the image is smaller than the kernel: 67 ms against
-    1.3 ms for 2x2 pixels, 512 to 512 channels, batch 8, on two cores. The deep end of the network lives there on small
-    images.
-    """
-    rows, columns, _, features = kernel.shape
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    b, h, w = x.shape[0], padded.shape[1] - rows + 1, padded.shape[2] - columns + 1
-    patches = [padded[:, i : i + h, j : j + w, :] for i in range(rows) for j in range(columns)]
-    gathered = jnp.concatenate(patches, axis=-1).reshape(b * h * w, -1)
-    return (gathered @ kernel.reshape(-1, features)).reshape(b, h, w, features)
 
 
 def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w c"]:

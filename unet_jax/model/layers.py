@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from unet_jax.model.convolution import convolve, convolve_upsampled, repack_by_convolution, upsample
+from unet_jax.model.convolution import convolve, convolve_joined, convolve_upsampled, repack_by_convolution
 from unet_jax.model.packing import halve, pack_kernel
 from unet_jax.model.pooling import convolve_pooled
 from unet_jax.subpixels import Factor, num_subpixels
@@ -26,9 +26,8 @@ class Conv(nn.Module):
 
     x is packed by `factor_in`, or by `factor` where that is not given; or by `pooled_from`, and then it is max-pooled
     first. With `below`, of half the resolution and packed by `below_factor` or `halve(factor)`, a convolution of x and
-    the up-sampled `below` concatenated. Packed, it is the sum of two convolutions with the kernel's input channels
-    divided among them, and neither of the two tensors is made. Unpacked, they are: the other way was 1.2 to 12 times
-    slower on a CPU, at all sizes tried (docs/packing.md).
+    the up-sampled `below` concatenated: packed, the sum of two convolutions with the kernel's input channels divided
+    among them, where neither of the two tensors is made; unpacked, `convolve_joined`.
     """
 
     features: int
@@ -53,8 +52,8 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
         if below is not None and self.factor == (1, 1):
-            below = repack_by_convolution(below, below_factor, (1, 1))
-            x, own, below = jnp.concatenate([x, upsample(below)], axis=-1), own + lower, None
+            below = repack_by_convolution(below, below_factor, (1, 1)).astype(self.dtype)
+            return convolve_joined(x.astype(self.dtype), below, kernel), bias
         if self.pooled_from is not None:
             return convolve_pooled(x.astype(self.dtype), kernel, self.pooled_from, self.factor), bias
         y = convolve(x.astype(self.dtype), pack_kernel(kernel[:, :, :own], factor_in, self.factor))

@@ -75,8 +75,8 @@ def _convolve_pooled_backward(factor: Factor, new: Factor, kept: Any, gradient: 
     packed = pack_kernel(kernel, halve(factor), new)
     repeated = packed._replace(kernel=jnp.tile(packed.kernel, (1, 1, 4, 1)))
     channels = pooled.shape[-1]
-    four = jax.ShapeDtypeStruct((*pooled.shape[:-1], 4 * channels), pooled.dtype)
-    (copies,) = jax.linear_transpose(lambda x: convolve(x, repeated), four)(gradient)
+    four = jnp.zeros((*pooled.shape[:-1], 4 * channels), pooled.dtype)
+    (copies,) = jax.vjp(lambda x: convolve(x, repeated), four)[1](gradient)
     winner_of = pack_kernel(jnp.tile(jnp.eye(channels), 4)[None, None], (1, 1), (1, 1))
     group = jnp.asarray(np.repeat(np.arange(4), channels), pooled.dtype)[None, None, None, :]
     mine = convolve(winner, winner_of) == group  # 0 to 3 are exact in any precision

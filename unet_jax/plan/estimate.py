@@ -14,6 +14,7 @@ from etils import epath
 
 from unet_jax._types import InputError
 from unet_jax.build import batch_shapes, build, num_micro_batches, state_shapes
+from unet_jax.compiled import compiler_options
 from unet_jax.config import Config, ModelConfig
 from unet_jax.plan.hlo import Instruction, collectives, parse_entry, stage_of
 from unet_jax.plan.targets import Chip, Target
@@ -95,7 +96,11 @@ def estimate(
     if program == "train":
         lowered = built.train_step.lower(state, batch_shapes(config, num_classes, built.packing, mesh))  # type: ignore[attr-defined]
     else:
-        step = make_predict_step(built.model.apply, size_multiple=config.model.size_multiple)
+        step = make_predict_step(
+            built.model.apply,
+            size_multiple=config.model.size_multiple,
+            compiler_options=compiler_options(target.backend),
+        )
         images = batch_shapes(config, num_classes, UNPACKED, mesh).image
         lowered = step.lower(state.params, state.batch_stats, images)  # type: ignore[attr-defined]
     lower_s = time.perf_counter() - start
