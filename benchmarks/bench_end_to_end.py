@@ -25,6 +25,7 @@ from unet_jax.data.pipeline import TrainOrder
 from unet_jax.data.sources import FileSource
 from unet_jax.data.threads import num_cores
 from unet_jax.feed import device_batches
+from unet_jax.huge_pages import restart_with_huge_pages
 from unet_jax.losses import bce_dice_loss
 from unet_jax.optim import make_optimizer
 from unet_jax.presets import PRESETS
@@ -149,4 +150,5 @@ def _feed(feeds, index, order):
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()  # as the library's command does
     main(tyro.cli(Options))

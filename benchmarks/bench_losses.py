@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from unet_jax.config_dict import replace
+from unet_jax.huge_pages import restart_with_huge_pages
 from unet_jax.loss_config import LossTermConfig
 from unet_jax.presets import PRESETS
 
@@ -62,4 +63,5 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()  # as the library's command does
     main(tyro.cli(Options))

@@ -11,6 +11,7 @@ from measure import finish, record, summary, time_in_turns
 from product import Product, make_product, reason
 
 from unet_jax.config_dict import replace
+from unet_jax.huge_pages import restart_with_huge_pages
 from unet_jax.presets import PRESETS
 
 _NUM_CLASSES = 2
@@ -72,4 +73,5 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()  # as the library's command does
     main(tyro.cli(Options))

@@ -16,6 +16,7 @@ from textbook import TextbookUNet, make_textbook_step
 
 from unet_jax.config import Config
 from unet_jax.config_dict import replace
+from unet_jax.huge_pages import restart_with_huge_pages
 from unet_jax.optim import make_optimizer
 from unet_jax.presets import PRESETS
 
@@ -97,4 +98,5 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()  # as the library's command does
     main(tyro.cli(Options))

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from unet_jax.config_dict import replace
+from unet_jax.huge_pages import restart_with_huge_pages
 from unet_jax.presets import PRESETS
 
 
@@ -103,4 +104,5 @@ def _print(rows: list[dict[str, Any]], exponents: dict[str, Any], failed: dict[s
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()  # as the library's command does
     main(tyro.cli(Options))

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from unet_jax.config import Config
 from unet_jax.config_dict import replace
+from unet_jax.huge_pages import restart_with_huge_pages
 from unet_jax.presets import PRESETS
 
 
@@ -131,4 +132,5 @@ def _print(rows: list[dict[str, Any]], failed: dict[str, str], device: str) -> N
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()  # as the library's command does
     main(tyro.cli(Options))

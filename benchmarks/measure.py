@@ -8,6 +8,7 @@ import contextlib
 import datetime
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import subprocess
@@ -29,16 +30,20 @@ Step = Callable[[], object]
 RESULTS = pathlib.Path(__file__).parent / "results"
 
 
-def time_in_turns(steps: Mapping[str, Step], num_rounds: int, *, num_warm_up: int = 1) -> dict[str, list[float]]:
+def time_in_turns(
+    steps: Mapping[str, Step], num_rounds: int, *, num_warm_up: int = 1, before: Mapping[str, Step] | None = None
+) -> dict[str, list[float]]:
     """Seconds of every step, by name and round; warm-up rounds are not among them.
 
     The order is another one in every round: a step that follows a greedy neighbour (a cold cache, a hot core) should
-    not always be the same one.
+    not always be the same one. `before` holds what is run ahead of a step, and not timed.
     """
     times: dict[str, list[float]] = {name: [] for name in steps}
     rng = np.random.default_rng(0)
     for round_ in range(num_warm_up + num_rounds):
         for name in rng.permutation(list(steps)):
+            if before and name in before:
+                before[name]()
             start = time.perf_counter()
             steps[name]()
             if round_ >= num_warm_up:
@@ -118,6 +123,7 @@ def record(benchmark: str, options: Mapping[str, Any], packages: Sequence[str] =
         "device": jax.devices()[0].device_kind,
         "num_devices": jax.device_count(),
         "driver": driver(),
+        "tunables": os.environ.get("GLIBC_TUNABLES", ""),
         "machine": machine(),
         "versions": {name: version for name, version in versions.items() if version},
         "options": dict(options),

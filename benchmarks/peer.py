@@ -62,10 +62,20 @@ VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
     "Keras on PyTorch": ("peer_keras", {"KERAS_BACKEND": "torch"}),
 }
 """A name may go on: "unet_jax packing 2,2" is "unet_jax" with that setting."""
+HUGE_PAGES = ", huge pages"
+"""At the end of a name: with memory from glibc in huge pages, as the library's command has it (docs/cpu.md)."""
+
+
+def environment_of(variant: str) -> dict[str, str]:
+    """Of its process."""
+    # Without the words it is explicit, too, as this process may have what it has not.
+    tunables = "glibc.malloc.hugetlb=1" if variant.endswith(HUGE_PAGES) else "glibc.malloc.hugetlb=0"
+    return {"GLIBC_TUNABLES": tunables, **VARIANTS[kind_of(variant)][1]}
 
 
 def kind_of(variant: str) -> str:
     """The longest name in `VARIANTS` that it begins with."""
+    variant = variant.removesuffix(HUGE_PAGES)
     found = [kind for kind in VARIANTS if variant == kind or variant.startswith(kind + " ")]
     if not found:
         raise ValueError(f"variant is {variant!r}, but must begin with one of {', '.join(VARIANTS)}.")
@@ -100,7 +110,7 @@ def main() -> None:
         with np.load(folder / "pixels.npz") as file:
             image, label = file["image"], file["label"]
         module = importlib.import_module(VARIANTS[kind_of(variant)][0])
-        peer = module.make(variant, Task.read(folder), weights, image, label)
+        peer = module.make(variant.removesuffix(HUGE_PAGES), Task.read(folder), weights, image, label)
         print(json.dumps({"ready": True}), file=answers, flush=True)
         for line in sys.stdin:
             print(json.dumps(answer(peer, json.loads(line))), file=answers, flush=True)

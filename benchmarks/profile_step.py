@@ -9,6 +9,7 @@ from measure import RESULTS, finish, record, summary, time_in_turns
 from product import make_product
 
 from unet_jax.config_dict import replace
+from unet_jax.huge_pages import restart_with_huge_pages
 from unet_jax.presets import PRESETS
 
 
@@ -48,4 +49,5 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()  # as the library's command does
     main(tyro.cli(Options))
