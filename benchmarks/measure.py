@@ -175,7 +175,12 @@ def peak_bytes() -> int | None:
 
 
 def finish(report: Mapping[str, Any], save: str) -> None:
-    """Prints the report as the last line; `save` also writes results/SAVE.json, or a path that ends in .json."""
+    """Prints the report as the last line; `save` also writes results/SAVE.json, or a path that ends in .json.
+
+    Ends the program with status 1, and writes no file, where nothing was measured.
+    """
+    if report.get("failed") and not report.get("results"):
+        raise SystemExit(f"nothing could be measured: {json.dumps(report['failed'])}")
     if save:
         path = pathlib.Path(save) if save.endswith(".json") else RESULTS / f"{save}.json"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from unet_jax.build import Program, build
 from unet_jax.compiled import compiler_options
 from unet_jax.config import Config
 from unet_jax.data.host_packing import pack_sample
-from unet_jax.sharding import make_mesh, put_batch, put_replicated
+from unet_jax.sharding import make_mesh, put_batch, put_replicated, put_whole_batch
 from unet_jax.state import TrainState
 from unet_jax.steps import make_predict_step
 
@@ -68,7 +68,7 @@ def make_product(
         evaluate, facts["evaluate"] = compiled(program.eval_step, box[0].params, box[0].batch_stats, batch)
         steps["evaluate"] = lambda: jax.block_until_ready(evaluate(box[0].params, box[0].batch_stats, batch))
     if "predict" in kinds:
-        images = put_batch(Batch(image, None, None), mesh).image
+        images = put_whole_batch(image, mesh)
         step = make_predict_step(
             program.model.apply, size_multiple=config.model.size_multiple, compiler_options=compiler_options()
         )

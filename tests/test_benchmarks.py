@@ -116,6 +116,18 @@ def test_missing_peers_are_named(tmp_path):
     np.testing.assert_allclose(ours["losses"], textbook["losses"], rtol=1e-5)
 
 
+def test_a_program_that_measured_nothing_fails():
+    measure = importlib.import_module("measure")
+    with pytest.raises(SystemExit, match=r"nothing could be measured.*why"):
+        measure.finish({"results": [], "failed": {"a": "why"}}, "")
+
+
+def test_memory_in_huge_pages_is_asked_for_by_name():
+    peer = importlib.import_module("peer")
+    assert peer.environment_of("unet_jax packing 2,2, huge pages")["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+    assert peer.environment_of("Keras on JAX") == {"KERAS_BACKEND": "jax", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
+
+
 def test_another_network_is_refused(monkeypatch):
     peers = importlib.import_module("bench_peers")
     right = {"num_parameters": network.num_parameters(SMALL), "losses": [1.0, 0.9]}
@@ -127,8 +139,10 @@ def test_another_network_is_refused(monkeypatch):
 
 def test_step():
     arguments = ("--preset", "small", "--image-size", "16", "--batch-size", "1", "2", "--num-rounds", "1")
-    report = run("bench_step.py", *arguments, "--small-ceilings", "--kinds", "evaluate")
-    assert [row["variant"] for row in report["results"]] == ["small, batch_size 1", "small, batch_size 2"]
+    report = run("bench_step.py", *arguments, "--small-ceilings", "--kinds", "evaluate", "predict")
+    done = [(row["variant"], row["step"]) for row in report["results"]]
+    kinds = "evaluate", "predict"
+    assert done == [(f"small, batch_size {count}", kind) for count in (1, 2) for kind in kinds]
     assert all(row["flops_per_s_per_device"] > 0 and row["of_flops"] > 0 for row in report["results"])
     assert not report["failed"]
 
