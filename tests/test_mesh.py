@@ -144,7 +144,7 @@ def test_convolutions_are_divided_and_no_device_sees_a_whole_image():
     shapes = [tuple(map(int, found.split(","))) for found in re.findall(r"f32\[(1,\d+,\d+,\d+)\]", text)]
     assert max(math.prod(shape) for shape in shapes) <= 34 * 258 * 12  # the head of the decoder's first stage
     whole = [tuple(map(int, found.split(","))) for found in re.findall(r"f32\[(1,\d+,\d+,\d+)\]", alone.as_text())]
-    assert max(math.prod(shape) for shape in whole) >= 256 * 256 * 12
+    assert max(math.prod(shape) for shape in whole) >= 256 * 256 * 4  # nothing is concatenated on CPUs
 
 
 @pytest.mark.parametrize("where", ["host", "device"])

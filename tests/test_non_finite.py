@@ -34,7 +34,7 @@ def is_bad(image, modulus):
     return image.astype(np.int32).sum() % modulus == 1 % modulus
 
 
-def poisoned_train_step(modulus, apply_fn, loss_fn, tx):
+def poisoned_train_step(modulus, apply_fn, loss_fn, tx, compiler_options):
     """A step that a bad batch turns into NaN altogether, as a loss that overflows would."""
     inner = make_train_step(apply_fn, loss_fn, tx)
 
@@ -46,7 +46,7 @@ def poisoned_train_step(modulus, apply_fn, loss_fn, tx):
             "loss": metrics["loss"] + nan
         }
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options)
 
 
 @pytest.fixture

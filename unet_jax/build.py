@@ -25,6 +25,7 @@ from unet_jax.steps import (
     EvalStep,
     LandscapeStep,
     LossFn,
+    Options,
     TrainStep,
     make_accumulating_train_step,
     make_eval_step,
@@ -43,6 +44,8 @@ class Program(NamedTuple):
     """How images and labels are packed (`unet_jax.data.host_packing`) before the two steps see them."""
     train_step: TrainStep
     eval_step: EvalStep
+    """Both have XLA's options for their kind of device (`unet_jax.compiled`): within another jitted function jax refuses
+    them; there, use `make_steps`."""
 
     def init(self, key: jax.Array) -> TrainState:
         """A state before the first update; pure."""
@@ -67,7 +70,9 @@ def build(config: Config, num_classes: int, num_steps: int, *, backend: str | No
     remat = "full" if undivided else config.model.remat
     model = make_model(dataclasses.replace(config.model, packing=by_level, remat=remat), num_classes)
     tx = make_optimizer(config.optim, num_steps)
-    return Program(model, tx, packing, *make_steps(config, model, tx, packing, num_steps, backend=backend))
+    options = compiler_options(backend)
+    steps = make_steps(config, model, tx, packing, num_steps, compiler_options=options)
+    return Program(model, tx, packing, *steps)
 
 
 def make_steps(
@@ -77,25 +82,30 @@ def make_steps(
     packing: Packing,
     num_steps: int,
     numbers: dict[str, Any] | None = None,
-    backend: str | None = None,
+    compiler_options: Options = None,
 ) -> tuple[TrainStep, EvalStep]:
-    """The steps to train and to evaluate on packed batches, for a kind of device as in `build`.
+    """The steps to train and to evaluate on packed batches; `num_steps` and `numbers` are those of `make_loss`.
 
-    `num_steps` and `numbers` are those of `make_loss`.
+    XLA's options are for steps that are called as they are; within another jitted function they must be its own.
     """
-    options = compiler_options(backend)
+    skips = config.train.on_non_finite == "skip"
+    own = None if skips else compiler_options
     apply_fn = functools.partial(model.apply, method="packed")
     loss_fn = make_loss(config.loss, packing.label, num_steps, numbers)
     num_parts = num_micro_batches(config.train)
     if num_parts == 1:
-        train_step = make_train_step(apply_fn, loss_fn, tx, compiler_options=options)
+        train_step = make_train_step(apply_fn, loss_fn, tx, compiler_options=own)
     else:
-        train_step = make_accumulating_train_step(apply_fn, loss_fn, tx, num_parts, compiler_options=options)
+        train_step = make_accumulating_train_step(apply_fn, loss_fn, tx, num_parts, compiler_options=own)
     count = num_subpixels(packing.label)
     return (
-        skip_non_finite(train_step) if config.train.on_non_finite == "skip" else train_step,
+        skip_non_finite(train_step, compiler_options) if skips else train_step,
         make_eval_step(
-            apply_fn, loss_fn, threshold=config.train.threshold, num_subpixels=count, compiler_options=options
+            apply_fn,
+            loss_fn,
+            threshold=config.train.threshold,
+            num_subpixels=count,
+            compiler_options=compiler_options,
         ),
     )
 

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from unet_jax._types import Batch, PyTree
 from unet_jax.build import Program, build, loss_numbers, make_steps
+from unet_jax.compiled import compiler_options
 from unet_jax.config import Config, LossConfig
 from unet_jax.config_dict import config_to_dict
 from unet_jax.sharding import put_replicated
@@ -92,8 +93,9 @@ class _Steps:
         def eval_step(numbers: PyTree, params: PyTree, batch_stats: PyTree, batch: Batch) -> Any:
             return steps_with(numbers)[1](params, batch_stats, batch)
 
-        self.train_step = jax.jit(train_step, donate_argnums=0)
-        self.eval_step = jax.jit(eval_step)
+        options = compiler_options()
+        self.train_step = jax.jit(train_step, donate_argnums=0, compiler_options=options)
+        self.eval_step = jax.jit(eval_step, compiler_options=options)
 
 
 class _Numbered:
