@@ -44,8 +44,8 @@ class Program(NamedTuple):
     """How images and labels are packed (`unet_jax.data.host_packing`) before the two steps see them."""
     train_step: TrainStep
     eval_step: EvalStep
-    """Both have XLA's options for their kind of device (`unet_jax.compiled`): within another jitted function jax refuses
-    them; there, use `make_steps`."""
+    """Both have XLA's options for their kind of device (`unet_jax.compiled`), which jax refuses within another jitted
+    function; there, use `make_steps`."""
 
     def init(self, key: jax.Array) -> TrainState:
         """A state before the first update; pure."""
