@@ -107,6 +107,8 @@ def _source(report: Mapping[str, Any]) -> str:
     options, told = report["options"], []
     for name in ("preset", "image_size", "batch_size", "dtype"):
         value = options.get(name)
+        if isinstance(value, list):
+            value = ", ".join(map(str, value))
         if isinstance(value, (str, int)):
             told.append(f"{name} {value}")
     driver = f", driver {report['driver']}" if report.get("driver") else ""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -44,11 +44,11 @@ def keep_if_finite(old: TrainState, new: TrainState, metrics: dict[str, jax.Arra
     return dataclasses.replace(kept, step=new.step)
 
 
-def skip_non_finite(train_step: Step, compiler_options: Mapping[str, str] | None = None) -> Any:
+def skip_non_finite(train_step: Step, compiler_options: dict[str, str] | None = None) -> Any:
     """A training step, jitted, that changes nothing but `step` where a metric is not finite; the state is donated."""
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         new, metrics = train_step(state, batch)
         return keep_if_finite(state, new, metrics), metrics
 
-    return jax.jit(step, donate_argnums=0, compiler_options=dict(compiler_options or {}))
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options)

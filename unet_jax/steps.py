@@ -23,7 +23,7 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 EvalStep = Callable[[PyTree, PyTree, Batch], tuple[Metrics, Counts]]
 PredictStep = Callable[[PyTree, PyTree, Array], Array]
 LandscapeStep = Callable[[TrainState, Batch], Metrics]
-Options = Mapping[str, str] | None
+Options = dict[str, str] | None
 """What XLA is told when a step is compiled (`unet_jax.compiled.compiler_options`)."""
 
 
@@ -45,7 +45,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         return _update(state, tx, gradients(state, batch))
 
-    return jax.jit(train_step, donate_argnums=0, compiler_options=dict(compiler_options or {}))
+    return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options)
 
 
 def make_accumulating_train_step(
@@ -84,7 +84,7 @@ def make_accumulating_train_step(
         sums, _ = jax.lax.scan(add_part, optax.tree.zeros_like(shapes), jnp.arange(num_micro_batches))
         return _update(state, tx, sums)
 
-    return jax.jit(train_step, donate_argnums=0, compiler_options=dict(compiler_options or {}))
+    return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options)
 
 
 class _Gradients(NamedTuple):
@@ -138,7 +138,7 @@ def make_eval_step(
         counts = counts_from_logits(logits, batch.label, threshold=threshold, num_subpixels=num_subpixels)
         return {"loss": loss, **terms}, counts
 
-    return jax.jit(eval_step, compiler_options=dict(compiler_options or {}))
+    return jax.jit(eval_step, compiler_options=compiler_options)
 
 
 def make_predict_step(apply_fn: ApplyFn, *, size_multiple: int, compiler_options: Options = None) -> PredictStep:
@@ -154,7 +154,7 @@ def make_predict_step(apply_fn: ApplyFn, *, size_multiple: int, compiler_options
         logits = apply_fn({"params": params, "batch_stats": batch_stats}, unit_range(padded), False)
         return jax.nn.sigmoid(logits[:, :height, :width, :])
 
-    return jax.jit(predict_step, compiler_options=dict(compiler_options or {}))
+    return jax.jit(predict_step, compiler_options=compiler_options)
 
 
 def make_landscape_step(
@@ -194,4 +194,4 @@ def make_landscape_step(
                 metrics[f"gradient/cosine/{names[i]}/{names[j]}"] = cosines[i, j]
         return metrics
 
-    return jax.jit(landscape_step, compiler_options=dict(compiler_options or {}))
+    return jax.jit(landscape_step, compiler_options=compiler_options)
