@@ -48,6 +48,12 @@ COLUMNS: dict[str, dict[str, str]] = {
         "of the first": "{ratio:.2f}",
         "temporary bytes": "{temporary_bytes}",
     },
+    "convolution": {
+        "layer": "{layer}",
+        "way": "{way}",
+        "median ms": "{median_ms:.1f}",
+        "of the first": "{ratio:.2f}",
+    },
     "kernel gradient": {
         "size x in x out": "{layer}",
         "gradient": "{way}",

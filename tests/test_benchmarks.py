@@ -155,6 +155,7 @@ def test_step():
         ("bench_packing.py", (*TINY, "--batch-size", "1", "--packing", "textbook", "none", "1x2")),
         ("bench_memory.py", ("--image-size", "16", "--batch-size", "2", "--remat", "none", "--accumulation", "2")),
         ("bench_losses.py", ("--preset", "small", "--image-size", "16", "--batch-size", "2", "--losses", "", "focal")),
+        ("bench_convolution.py", ("--layers", "4x8x40", "--joined", "8x2", "--num-rounds", "1")),
         ("bench_kernel_gradient.py", ("--layers", "8x2x3", "16x6x2", "--batch-size", "2", "--num-rounds", "1")),
         ("bench_scaling.py", ("--image-sizes", "16", "32", "--batch-sizes", "1", "--classes", "1", "--depths", "2",
                               "--preset", "small", "--image-size", "16", "--num-rounds", "2")),
