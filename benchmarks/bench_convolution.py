@@ -10,10 +10,10 @@ from measure import Step, finish, record, summary, time_in_turns
 from rich.console import Console
 from rich.table import Table
 
-from unet_jax.compiled import compiler_options
-from unet_jax.huge_pages import restart_with_huge_pages
+from unet_jax.devices.compilation import compiler_options
+from unet_jax.devices.huge_pages import restart_with_huge_pages
 from unet_jax.model.convolution import _convolve_concatenated, _sum_of_convolutions
-from unet_jax.model.products import correlate_patches
+from unet_jax.model.patches import correlate_patches
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,18 +24,18 @@ from rich.table import Table
 
 from unet_jax._types import Batch
 from unet_jax.config import AugmentConfig, Config, DataConfig
+from unet_jax.config.presets import seed
 from unet_jax.data.augment import shift_color, warp
-from unet_jax.data.cache import disk_source
-from unet_jax.data.changes import Geometry, geometry_matrix
+from unet_jax.data.augment_draws import Geometry, geometry_matrix
+from unet_jax.data.disk_cache import disk_source
 from unet_jax.data.layout import find_layout
 from unet_jax.data.pipeline import Batches, TrainOrder, drawn_batches, train_batches
 from unet_jax.data.pixels import read_image, read_mask, resize_image, resize_mask
 from unet_jax.data.sources import FileSource, ResizedSource
 from unet_jax.data.threads import num_cores
-from unet_jax.device_augment import make_augment_step
-from unet_jax.feed import Ahead
-from unet_jax.presets import seed
-from unet_jax.sharding import batch_sharding, make_mesh, put_batch, put_rows
+from unet_jax.devices.mesh import batch_sharding, make_mesh, put_batch, put_rows
+from unet_jax.program.augment_step import make_augment_step
+from unet_jax.training.prefetch import Ahead
 
 
 @dataclasses.dataclass(frozen=True)

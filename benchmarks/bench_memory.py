@@ -10,9 +10,9 @@ import tyro
 from measure import finish, record, summary, time_in_turns
 from product import Product, make_product, reason
 
-from unet_jax.config_dict import replace
-from unet_jax.huge_pages import restart_with_huge_pages
-from unet_jax.presets import PRESETS
+from unet_jax.config.dicts import replace
+from unet_jax.config.presets import PRESETS
+from unet_jax.devices.huge_pages import restart_with_huge_pages
 
 _NUM_CLASSES = 2
 

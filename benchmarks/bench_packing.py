@@ -15,10 +15,10 @@ from rich.table import Table
 from textbook import TextbookUNet, make_textbook_step
 
 from unet_jax.config import Config
-from unet_jax.config_dict import replace
-from unet_jax.huge_pages import restart_with_huge_pages
-from unet_jax.optim import make_optimizer
-from unet_jax.presets import PRESETS
+from unet_jax.config.dicts import replace
+from unet_jax.config.presets import PRESETS
+from unet_jax.devices.huge_pages import restart_with_huge_pages
+from unet_jax.program.optim import make_optimizer
 
 _NUM_CLASSES = 2
 

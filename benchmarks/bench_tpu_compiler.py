@@ -19,14 +19,14 @@ from rich.table import Table
 from textbook import TextbookUNet, make_textbook_step
 
 from unet_jax.config import Config
-from unet_jax.config_dict import replace
-from unet_jax.optim import make_optimizer
+from unet_jax.config.dicts import replace
+from unet_jax.config.presets import PRESETS
+from unet_jax.devices.mesh import batch_sharding, make_mesh, replicated
 from unet_jax.plan.estimate import LABEL, estimate
 from unet_jax.plan.hlo import parse_entry
 from unet_jax.plan.show import size
 from unet_jax.plan.targets import Target, tpu_target
-from unet_jax.presets import PRESETS
-from unet_jax.sharding import batch_sharding, make_mesh, replicated
+from unet_jax.program.optim import make_optimizer
 
 _NUM_CLASSES = 2
 

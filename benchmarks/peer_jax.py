@@ -12,9 +12,9 @@ from peer import Peer, Task
 from product import packed_batch
 from textbook import TextbookUNet, make_textbook_step
 
-from unet_jax.build import build
-from unet_jax.config_dict import replace
-from unet_jax.presets import PRESETS
+from unet_jax.config.dicts import replace
+from unet_jax.config.presets import PRESETS
+from unet_jax.program.build import build
 
 
 def make(variant: str, task: Task, weights: list[np.ndarray], image: np.ndarray, label: np.ndarray) -> Peer:

@@ -8,9 +8,9 @@ import tyro
 from measure import RESULTS, finish, record, summary, time_in_turns
 from product import make_product
 
-from unet_jax.config_dict import replace
-from unet_jax.huge_pages import restart_with_huge_pages
-from unet_jax.presets import PRESETS
+from unet_jax.config.dicts import replace
+from unet_jax.config.presets import PRESETS
+from unet_jax.devices.huge_pages import restart_with_huge_pages
 
 
 @dataclasses.dataclass(frozen=True)

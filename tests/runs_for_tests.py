@@ -7,7 +7,7 @@ from typing import Any
 from etils import epath
 
 from unet_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
-from unet_jax.display import Quiet
+from unet_jax.report.display import Quiet
 
 
 def tiny_config(root: epath.Path, **train: Any) -> Config:

@@ -11,15 +11,15 @@ from etils import epath
 from runs_for_tests import Interrupting, tiny_config, with_optim
 
 from unet_jax import Batch, InputError, load_run, train
-from unet_jax.build import batch_shapes, build, check_micro_batches, make_loss, state_shapes
 from unet_jax.config import TrainConfig
-from unet_jax.config_dict import replace
-from unet_jax.data.host_packing import pack_pixels
-from unet_jax.display import Quiet
-from unet_jax.sharding import make_mesh, put_batch, put_replicated
-from unet_jax.steps import unit_range
+from unet_jax.config.dicts import replace
+from unet_jax.config.packing import UNPACKED
+from unet_jax.data.packing import pack_pixels
+from unet_jax.devices.mesh import make_mesh, put_batch, put_replicated
+from unet_jax.program.build import batch_shapes, build, check_micro_batches, make_loss, state_shapes
+from unet_jax.program.steps import unit_range
+from unet_jax.report.display import Quiet
 from unet_jax.study.shared_program import SharedPrograms
-from unet_jax.subpixels import UNPACKED
 
 NUM_CLASSES = 2
 ONE_DEVICE = make_mesh(jax.devices()[:1])

@@ -11,16 +11,16 @@ import pytest
 from runs_for_tests import Interrupting, tiny_config, with_optim
 
 from unet_jax import Batch, load_run, metrics, train
-from unet_jax.build import batch_shapes, build, make_loss, state_shapes
 from unet_jax.config import LossConfig, LossTermConfig
-from unet_jax.config_dict import replace
-from unet_jax.data.host_packing import pack_pixels
+from unet_jax.config.dicts import replace
+from unet_jax.config.presets import PRESETS
+from unet_jax.data.packing import pack_pixels
 from unet_jax.data.synthetic import synthetic_sample
-from unet_jax.display import Quiet
-from unet_jax.evaluate import evaluate_run, select_records
+from unet_jax.devices.mesh import make_mesh
+from unet_jax.inference.evaluate import evaluate_run, select_records
 from unet_jax.model.packing import pack, unpack
-from unet_jax.presets import PRESETS
-from unet_jax.sharding import make_mesh
+from unet_jax.program.build import batch_shapes, build, make_loss, state_shapes
+from unet_jax.report.display import Quiet
 
 ONE_DEVICE = make_mesh(jax.devices()[:1])
 NUM_CLASSES = 2

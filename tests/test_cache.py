@@ -15,8 +15,8 @@ from etils import epath
 
 from unet_jax._types import InputError
 from unet_jax.config import DataConfig
-from unet_jax.data.cache import DiskSource, cache_bytes, cache_root, disk_source
-from unet_jax.data.kept import cache_kind, training_source
+from unet_jax.data.cached_source import cache_kind, training_source
+from unet_jax.data.disk_cache import DiskSource, cache_bytes, cache_root, disk_source
 from unet_jax.data.layout import find_layout
 from unet_jax.data.pixels import BadSampleError
 from unet_jax.data.sources import FileSource, MemorySource, ResizedSource
@@ -76,7 +76,7 @@ def test_second_opening_reads_no_file(root, monkeypatch):
     seen = []
     cached(config, on_progress=lambda *numbers: seen.append(numbers))
     assert seen == [(i, 6) for i in range(1, 7)]
-    monkeypatch.setattr("unet_jax.data.cache.read_bytes", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr("unet_jax.data.disk_cache.read_bytes", lambda path: pytest.fail(f"{path} was read"))
     monkeypatch.setattr("unet_jax.data.pixels.read_bytes", lambda path: pytest.fail(f"{path} was read"))
     assert cached(config, on_progress=lambda *numbers: pytest.fail("was built"))[3].image.shape == (32, 32, 3)
 
@@ -190,7 +190,7 @@ def test_folder_that_cannot_be_written_is_an_error_with_the_remedy(root, monkeyp
         cached(config_of(root, cache_dir=str(root.parent / "file" / "below")))
     with pytest.raises(InputError, match=r"data\.cache_dir is 'gs://.*local disk"):
         cached(config_of(root, cache_dir="gs://bucket/cache"))
-    monkeypatch.setattr("unet_jax.data.cache.free_bytes", lambda config: 20_000)
+    monkeypatch.setattr("unet_jax.data.disk_cache.free_bytes", lambda config: 20_000)
     with pytest.raises(InputError, match=r"has 0\.0 GiB free, but the cache needs .*--data\.cache none"):
         cached(config_of(root))
 
@@ -224,7 +224,7 @@ def test_cache_lies_in_the_users_cache_folder_unless_told(monkeypatch, tmp_path)
     ],
 )
 def test_auto_is_memory_then_disk_then_nothing(settings, free, kind, monkeypatch):
-    monkeypatch.setattr("unet_jax.data.kept.free_bytes", lambda config: free)
+    monkeypatch.setattr("unet_jax.data.cached_source.free_bytes", lambda config: free)
     assert cache_kind(1, DataConfig(**settings), 1) == kind
 
 

@@ -11,11 +11,11 @@ from runs_for_tests import tiny_config
 from scipy import optimize
 
 from unet_jax import InputError, load_run, metrics, predict_probs, train
-from unet_jax.calibrate import calibrate_run, calibration_path, save_calibration, with_calibration
-from unet_jax.calibration import Calibration, fit_calibration, histogram
-from unet_jax.display import Quiet
-from unet_jax.evaluate import evaluate_run, probs_and_truths, select_records
-from unet_jax.sharding import make_mesh
+from unet_jax.devices.mesh import make_mesh
+from unet_jax.inference.calibrate import calibrate_run, calibration_path, save_calibration, with_calibration
+from unet_jax.inference.evaluate import evaluate_run, probs_and_truths, select_records
+from unet_jax.metrics.calibration import Calibration, fit_calibration, histogram
+from unet_jax.report.display import Quiet
 
 RNG = np.random.default_rng(0)
 # A network that is three times too sure of class 0, too unsure of class 1, and sees class 2 in no pixel.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from unet_jax._types import Sample
 from unet_jax.config import AugmentConfig
 from unet_jax.data.augment import add_noise, apply_change, augment, tone_table, warp
-from unet_jax.data.changes import (
+from unet_jax.data.augment_draws import (
     Change,
     Geometry,
     draw_change,

@@ -7,9 +7,9 @@ import pytest
 from etils import epath
 
 from unet_jax import InputError
-from unet_jax.checkpoint import open_store
-from unet_jax.sharding import make_mesh, put_replicated
-from unet_jax.state import TrainState
+from unet_jax.devices.mesh import make_mesh, put_replicated
+from unet_jax.program.state import TrainState
+from unet_jax.runs.checkpoints import open_store
 
 
 def state_at(step, mesh):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unet_jax.cli import main
+from unet_jax.cli.main import main
 
 SMALL_NETWORK = ("--model.widths", "4", "8", "--model.center-width", "8", "--model.num-convs-down", "1")
 TINY = (*SMALL_NETWORK, "--model.num-convs-up", "1", "--data.image-size", "32", "--train.num-pictures", "1")

@@ -13,8 +13,8 @@ from unet_jax.config import (
     OptimConfig,
     TrainConfig,
 )
-from unet_jax.config_dict import config_differences, config_from_dict, config_to_dict, replace
-from unet_jax.presets import PRESETS
+from unet_jax.config.dicts import config_differences, config_from_dict, config_to_dict, replace
+from unet_jax.config.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", PRESETS)

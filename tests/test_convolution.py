@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unet_jax.compiled import compiler_options
+from unet_jax.devices.compilation import compiler_options
 from unet_jax.model.convolution import convolve, convolve_joined, convolve_upsampled
 from unet_jax.model.packing import pack, pack_kernel, unpack
 

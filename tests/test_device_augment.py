@@ -8,10 +8,10 @@ import pytest
 from unet_jax._types import Batch
 from unet_jax.config import AugmentConfig
 from unet_jax.data.augment import apply_change
-from unet_jax.data.changes import draw_change, stack_changes
+from unet_jax.data.augment_draws import draw_change, stack_changes
 from unet_jax.data.synthetic import synthetic_sample
-from unet_jax.device_augment import make_augment_step
-from unet_jax.sharding import batch_sharding, make_mesh, put_rows
+from unet_jax.devices.mesh import batch_sharding, make_mesh, put_rows
+from unet_jax.program.augment_step import make_augment_step
 
 # OpenCV 4 rounds the place of a bilinear look to 1/32 pixel, which is up to 255 / 64 on each axis at a mask's border.
 SOFT_LEVELS = 2 if int(cv2.__version__.split(".")[0]) >= 5 else 8

@@ -18,10 +18,10 @@ from etils import epath
 from runs_for_tests import tiny_config
 
 from unet_jax import InputError, Preempted, load_run, train
-from unet_jax.display import Quiet
-from unet_jax.preemption import stop_requests
-from unet_jax.run_lock import exclusive
-from unet_jax.sharding import make_mesh
+from unet_jax.devices.mesh import make_mesh
+from unet_jax.report.display import Quiet
+from unet_jax.runs.lock import exclusive
+from unet_jax.training.preemption import stop_requests
 
 ONE_DEVICE = make_mesh(jax.devices()[:1])
 TINY = (

@@ -16,15 +16,15 @@ from etils import epath
 
 from unet_jax._types import Batch, InputError, Sample
 from unet_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
-from unet_jax.data.cache import disk_source
-from unet_jax.data.kept import training_source
+from unet_jax.data.cached_source import training_source
+from unet_jax.data.disk_cache import disk_source
 from unet_jax.data.layout import find_layout
 from unet_jax.data.pipeline import TrainOrder
 from unet_jax.data.pixels import BadSampleError
 from unet_jax.data.sources import FileSource
 from unet_jax.data.synthetic import write_synthetic
-from unet_jax.feed import Ahead, device_batches
-from unet_jax.sharding import make_mesh
+from unet_jax.devices.mesh import make_mesh
+from unet_jax.training.prefetch import Ahead, device_batches
 
 CHANGED = AugmentConfig(
     rotate=20.0, crop_prob=0.3, elastic_prob=0.3, gamma_prob=0.5, noise_prob=0.3, blur_prob=0.3, cutout_prob=0.3

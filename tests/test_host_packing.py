@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from unet_jax._types import Sample
-from unet_jax.data.host_packing import pack_pixels, pack_sample
+from unet_jax.config.packing import UNPACKED, Packing
+from unet_jax.data.packing import pack_pixels, pack_sample
 from unet_jax.model.packing import pack, unpack
-from unet_jax.subpixels import UNPACKED, Packing
 
 FACTORS = [(1, 1), (1, 2), (2, 1), (2, 4), (4, 4), (8, 8)]
 

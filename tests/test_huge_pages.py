@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from unet_jax import huge_pages
+from unet_jax.devices import huge_pages
 
 
 @pytest.fixture

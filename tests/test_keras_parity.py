@@ -17,11 +17,11 @@ import pytest
 from unet_jax.config import ModelConfig
 from unet_jax.interop.keras_metrics import accuracy, dice_coef
 from unet_jax.losses import bce_dice_loss
-from unet_jax.losses.combined import PUBLIC_BCE_DICE
+from unet_jax.losses.bce_dice import PUBLIC_BCE_DICE
 from unet_jax.model import UNet
 from unet_jax.model.normalization import BatchNormReLU
-from unet_jax.optim import rmsprop_keras
-from unet_jax.steps import unit_range
+from unet_jax.program.optim import rmsprop_keras
+from unet_jax.program.steps import unit_range
 
 GOLDEN = Path(__file__).parent / "golden"
 SCRIPT = Path(__file__).parent.parent / "scripts" / "make_golden_keras.py"

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from unet_jax import PRESETS, Batch, UNet, losses, replace
-from unet_jax.build import build, make_landscape
 from unet_jax.config import LossConfig, LossTermConfig, ModelConfig, RampConfig
-from unet_jax.losses.landscape import Landscape, loss_landscape
+from unet_jax.losses.term_gradients import Landscape, loss_landscape
 from unet_jax.model.packing import pack
+from unet_jax.program.build import build, make_landscape
 
 RNG = np.random.default_rng(0)
 MODEL = UNet(ModelConfig(widths=(4, 8), center_width=8, norm="group", group_size=2), 3)

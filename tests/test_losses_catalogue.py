@@ -13,9 +13,9 @@ import reference
 from jax.sharding import NamedSharding, PartitionSpec
 
 from unet_jax import losses
-from unet_jax.loss_catalogue import LOSSES
+from unet_jax.config.loss_catalogue import LOSSES
+from unet_jax.devices.mesh import make_mesh
 from unet_jax.losses import Term, make_objective, stack_images
-from unet_jax.sharding import make_mesh
 
 # Small windows and few iterations, so that 16x16 pixels are enough.
 OPTIONS: dict[str, dict] = {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from unet_jax import losses
-from unet_jax.loss_catalogue import LOSSES
+from unet_jax.config.loss_catalogue import LOSSES
 from unet_jax.losses import structure
 
 FILE = np.load(Path(__file__).parent / "golden" / "losses.npz")

@@ -14,7 +14,6 @@ from runs_for_tests import tiny_config
 
 from unet_jax import InputError, load_run, predict_probs, predict_probs_unresized, train
 from unet_jax._types import Batch
-from unet_jax.build import batch_shapes, build, state_shapes
 from unet_jax.config import (
     AugmentConfig,
     Config,
@@ -25,15 +24,16 @@ from unet_jax.config import (
     OptimConfig,
     TrainConfig,
 )
-from unet_jax.data.kept import training_source
+from unet_jax.data.cached_source import training_source
 from unet_jax.data.layout import find_layout
 from unet_jax.data.pipeline import TrainOrder
 from unet_jax.data.sources import FileSource
-from unet_jax.display import Quiet
-from unet_jax.evaluate import evaluate_run
-from unet_jax.feed import device_batches
+from unet_jax.devices.mesh import check_batch_size, check_rows, make_mesh, process_share, put_batch, put_replicated
+from unet_jax.inference.evaluate import evaluate_run
 from unet_jax.model.packing import pack
-from unet_jax.sharding import check_batch_size, check_rows, make_mesh, process_share, put_batch, put_replicated
+from unet_jax.program.build import batch_shapes, build, state_shapes
+from unet_jax.report.display import Quiet
+from unet_jax.training.prefetch import device_batches
 
 NUM_CLASSES = 2
 SHAPES = [(8, 1), (4, 2), (2, 4), (1, 8)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unet_jax.monitor import Patience, Plateau, should_stop
+from unet_jax.runs.progress import Patience, Plateau, should_stop
 
 
 @pytest.fixture(scope="module")

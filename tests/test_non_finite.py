@@ -11,19 +11,19 @@ from runs_for_tests import Interrupting, tiny_config
 from test_faults import assert_equal_runs, rows
 
 from unet_jax import Config, load_run, replace, train
-from unet_jax.begin import initial_state, split_source
-from unet_jax.build import build
 from unet_jax.config import TrainConfig
-from unet_jax.config_dict import config_differences
-from unet_jax.data.kept import training_source
+from unet_jax.config.dicts import config_differences
+from unet_jax.data.cached_source import training_source
 from unet_jax.data.layout import find_layout
 from unet_jax.data.pipeline import TrainOrder, train_batches
-from unet_jax.display import Quiet
-from unet_jax.monitor import Progress
-from unet_jax.non_finite import MAX_ROLLBACKS, MAX_SKIPS, NonFiniteLossError, keep_if_finite
-from unet_jax.sharding import make_mesh
-from unet_jax.state import TrainState
-from unet_jax.steps import make_train_step
+from unet_jax.devices.mesh import make_mesh
+from unet_jax.program.build import build
+from unet_jax.program.state import TrainState
+from unet_jax.program.steps import make_train_step
+from unet_jax.report.display import Quiet
+from unet_jax.runs.progress import Progress
+from unet_jax.training.non_finite import MAX_ROLLBACKS, MAX_SKIPS, NonFiniteLossError, keep_if_finite
+from unet_jax.training.setup import initial_state, split_source
 
 ONE_DEVICE = make_mesh(jax.devices()[:1])
 NUM_STEPS = 12
@@ -53,7 +53,7 @@ def poisoned_train_step(modulus, apply_fn, loss_fn, tx, compiler_options):
 def poison(monkeypatch):
     """Makes one batch in so many a bad one."""
     return lambda modulus: monkeypatch.setattr(
-        "unet_jax.build.make_train_step", functools.partial(poisoned_train_step, modulus)
+        "unet_jax.program.build.make_train_step", functools.partial(poisoned_train_step, modulus)
     )
 
 

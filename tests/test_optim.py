@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unet_jax.config import OptimConfig
-from unet_jax.optim import make_optimizer, make_schedule, scale_learning_rate
+from unet_jax.program.optim import make_optimizer, make_schedule, scale_learning_rate
 
 PARAMS = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones((2,))}
 GRADS = {"kernel": jnp.full((2, 2), 0.1), "bias": jnp.full((2,), -0.2)}

@@ -12,11 +12,11 @@ import pytest
 
 from unet_jax import InputError, UNet
 from unet_jax.config import Config, ModelConfig, parse_packing
-from unet_jax.config_dict import config_differences, config_from_dict, config_to_dict
+from unet_jax.config.dicts import config_differences, config_from_dict, config_to_dict
+from unet_jax.config.packing import subpixels
 from unet_jax.model.convolution import convolve, repack_by_convolution
 from unet_jax.model.packing import AUTO, halve, level_factors, logits_factor, pack, pack_kernel, repack, unpack
 from unet_jax.model.pooling import max_pool
-from unet_jax.subpixels import subpixels
 
 FACTORS = [(1, 1), (1, 2), (2, 1), (2, 2), (4, 2), (1, 4), (4, 4)]
 factors = st.sampled_from(FACTORS)

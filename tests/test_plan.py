@@ -16,16 +16,16 @@ from etils import epath
 from rich.console import Console
 
 from unet_jax import InputError, UNet
-from unet_jax.cli import main
+from unet_jax.cli.main import main
 from unet_jax.config import ModelConfig
-from unet_jax.config_dict import replace
+from unet_jax.config.dicts import replace
+from unet_jax.config.presets import PRESETS
 from unet_jax.plan import estimate as estimate_module
 from unet_jax.plan import sweep as sweep_module
 from unet_jax.plan.estimate import LABEL, DoesNotFitError, Estimate, convolutions, estimate, floor
 from unet_jax.plan.show import show, show_sweep, size
 from unet_jax.plan.sweep import overrides_of, recommend, sweep
 from unet_jax.plan.targets import Chip, Target, local_target, tpu_target
-from unet_jax.presets import PRESETS
 
 SETTINGS = {
     "model.widths": (4,),
@@ -385,7 +385,7 @@ def test_the_command_recommends_settings_that_it_takes(made_up, tmp_path, capsys
         taken.append(config)
         return ESTIMATE
 
-    monkeypatch.setattr("unet_jax.plan.command.estimate", take)
+    monkeypatch.setattr("unet_jax.cli.plan.estimate", take)
     call(capsys, "seed", *FLAGS, "--platform", "cpu", *use.removeprefix("use: ").split())
     assert taken == [replace(TINY, best)]
 

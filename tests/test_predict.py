@@ -11,9 +11,9 @@ from runs_for_tests import tiny_config
 from unet_jax import InputError, load_run, metrics, predict_images, predict_probs, predict_probs_unresized, train
 from unet_jax.data.layout import find_layout
 from unet_jax.data.pixels import read_image, read_mask
-from unet_jax.display import Quiet
-from unet_jax.evaluate import evaluate_run, select_records, summary
-from unet_jax.predict import find_inputs, predict_files
+from unet_jax.inference.evaluate import evaluate_run, select_records, summary
+from unet_jax.inference.predict import find_inputs, predict_files
+from unet_jax.report.display import Quiet
 
 
 @pytest.fixture(scope="module")

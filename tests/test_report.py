@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 from etils import epath
 
-from unet_jax.report import class_color, draw_errors, draw_overlay, save_curves, save_grid
+from unet_jax.report.pictures import class_color, draw_errors, draw_overlay, save_curves, save_grid
 
 IMAGE = np.full((40, 50, 3), 100, np.uint8)
 

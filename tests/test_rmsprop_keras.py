@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from unet_jax.optim import rmsprop_keras
+from unet_jax.program.optim import rmsprop_keras
 
 LEARNING_RATE = 1e-4
 # Sizes of the first update for gradients of 1e-2, 1e-4 and 1e-6.

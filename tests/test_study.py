@@ -19,24 +19,24 @@ from rich.console import Console
 from runs_for_tests import tiny_config
 
 from unet_jax import InputError, load_run, metrics
-from unet_jax.cli import main
+from unet_jax.cli.main import main
 from unet_jax.config import LossConfig, LossTermConfig
-from unet_jax.config_dict import replace
+from unet_jax.config.dicts import replace
 from unet_jax.data.layout import find_layout
-from unet_jax.evaluate import evaluate_run, select_records
-from unet_jax.sharding import make_mesh
-from unet_jax.study import running
-from unet_jax.study.collect import read_results
+from unet_jax.devices.mesh import make_mesh
+from unet_jax.inference.evaluate import evaluate_run, select_records
+from unet_jax.study import run as running
+from unet_jax.study.compare import Winner
+from unet_jax.study.config import Study, Variant
 from unet_jax.study.cost import read_costs
-from unet_jax.study.grid_display import GridDisplay
+from unet_jax.study.display import GridDisplay
 from unet_jax.study.page import conclusion, make_page
-from unet_jax.study.pictures import groups_within
-from unet_jax.study.running import run_study, scores_path
-from unet_jax.study.scoring import read_scores
+from unet_jax.study.plots import groups_within
+from unet_jax.study.results import read_results
+from unet_jax.study.run import run_study, scores_path
+from unet_jax.study.scores import read_scores
 from unet_jax.study.shared_program import SharedPrograms
-from unet_jax.study.study_config import Study, Variant
-from unet_jax.study.summary import Winner
-from unet_jax.training import NonFiniteLossError
+from unet_jax.training.loop import NonFiniteLossError
 
 ONE_DEVICE = make_mesh(jax.devices()[:1])
 BCE, FOCAL = (Variant(n, LossConfig(terms=(LossTermConfig(n),))) for n in ("bce", "focal"))

@@ -8,10 +8,10 @@ import pytest
 from etils import epath
 
 from unet_jax import InputError
-from unet_jax.build import make_loss
 from unet_jax.config import LossConfig, LossTermConfig
 from unet_jax.data.splits import read_splits
-from unet_jax.study.study_config import load_study
+from unet_jax.program.build import make_loss
+from unet_jax.study.config import load_study
 
 STUDIES = Path(__file__).parent.parent / "docs" / "studies"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unet_jax.study.image_scores import brier, calibration_error, hausdorff95, surface_dice
-from unet_jax.study.scoring import SCORES, image_scores
+from unet_jax.metrics.image_scores import brier, calibration_error, hausdorff95, surface_dice
+from unet_jax.study.scores import SCORES, image_scores
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "image_scores.json").read_text())
 

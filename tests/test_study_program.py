@@ -9,10 +9,10 @@ from etils import epath
 from runs_for_tests import tiny_config, with_optim
 
 from unet_jax import Batch
-from unet_jax.build import batch_shapes, build
 from unet_jax.config import LossConfig, LossTermConfig
 from unet_jax.data.synthetic import synthetic_sample
-from unet_jax.sharding import make_mesh, put_batch, put_replicated
+from unet_jax.devices.mesh import make_mesh, put_batch, put_replicated
+from unet_jax.program.build import batch_shapes, build
 from unet_jax.study.shared_program import SharedPrograms, structure
 
 MESH = make_mesh(jax.devices()[:1])

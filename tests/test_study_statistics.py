@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unet_jax.study.scoring import SCORES, ScoreTable
+from unet_jax.study.compare import MEAN, compare, find_winner, summarize
+from unet_jax.study.scores import SCORES, ScoreTable
 from unet_jax.study.statistics import (
     average_ranks,
     bootstrap_intervals,
@@ -16,7 +17,6 @@ from unet_jax.study.statistics import (
     seed_interval,
     sign_flip_p_values,
 )
-from unet_jax.study.summary import MEAN, compare, find_winner, summarize
 
 
 @pytest.mark.parametrize("skew", [False, True])

@@ -3,7 +3,7 @@ import math
 
 from etils import epath
 
-from unet_jax.writers import MetricsFile
+from unet_jax.report.metrics_file import MetricsFile
 
 
 def new_file(tmp_path):

@@ -13,17 +13,17 @@ with _epy.lazy_api_imports(globals()):
     from unet_jax._types import Preempted as Preempted
     from unet_jax._types import Sample as Sample
     from unet_jax.config import Config as Config
-    from unet_jax.config_dict import replace as replace
+    from unet_jax.config.dicts import replace as replace
+    from unet_jax.config.presets import PRESETS as PRESETS
     from unet_jax.data.pixels import read_image as read_image
+    from unet_jax.devices.mesh import make_mesh as make_mesh
+    from unet_jax.inference.predict import predict_images as predict_images
+    from unet_jax.inference.predict import predict_probs as predict_probs
+    from unet_jax.inference.predict import predict_probs_unresized as predict_probs_unresized
     from unet_jax.model import UNet as UNet
-    from unet_jax.predict import predict_images as predict_images
-    from unet_jax.predict import predict_probs as predict_probs
-    from unet_jax.predict import predict_probs_unresized as predict_probs_unresized
-    from unet_jax.presets import PRESETS as PRESETS
     from unet_jax.runs import Run as Run
     from unet_jax.runs import load_run as load_run
-    from unet_jax.sharding import make_mesh as make_mesh
-    from unet_jax.training import train as train
+    from unet_jax.training.loop import train as train
 
 __all__ = [
     "PRESETS",

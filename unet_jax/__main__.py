@@ -1,3 +1,3 @@
-from unet_jax.cli import main
+from unet_jax.cli.main import main
 
 main()

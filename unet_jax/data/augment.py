@@ -12,7 +12,7 @@ import numpy as np
 
 from unet_jax._types import Sample
 from unet_jax.config import AugmentConfig
-from unet_jax.data.changes import Change, draw_change, grid_unit, noise_factor, spline_weights
+from unet_jax.data.augment_draws import Change, draw_change, grid_unit, noise_factor, spline_weights
 
 _BORDERS = {"constant": cv2.BORDER_CONSTANT, "reflect": cv2.BORDER_REFLECT_101}
 _MOST_CHANNELS = 32  # that all of OpenCV's functions used here can do at once

@@ -18,13 +18,13 @@ import numpy as np
 
 from unet_jax._types import Batch, InputError, Sample, Share
 from unet_jax.config import AugmentConfig, DataConfig
+from unet_jax.config.packing import UNPACKED, Packing
 from unet_jax.data.augment import apply_change
-from unet_jax.data.changes import Change, draw_change, stack_changes
-from unet_jax.data.host_packing import pack_sample
-from unet_jax.data.in_progress import InProgress
+from unet_jax.data.augment_draws import Change, draw_change, stack_changes
+from unet_jax.data.packing import pack_sample
 from unet_jax.data.sources import Source
 from unet_jax.data.threads import num_cores, one_thread_opencv
-from unet_jax.subpixels import UNPACKED, Packing
+from unet_jax.data.worker_reads import InProgress
 
 # Keys that keep the streams of random numbers of different purposes apart.
 _ORDER_KEY, _AUGMENT_KEY = 0, 1

@@ -10,10 +10,10 @@ from etils import epath
 from unet_jax._types import InputError
 from unet_jax.config import Config, DataConfig, OptimConfig
 from unet_jax.interop.keras_network import Channels, Network, read_network, write_network
-from unet_jax.monitor import Progress
-from unet_jax.optim import make_optimizer
+from unet_jax.program.optim import make_optimizer
+from unet_jax.program.state import TrainState
 from unet_jax.runs import RunInfo, abstract_state, current_versions, info_path, load_run, open_checkpoints, save_info
-from unet_jax.state import TrainState
+from unet_jax.runs.progress import Progress
 
 
 def import_keras(

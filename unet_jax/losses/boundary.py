@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from unet_jax.losses._inputs import Weight, full_weight, safe_power, to_float32
 from unet_jax.losses.distance import border_distance, signed_distance
-from unet_jax.losses.inputs import Weight, full_weight, safe_power, to_float32
 
 Logits = Float[Array, "*b h w k"]
 Scalar = Float[Array, ""] | float

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from unet_jax.losses.inputs import Weight, full_weight, safe_power, to_float32
-from unet_jax.losses.overlap import pixel_sum
-from unet_jax.losses.overlap_variants import one_minus_dice, ratio
+from unet_jax.losses._inputs import Weight, full_weight, safe_power, to_float32
+from unet_jax.losses.dice import pixel_sum
+from unet_jax.losses.overlap import one_minus_dice, ratio
 
 Logits = Float[Array, "*b h w k"]
 Scalar = Float[Array, ""] | float

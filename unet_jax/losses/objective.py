@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 
 from unet_jax import losses
 from unet_jax._types import InputError
-from unet_jax.loss_catalogue import LOSSES, LossEntry, Output, check_loss, is_user_loss
+from unet_jax.config.loss_catalogue import LOSSES, LossEntry, Output, check_loss, is_user_loss
+from unet_jax.losses._inputs import full_weight
 
 Scalar = Float[Array, ""] | float
 Schedule = Callable[[Any], Scalar]
@@ -167,7 +168,7 @@ def _full_weight(weight: Any, shape: tuple[int, ...], num_subpixels: int) -> Flo
     """A weight per image, or one that broadcasts, at the shape of the logits."""
     if weight is not None and jnp.ndim(weight) == 1:
         weight = jnp.asarray(weight)[:, None, None, None]
-    return losses.inputs.full_weight(weight, shape, num_subpixels)
+    return full_weight(weight, shape, num_subpixels)
 
 
 def _factor(name: str, term: Term, step: Any) -> Scalar:
@@ -201,7 +202,7 @@ def _value(
             found = len(term.class_weight)
             raise InputError(f"class_weight of loss {name!r} has {found} values, but there are {num_classes} classes.")
         per_class = jnp.asarray(term.class_weight, jnp.float32)
-        weight = weight * losses.inputs.full_weight(per_class, weight.shape, num_subpixels)
+        weight = weight * full_weight(per_class, weight.shape, num_subpixels)
     if term.over == "batch":
         logits, labels, weight = (stack_images(x) for x in (logits, labels, weight))
     output = entry.output if entry else _output(name, function, logits, labels, weight, options)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from unet_jax.losses.inputs import Weight, full_weight, safe_power, to_float32
+from unet_jax.losses._inputs import Weight, full_weight, safe_power, to_float32
 
 Scalar = Float[Array, ""] | float
 

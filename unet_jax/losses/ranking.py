@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from unet_jax.losses.inputs import Weight, full_weight, to_float32
+from unet_jax.losses._inputs import Weight, full_weight, to_float32
 
 Logits = Float[Array, "*b h w k"]
 Scalar = Float[Array, ""] | float

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unet_jax._types import InputError
-from unet_jax.losses.inputs import Weight, full_weight, safe_power, to_float32
+from unet_jax.losses._inputs import Weight, full_weight, safe_power, to_float32
 
 Logits = Float[Array, "*b h w k"]
 Scalar = Float[Array, ""] | float

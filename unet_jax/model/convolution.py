@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from unet_jax.config.packing import Factor, num_subpixels
 from unet_jax.model.packing import PackedKernel, halve, pack_kernel, unpack
-from unet_jax.model.products import correlate_patches
-from unet_jax.subpixels import Factor, num_subpixels
+from unet_jax.model.patches import correlate_patches
 
 
 def convolve(x: Float[Array, "b h w c"], packed: PackedKernel) -> Float[Array, "b h2 w2 d"]:

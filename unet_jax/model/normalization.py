@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from unet_jax.subpixels import Factor, num_subpixels
+from unet_jax.config.packing import Factor, num_subpixels
 
 STATISTICS = "statistics"
 """Name of what batch normalisation knows of a batch, for what decides to keep it (`jax.checkpoint_policies`)."""

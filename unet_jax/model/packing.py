@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from unet_jax.config import ModelConfig, parse_packing
-from unet_jax.subpixels import Factor, num_subpixels, subpixels
+from unet_jax.config.packing import Factor, num_subpixels, subpixels
 
 AUTO: dict[str, dict[int, Factor]] = {
     # Measured on 2 cores: 1x2 on the first level made the training step slower (docs/packing.md).

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from unet_jax.config.packing import Factor
 from unet_jax.model.convolution import convolve
 from unet_jax.model.packing import halve, pack_kernel
-from unet_jax.subpixels import Factor
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

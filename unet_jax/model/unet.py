@@ -10,10 +10,10 @@ from jaxtyping import Array, Float
 
 from unet_jax._types import InputError
 from unet_jax.config import ModelConfig
-from unet_jax.model.layers import KERNEL_INITS, Conv
+from unet_jax.config.packing import Factor
+from unet_jax.model.conv import KERNEL_INITS, Conv
 from unet_jax.model.normalization import STATISTICS, BatchNormReLU, GroupNorm, add_bias
 from unet_jax.model.packing import level_factors, logits_factor, pack, unpack
-from unet_jax.subpixels import Factor
 
 CONVOLUTION = "convolution"
 """Name of convolutions' results, for what decides to keep them (`jax.checkpoint_policies`)."""

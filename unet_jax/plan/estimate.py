@@ -13,14 +13,14 @@ import jax
 from etils import epath
 
 from unet_jax._types import InputError
-from unet_jax.build import batch_shapes, build, num_micro_batches, state_shapes
-from unet_jax.compiled import compiler_options
 from unet_jax.config import Config, ModelConfig
+from unet_jax.config.packing import UNPACKED
+from unet_jax.devices.compilation import compiler_options
+from unet_jax.devices.mesh import check_batch_size, make_mesh
 from unet_jax.plan.hlo import Instruction, collectives, parse_entry, stage_of
 from unet_jax.plan.targets import Chip, Target
-from unet_jax.sharding import check_batch_size, make_mesh
-from unet_jax.steps import make_predict_step
-from unet_jax.subpixels import UNPACKED
+from unet_jax.program.build import batch_shapes, build, num_micro_batches, state_shapes
+from unet_jax.program.steps import make_predict_step
 
 LABEL = "the compiler's estimates, not timings"
 _NUM_TOP = 10

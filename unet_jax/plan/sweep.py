@@ -8,7 +8,7 @@ from etils import epath
 
 from unet_jax._types import InputError
 from unet_jax.config import Config
-from unet_jax.config_dict import replace
+from unet_jax.config.dicts import replace
 from unet_jax.plan.estimate import DoesNotFitError, Estimate, estimate
 from unet_jax.plan.targets import Target
 

@@ -14,13 +14,13 @@ from etils import epath
 from jax.sharding import Mesh
 
 from unet_jax._types import Batch
-from unet_jax.build import batch_shapes
+from unet_jax.devices.mesh import put_batch, put_replicated
+from unet_jax.program.build import batch_shapes
+from unet_jax.report.metrics_file import csv_text, replace_text
 from unet_jax.runs import load_info
-from unet_jax.sharding import put_batch, put_replicated
-from unet_jax.study.grid_display import GridDisplay
+from unet_jax.study.config import Study
+from unet_jax.study.display import GridDisplay
 from unet_jax.study.shared_program import SharedPrograms
-from unet_jax.study.study_config import Study
-from unet_jax.writers import csv_text, replace_text
 
 _NUM_WARM_UP, _NUM_ROUNDS = 2, 10
 _COLUMNS = ("variant", "step_ms", "relative_time", "step_bytes")

@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-from unet_jax.config_dict import config_to_dict, flatten_config
-from unet_jax.study.collect import Results
-from unet_jax.study.image_scores import NUM_BINS, SURFACE_TOLERANCE
-from unet_jax.study.scoring import SCORES
+from unet_jax.config.dicts import config_to_dict, flatten_config
+from unet_jax.metrics.image_scores import NUM_BINS, SURFACE_TOLERANCE
+from unet_jax.study.compare import PRIMARY, RULE, Row, columns_of
+from unet_jax.study.config import Study
+from unet_jax.study.results import Results
+from unet_jax.study.scores import SCORES
 from unet_jax.study.statistics import NUM_RESAMPLES
-from unet_jax.study.study_config import Study
-from unet_jax.study.summary import PRIMARY, RULE, Row, columns_of
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }

@@ -1,101 +1,70 @@
-"""What a finished study leaves: tables, pictures and one page.
+"""A study's runs read back: scores, comparisons, ranks and costs."""
 
-OUT/results.csv      every score of every image, class, variant and seed
-OUT/table.csv        means, spreads over seeds, and comparisons with the baseline
-OUT/pictures/        learning curves, differences, ranking
-OUT/study.html       all of it, self-contained
-"""
+import dataclasses
 
-import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+import numpy as np
+from jaxtyping import Float
 
-from etils import epath
-from rich.table import Table
-
-from unet_jax.study import pictures
-from unet_jax.study.collect import Results, read_results
-from unet_jax.study.page import make_page
-from unet_jax.study.pictures import Curves
-from unet_jax.study.running import evaluations
-from unet_jax.study.scoring import SCORES
-from unet_jax.study.study_config import Study
-from unet_jax.study.summary import PRIMARY, Row
-from unet_jax.writers import csv_text, replace_text
+from unet_jax._types import InputError
+from unet_jax.runs import RunInfo, load_info
+from unet_jax.study import statistics
+from unet_jax.study.compare import PRIMARY, Row, Winner, columns_of, find_winner, summarize, with_mean
+from unet_jax.study.config import Study
+from unet_jax.study.cost import Cost, read_costs
+from unet_jax.study.run import scores_path
+from unet_jax.study.scores import SCORES, ScoreTable, read_scores, stack_scores
 
 
-def write_results(study: Study) -> Results:
-    """Writes everything that is listed above into the study's folder, and returns it."""
-    results, out = read_results(study), epath.Path(study.out)
-    (out / "results.csv").write_text(csv_text(("variant", "seed", "id", "class", *SCORES), _image_rows(study, results)))
-    (out / "table.csv").write_text(csv_text(_TABLE_COLUMNS, [_table_row(row) for row in results.rows]))
-    folder = out / "pictures"
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {name: folder / f"{name}.png" for name in ("differences", "ranking", "curves")}
-    pictures.save_differences(paths["differences"], results.ranked_rows(), study.baseline)
-    pictures.save_ranking(paths["ranking"], results.names, results.ranks, results.critical_difference)
-    pictures.save_learning_curves(paths["curves"], _curves(study), "mean per-image Dice on val")
-    page = make_page(study, results, {name: path.read_bytes() for name, path in paths.items()})
-    replace_text(out / "study.html", page)
-    return results
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """A finished study in numbers."""
+
+    names: tuple[str, ...]
+    scores: ScoreTable
+    """With the axes `[variant seed image class]`."""
+    rows: list[Row]
+    winner: Winner
+    ranks: Float[np.ndarray, " v"]
+    """Average over images, in the primary score, averaged over classes and seeds; 1 is the best."""
+    critical_difference: float
+    friedman_p: float
+    costs: dict[str, Cost]
+    """By variant, where they were measured."""
+    info: RunInfo
+    """Of the first run."""
+
+    def primary_rows(self) -> list[Row]:
+        """One row for each variant: the primary score, averaged over classes."""
+        last = columns_of(self.scores.class_names)[-1]
+        return [row for row in self.rows if (row.score, row.class_name) == (PRIMARY, last)]
+
+    def ranked_rows(self) -> list[Row]:
+        """`primary_rows`, the best first."""
+        return sorted(self.primary_rows(), key=lambda row: -row.mean if SCORES[PRIMARY] else row.mean)
 
 
-def show(results: Results) -> Table:
-    """The primary score for a terminal."""
-    title = f"{PRIMARY}, mean of {len(results.scores.ids)} images"
-    table = Table(title=title, title_justify="left")
-    classes = results.scores.class_names if len(results.scores.class_names) > 1 else ()
-    table.add_column("variant", no_wrap=True)
-    for column in ("mean", "sd", "difference, 95 %", "over seeds", "p (Holm)", "", *classes, "time", "MB"):
-        table.add_column(column, justify="right", no_wrap=True)
-    means = {(row.variant, row.class_name): row.mean for row in results.rows if row.score == PRIMARY}
-    for row in results.ranked_rows():
-        c, cost = row.comparison, results.costs.get(row.variant)
-        compared = ("baseline", "", "", "")
-        if c is not None:
-            interval = f"{c.difference:+.4f} [{c.low:+.4f}, {c.high:+.4f}]"
-            over_seeds = f"[{c.seed_low:+.4f}, {c.seed_high:+.4f}]"
-            compared = (interval, over_seeds, f"{c.p_holm:.3f}", c.verdict)
-        table.add_row(
-            row.variant,
-            f"{row.mean:.4f}",
-            "" if math.isnan(row.std) else f"{row.std:.4f}",
-            *compared,
-            *(f"{means[row.variant, name]:.4f}" for name in classes),
-            f"{cost.relative_time:.2f}x" if cost else "",
-            f"{cost.step_bytes / 1e6:.0f}" if cost and cost.step_bytes else "",
-        )
-    return table
+def read_results(study: Study) -> Results:
+    """Reads what the runs left, and computes the rest.
 
-
-def _image_rows(study: Study, results: Results) -> Iterable[Sequence[Any]]:
-    table = results.scores
-    for v, name in enumerate(results.names):
-        for s, seed in enumerate(study.seeds):
-            for i, id_ in enumerate(table.ids):
-                for k, class_name in enumerate(table.class_names):
-                    values = (f"{table.values[score][v, s, i, k]:.6f}" for score in SCORES)
-                    yield (name, seed, id_, class_name, *values)
-
-
-_TABLE_COLUMNS = (
-    *("variant", "score", "class", "mean", "std_over_seeds", "difference", "low", "high", "seed_low", "seed_high"),
-    *("p_value", "p_holm", "seeds_better", "verdict"),
-)
-
-
-def _table_row(row: Row) -> Sequence[Any]:
-    c, std = row.comparison, "" if math.isnan(row.std) else f"{row.std:.6f}"
-    first = (row.variant, row.score, row.class_name, f"{row.mean:.6f}", std)
-    if c is None:
-        return (*first, *("",) * 8, "baseline")
-    numbers = (c.difference, c.low, c.high, c.seed_low, c.seed_high, c.p_value, c.p_holm)
-    return (*first, *(f"{number:.6f}" for number in numbers), c.seeds_better, c.verdict)
-
-
-def _curves(study: Study) -> dict[str, Curves]:
-    curves: dict[str, Curves] = {}
+    Raises:
+      InputError: a run is not done yet.
+    """
     for variant in study.variants:
-        lines = [evaluations(study, variant, seed) for seed in study.seeds]
-        curves[variant.name] = [([row["epoch"] for row in x], [float(row["eval/dice"]) for row in x]) for x in lines]
-    return curves
+        for seed in study.seeds:
+            path = scores_path(study, variant, seed)
+            if not path.exists():
+                raise InputError(f"{path}: is not there yet: run the study to its end first.")
+    names = tuple(variant.name for variant in study.variants)
+    scores = stack_scores([[read_scores(scores_path(study, v, seed)) for seed in study.seeds] for v in study.variants])
+    by_image = with_mean(scores.values[PRIMARY])[..., -1].mean(axis=1).T  # [n v]
+    return Results(
+        names,
+        scores,
+        summarize(names, scores, study.baseline),
+        find_winner(names, scores),
+        statistics.average_ranks(by_image, more_is_better=SCORES[PRIMARY]),
+        statistics.critical_difference(*by_image.shape[::-1]),
+        statistics.friedman_p_value(by_image),
+        read_costs(study),
+        load_info(study.run_path(study.variants[0], study.seeds[0])),
+    )

@@ -14,13 +14,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from unet_jax._types import Batch, PyTree
-from unet_jax.build import Program, build, loss_numbers, make_steps
-from unet_jax.compiled import compiler_options
 from unet_jax.config import Config, LossConfig
-from unet_jax.config_dict import config_to_dict
-from unet_jax.sharding import put_replicated
-from unet_jax.state import TrainState
-from unet_jax.steps import EvalStep, TrainStep
+from unet_jax.config.dicts import config_to_dict
+from unet_jax.devices.compilation import compiler_options
+from unet_jax.devices.mesh import put_replicated
+from unet_jax.program.build import Program, build, loss_numbers, make_steps
+from unet_jax.program.state import TrainState
+from unet_jax.program.steps import EvalStep, TrainStep
 
 
 def structure(config: LossConfig) -> str:

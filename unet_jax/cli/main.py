@@ -1,0 +1,227 @@
+"""The command line. Parses, calls, prints; no logic."""
+
+import dataclasses
+import importlib.metadata
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import tyro
+from etils import epath
+
+from unet_jax._types import InputError, Preempted, Processes
+from unet_jax.config import Config
+from unet_jax.config.checks import did_you_mean
+from unet_jax.config.presets import PRESETS
+from unet_jax.devices.huge_pages import restart_with_huge_pages
+
+_USAGE = """usage: unet-jax COMMAND ...
+
+  synth --out DIR              make a data set of overlapping shapes to try things on
+  train PRESET --data.root DIR --out RUN
+                               train, or continue, a run; presets: {presets}
+  evaluate RUN --data.root DIR [--split test]
+                               score the best checkpoint; the last line is JSON
+  calibrate RUN --data.root DIR
+                               fit probabilities and thresholds to val; kept in the run
+  predict RUN INPUT... --out DIR
+                               write a mask per class and an overlay for each image
+  info RUN                     what a run is and how far it got
+  study STUDY.toml             train losses x seeds on one data set and compare them
+  plan PRESET [--topology v5e:2x2] [--sweep]
+                               what a step costs on a TPU, by its compiler: no TPU is needed
+  import-keras FILE --out RUN  a run from weights of the Keras original
+  export-keras RUN --out FILE  Keras 3 weights from a run
+
+Several machines: start the same command on each (docs/scaling.md).
+`unet-jax COMMAND --help` lists every option; `unet-jax train PRESET --help` every setting with the preset's value."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Synth:
+    """Make a data set of overlapping shapes."""
+
+    out: str
+    """Folder to write."""
+    num_images: int = 64
+    image_size: int = 256
+    num_classes: int = 2
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Train:
+    """Train a run, or continue the one in --out."""
+
+    out: str
+    """Run directory, local or in a bucket."""
+    processes: Annotated[Processes, tyro.conf.arg(name="")]
+    config: Annotated[Config, tyro.conf.arg(name="")]
+
+
+def _synth(args: Sequence[str]) -> None:
+    from unet_jax.data.synthetic import write_synthetic
+
+    options = tyro.cli(_Synth, args=args, prog="unet-jax synth")
+    names = write_synthetic(
+        epath.Path(options.out),
+        num_images=options.num_images,
+        image_size=options.image_size,
+        num_classes=options.num_classes,
+        seed=options.seed,
+    )
+    print(f"{options.num_images} images of {options.image_size}x{options.image_size} pixels in {options.out}")
+    print(f"classes: {', '.join(names)}; splits: {options.out}/splits.csv")
+
+
+def _preset(command: str, args: Sequence[str]) -> str | None:
+    """The preset that a command is for, or None when it was asked for help."""
+    if args and args[0] in PRESETS:
+        return args[0]
+    if args and args[0] in ("-h", "--help"):
+        lines = [f"  {name:9}{(make.__doc__ or '').strip().splitlines()[0]}" for name, make in PRESETS.items()]
+        print(f"usage: unet-jax {command} PRESET ...\n\npresets:\n" + "\n".join(lines))
+        print(f"\n`unet-jax {command} PRESET --help` lists every setting with the preset's value.")
+        return None
+    raise InputError(_unknown("preset", args[0] if args else "", list(PRESETS)))
+
+
+def _train(args: Sequence[str]) -> None:
+    from unet_jax.devices.compilation import keep_compiled
+    from unet_jax.devices.processes import connected, is_first
+    from unet_jax.training.loop import train
+
+    preset = _preset("train", args)
+    if preset is None:
+        return
+    default = _Train(out=tyro.MISSING, processes=Processes(), config=PRESETS[preset]())
+    options = tyro.cli(_Train, args=args[1:], default=default, prog=f"unet-jax train {preset}")
+    with connected(options.processes):
+        keep_compiled()
+        result = train(options.config, options.out)
+    if not is_first():
+        return
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in result.best_metrics.items())
+    print(f"finished at step {result.step}; best checkpoint {result.best_step} (on val: {scores})")
+    print(f"pictures: {result.path}/pictures/validation.png and curves.png")
+
+
+def _plan(args: Sequence[str]) -> None:
+    from unet_jax.cli.plan import plan
+
+    preset = _preset("plan", args)
+    if preset is not None:
+        plan(args[1:], preset, PRESETS[preset]())
+
+
+def _study(args: Sequence[str]) -> None:
+    from unet_jax.cli.study import study
+
+    study(args)
+
+
+def _evaluate(args: Sequence[str]) -> None:
+    from unet_jax.cli.evaluate import evaluate
+
+    evaluate(args)
+
+
+def _calibrate(args: Sequence[str]) -> None:
+    from unet_jax.cli.evaluate import calibrate
+
+    calibrate(args)
+
+
+def _predict(args: Sequence[str]) -> None:
+    from unet_jax.cli.evaluate import predict
+
+    predict(args)
+
+
+def _info(args: Sequence[str]) -> None:
+    from unet_jax.cli.evaluate import info
+
+    info(args)
+
+
+def _import_keras(args: Sequence[str]) -> None:
+    from unet_jax.cli.keras import import_command
+
+    import_command(args)
+
+
+def _export_keras(args: Sequence[str]) -> None:
+    from unet_jax.cli.keras import export_command
+
+    export_command(args)
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "synth": _synth,
+    "train": _train,
+    "evaluate": _evaluate,
+    "calibrate": _calibrate,
+    "predict": _predict,
+    "info": _info,
+    "plan": _plan,
+    "study": _study,
+    "import-keras": _import_keras,
+    "export-keras": _export_keras,
+}
+
+
+def _unknown(kind: str, given: str, known: Sequence[str]) -> str:
+    return (
+        f"{given!r} is not a {kind}; there are {', '.join(known)}.{did_you_mean(given, known)}"
+        if given
+        else f"{kind} is missing; there are {', '.join(known)}."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one command. How the process ends: docs/faults.md."""
+    args = [_with_home(arg) for arg in (sys.argv[1:] if argv is None else argv)]
+    if args == ["--version"]:
+        print(f"unet_jax {importlib.metadata.version('unet_jax')}")
+        return
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_USAGE.format(presets=", ".join(PRESETS)))
+        return
+    if argv is None:
+        restart_with_huge_pages()
+    _quiet_libraries()
+    try:
+        if args[0] not in _COMMANDS:
+            raise InputError(_unknown("command", args[0], list(_COMMANDS)))
+        _COMMANDS[args[0]](args[1:])
+    except InputError as error:
+        print(f"unet-jax: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # a place that cannot be written, a full disk, a bucket that does not answer
+        print(f"unet-jax: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Preempted as stopped:
+        print(f"unet-jax: {stopped}", file=sys.stderr)
+        raise
+    except KeyboardInterrupt:
+        hint = " The same command continues from the last checkpoint." if args[0] in ("train", "study") else ""
+        print(f"\nunet-jax: interrupted.{hint}", file=sys.stderr)
+        sys.exit(130)
+
+
+def _with_home(arg: str) -> str:
+    """`~/x` and `--out=~/x`, the second of which shells leave as it is, with the home folder's path."""
+    option, equals, value = arg.partition("=") if arg.startswith("--") else ("", "", arg)
+    return option + equals + os.path.expanduser(value)
+
+
+def _quiet_libraries() -> None:
+    """Libraries log their inner life at INFO and WARNING; a user's terminal is not the place."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    import absl.logging
+
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    logging.getLogger("jax").setLevel(logging.ERROR)

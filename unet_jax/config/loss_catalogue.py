@@ -1,0 +1,113 @@
+"""The closed table of losses: what each is called, returns and can be given. Names only; nothing here needs jax.
+
+`NAME` is `unet_jax.losses.NAME_loss`. An entry is added here and nowhere else (docs/losses.md).
+"""
+
+import dataclasses
+import re
+from collections.abc import Collection
+from typing import Literal
+
+from unet_jax._types import InputError
+from unet_jax.config.checks import did_you_mean
+
+Output = Literal["pixel", "image_class", "image", "class", "scalar"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LossEntry:
+    """What `unet_jax.losses.objective` must know of a loss."""
+
+    output: Output
+    """Shape of its values: `[*b h w k]`, `[*b k]`, `[*b]`, `[k]` or `[]`."""
+    numbers: tuple[str, ...] = ()
+    """Options that may be traced numbers: another value compiles nothing anew."""
+    static: tuple[str, ...] = ()
+    """Options that shape the computation."""
+    packed: bool = False
+    """Gives the same for packed logits (with `num_subpixels`, unless its output is per pixel)."""
+    spatial: bool = False
+    """Looks at neighbouring pixels, so images cannot be stacked into one."""
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        return (*self.numbers, *self.static)
+
+
+_FOCAL = ("gamma", "pos_weight", "neg_weight")
+_TVERSKY = ("fp_weight", "fn_weight", "smooth")
+_UNIFIED = ("delta", "gamma", "focal_weight", "smooth")
+_SSIM = ("sigma", "k1", "k2")
+
+LOSSES: dict[str, LossEntry] = {
+    "bce": LossEntry("pixel", packed=True),
+    "weighted_bce": LossEntry("pixel", ("pos_weight", "label_smoothing"), packed=True),
+    "balanced_bce": LossEntry("pixel"),
+    "border_bce": LossEntry("pixel", ("border_weight", "border_width"), spatial=True),
+    "soft_bootstrapped_bce": LossEntry("pixel", ("label_weight",), packed=True),
+    "hard_bootstrapped_bce": LossEntry("pixel", ("label_weight",), packed=True),
+    "topk_bce": LossEntry("image_class", ("fraction",)),
+    "focal": LossEntry("pixel", _FOCAL, packed=True),
+    "poly1_bce": LossEntry("pixel", ("epsilon",), packed=True),
+    "poly1_focal": LossEntry("pixel", (*_FOCAL, "epsilon"), packed=True),
+    "asymmetric": LossEntry("pixel", ("gamma_pos", "gamma_neg", "clip"), packed=True),
+    "soft_dice": LossEntry("image_class", ("smooth",), packed=True),
+    "class_soft_dice": LossEntry("class", ("smooth",), packed=True),
+    "batch_soft_dice": LossEntry("scalar", ("smooth",), packed=True),
+    "squared_dice": LossEntry("image_class", ("smooth",), packed=True),
+    "log_dice": LossEntry("image_class", ("smooth",), packed=True),
+    "log_cosh_dice": LossEntry("image_class", ("smooth",), packed=True),
+    "generalized_dice": LossEntry("image", ("smooth", "volume_power"), packed=True),
+    "jaccard": LossEntry("image_class", ("smooth",), packed=True),
+    "tversky": LossEntry("image_class", _TVERSKY, packed=True),
+    "focal_tversky": LossEntry("image_class", (*_TVERSKY, "gamma"), packed=True),
+    "l1_dice": LossEntry("image_class", ("smooth",), packed=True),
+    "l1_jaccard": LossEntry("image_class", ("smooth",), packed=True),
+    "l1_tversky": LossEntry("image_class", _TVERSKY, packed=True),
+    "lovasz_hinge": LossEntry("image_class"),
+    "mcc": LossEntry("image_class", ("smooth",), packed=True),
+    "sensitivity_specificity": LossEntry("image_class", ("sensitivity_weight", "smooth"), packed=True),
+    "combo": LossEntry("image_class", ("ce_weight", "pos_weight", "smooth"), packed=True),
+    "symmetric_unified_focal": LossEntry("image_class", _UNIFIED, packed=True),
+    "asymmetric_unified_focal": LossEntry("image_class", _UNIFIED, packed=True),
+    "boundary": LossEntry("pixel", spatial=True),
+    "hausdorff_dt": LossEntry("pixel", ("distance_power",), spatial=True),
+    "hausdorff_erosion": LossEntry("pixel", ("distance_power",), ("num_erosions",), spatial=True),
+    "soft_cldice": LossEntry("image_class", ("smooth",), ("num_iterations",), spatial=True),
+    "active_contour": LossEntry("image_class", ("region_weight", "eps"), spatial=True),
+    "ssim": LossEntry("image_class", _SSIM, ("window_size",), spatial=True),
+    "ms_ssim": LossEntry("image_class", _SSIM, ("window_size", "scale_weights"), spatial=True),
+}
+
+
+def is_user_loss(name: str) -> bool:
+    """Whether a name means a Python function, as in 'package.module:function'."""
+    return ":" in name
+
+
+def check_loss(
+    name: str, options: Collection[str], over: str = "image", has_class_weight: bool = False, field: str = "loss"
+) -> None:
+    """Raises `InputError` for a name that is not in the table, or what a loss in it cannot be given.
+
+    Of a 'module:function' only the form is checked: nothing is imported.
+    """
+    if is_user_loss(name):
+        if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", name):
+            raise InputError(f"{field} is {name!r}, but a function is written as 'package.module:function'.")
+        return
+    if name not in LOSSES:
+        raise InputError(
+            f"{field} is {name!r}, which is no loss.{did_you_mean(name, LOSSES)} It must be one of "
+            f"{', '.join(LOSSES)}, or 'module:function' for your own."
+        )
+    for option in options:
+        if option not in LOSSES[name].options:
+            known = ", ".join(LOSSES[name].options) or "no options"
+            raise InputError(f"{field} {name!r} has no option {option!r}: it has {known}.")
+    entry = LOSSES[name]
+    if over == "batch" and (entry.spatial or entry.output in ("class", "scalar")):
+        why = "looks at neighbouring pixels" if entry.spatial else "is one over the batch already"
+        raise InputError(f"{field} {name!r} {why}: over must be 'image'.")
+    if has_class_weight and entry.output == "image":
+        raise InputError(f"{field} {name!r} adds its classes up itself: it cannot have a class_weight.")

@@ -1,0 +1,316 @@
+"""Decoded, resized samples in files: built once, then memory-mapped by every epoch, run and worker process.
+
+One folder holds `images.npy`, `masks.npy` (8 masks' pixels in a byte where masks are hard) and `meta.json`, which says
+what is inside and from which files it was made. The folder appears under its name in one rename, when it is complete:
+a build that was killed leaves nothing that looks finished, and of two that run at once the first to finish wins.
+
+A file's identity is its content. Size and time of change are compared first; content is read again where only the time
+differs, as after a copy.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import cv2
+import numpy as np
+from etils import epath
+
+from unet_jax._files import unfinished_folder
+from unet_jax._types import InputError, Sample
+from unet_jax.config import DataConfig
+from unet_jax.data.pixels import BadSampleError, read_bytes
+from unet_jax.data.sources import FileSource, ResizedSource
+from unet_jax.data.threads import one_thread_opencv
+
+_FORMAT = 1  # higher when equal files and settings give other arrays
+_REMEDY = "Build it anew with --data.rebuild-cache, or delete the folder."
+
+
+class DiskSource:
+    """Samples from a cache folder; images are read-only views of the file. Pickled as its path."""
+
+    def __init__(self, folder: Path, ids: Sequence[str], size: int, num_classes: int, packed: bool):
+        self._folder, self._ids, self._size, self._num_classes, self._packed = folder, ids, size, num_classes, packed
+        self._files: list[tuple[int, int]] = []  # descriptor, bytes
+        self._arrays: list[np.ndarray] = []
+        for name in ("images", "masks"):
+            with open(folder / f"{name}.npy", "rb") as file:
+                self._arrays.append(_map(file))
+                descriptor = os.dup(file.fileno())
+            self._files.append((descriptor, os.fstat(descriptor).st_size))
+            weakref.finalize(self, os.close, descriptor)
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return DiskSource, (self._folder, self._ids, self._size, self._num_classes, self._packed)
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are."""
+        return self._folder
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return self._ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, index: int) -> Sample:
+        for descriptor, num_bytes in self._files:
+            left = os.fstat(descriptor).st_size
+            if left < num_bytes:  # reading past its end would kill the process
+                raise BadSampleError(
+                    f"{self._folder}: a file was cut from {num_bytes} to {left} bytes before sample "
+                    f"{self._ids[index]!r} was read. {_REMEDY}"
+                )
+        images, masks = self._arrays
+        mask = masks[index]
+        if self._packed:
+            mask = np.unpackbits(mask, count=self._size**2 * self._num_classes)
+            np.negative(mask, out=mask)  # 1 becomes 255
+            mask = mask.reshape(self._size, self._size, self._num_classes)
+        return Sample(images[index], mask)
+
+
+def _map(file: BinaryIO) -> np.ndarray:
+    """Read-only. Raises ValueError when the file is no array or too short for its shape."""
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("another version of the npy format")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    return np.memmap(file, dtype, "r", file.tell(), shape)
+
+
+def _shapes(num_samples: int, size: int, num_classes: int, packed: bool) -> dict[str, tuple[int, ...]]:
+    masks = (num_samples, size, size, num_classes)
+    if packed:
+        masks = (num_samples, math.ceil(size * size * num_classes / 8))
+    return {"images": (num_samples, size, size, 3), "masks": masks}
+
+
+def cache_bytes(num_samples: int, config: DataConfig, num_classes: int) -> int:
+    """Of the files on disk."""
+    return sum(map(math.prod, _shapes(num_samples, config.image_size, num_classes, _is_packed(config)).values()))
+
+
+def _is_packed(config: DataConfig) -> bool:
+    """Masks without values between 0 and 255 are stored as bits."""
+    return config.mask_interpolation == "nearest" and not config.soft_masks
+
+
+def cache_root(config: DataConfig) -> Path:
+    """The folder that caches lie in: data.cache_dir, or one in the user's cache folder."""
+    if "://" in config.cache_dir:
+        raise InputError(f"data.cache_dir is {config.cache_dir!r}, but must be on a local disk: files are mapped.")
+    if config.cache_dir:
+        return Path(config.cache_dir).expanduser().absolute()
+    return user_cache()
+
+
+def user_cache() -> Path:
+    """Our folder in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unet_jax"
+
+
+def free_bytes(config: DataConfig) -> int:
+    """Room where the cache would lie."""
+    folder = cache_root(config)
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def disk_source(
+    source: FileSource,
+    config: DataConfig,
+    *,
+    num_threads: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> DiskSource:
+    """The cache of these samples, built when there is none or data.rebuild_cache says so.
+
+    Raises:
+      InputError: a folder of its name cannot be used (says why), a sample cannot be read, or there is no room.
+    """
+    num_classes, packed = len(source.layout.class_names), _is_packed(config)
+    settings = _settings(source, config)
+    text = json.dumps([settings, os.path.abspath(config.root) if "://" not in config.root else config.root])
+    root = cache_root(config)
+    folder = root / f"{Path(config.root).name or 'data'}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    if config.rebuild_cache or not folder.exists():
+        num_bytes, free = cache_bytes(len(source), config, num_classes), free_bytes(config)
+        if num_bytes > free:
+            raise InputError(
+                f"{root}: has {free / 2**30:.1f} GiB free, but the cache needs {num_bytes / 2**30:.1f} GiB. Make room, "
+                f"name another folder with --data.cache-dir, or use --data.cache none."
+            )
+        try:
+            with unfinished_folder(folder, replace=config.rebuild_cache) as new:
+                _build(new, source, config, settings, num_threads, on_progress)
+        except OSError as error:
+            raise InputError(
+                f"{root}: the cache cannot be written there ({error}). Name another folder with --data.cache-dir, or "
+                f"use --data.cache memory or none."
+            ) from error
+    for _ in range(100):
+        with contextlib.suppress(FileNotFoundError):
+            inode = folder.stat().st_ino
+            try:
+                _check(folder, settings, source, config, num_classes)
+                return DiskSource(folder, tuple(source.ids), config.image_size, num_classes, packed)
+            except (InputError, FileNotFoundError):
+                if folder.stat().st_ino == inode:
+                    raise
+        time.sleep(0.02)  # another process is replacing it
+    raise InputError(f"{folder}: disappeared while it was opened. Does another process delete it?")
+
+
+def _settings(source: FileSource, config: DataConfig) -> dict[str, Any]:
+    """All besides the files' content that decides what the arrays hold, as JSON values."""
+    layout = source.layout
+    return {
+        "ids": list(source.ids),
+        "classes": list(layout.class_names),
+        "image_size": config.image_size,
+        "mask_interpolation": config.mask_interpolation,
+        "soft_masks": config.soft_masks,
+        "index_values": [sorted(values) for values in layout.index_values],
+        "opencv": cv2.__version__,
+    }
+
+
+def _identity(path: epath.Path, *, content: bool = True) -> list[Any]:
+    """Size, time of the last change in ns, and digest of the content."""
+    try:
+        if "://" in str(path):
+            stat = path.stat()
+            size, changed = stat.length, int(stat.mtime * 1e9)
+        else:
+            local = os.stat(path)
+            size, changed = local.st_size, local.st_mtime_ns
+    except OSError as error:
+        raise BadSampleError(f"{path}: cannot be read ({error}). Restore the file or remove the sample.") from error
+    return [size, changed, hashlib.blake2b(read_bytes(path), digest_size=16).hexdigest() if content else ""]
+
+
+def _build(
+    new: Path,
+    source: FileSource,
+    config: DataConfig,
+    settings: dict[str, Any],
+    num_threads: int,
+    on_progress: Callable[[int, int], None],
+) -> None:
+    resized, packed = ResizedSource(source, config), _is_packed(config)
+    shapes = _shapes(len(source), config.image_size, len(settings["classes"]), packed)
+    with contextlib.ExitStack() as stack:
+        files = {name: stack.enter_context(open(new / f"{name}.npy", "wb")) for name in shapes}
+        starts = {}
+        for name, file in files.items():
+            header = {"descr": "|u1", "fortran_order": False, "shape": shapes[name]}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.flush()
+            starts[name] = file.tell()
+
+        def write(index: int) -> list[list[Any] | None]:
+            one_thread_opencv()
+            record = source.records[index]
+            identities = [_identity(path) if path else None for path in (record.image, *record.masks)]
+            image, mask = resized[index]
+            for name, array in (("images", image), ("masks", np.packbits(mask >= 128) if packed else mask)):
+                _write_at(files[name].fileno(), array, starts[name] + index * array.size)
+            return identities
+
+        identities = []
+        with ThreadPoolExecutor(num_threads) as pool:
+            try:
+                for done, of_sample in enumerate(pool.map(write, range(len(source))), start=1):
+                    identities.append(of_sample)
+                    on_progress(done, len(source))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        for file in files.values():
+            os.fsync(file.fileno())
+        with open(new / "meta.json", "w") as file:
+            json.dump({"format": _FORMAT, "settings": settings, "files": identities}, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _write_at(descriptor: int, array: np.ndarray, offset: int) -> None:
+    """Not through a map: there a full disk would kill the process instead of raising an error."""
+    view = np.ascontiguousarray(array).data.cast("B")
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _check(folder: Path, settings: dict[str, Any], source: FileSource, config: DataConfig, num_classes: int) -> None:
+    """Raises `InputError` unless the folder holds exactly these samples."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        found, kept, files = meta["format"], meta["settings"], meta["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: is not a complete cache of unet_jax ({error!r}). {_REMEDY}") from error
+    if found != _FORMAT:
+        raise InputError(f"{folder}: is a cache of format {found!r}, but this version reads {_FORMAT}. {_REMEDY}")
+    for name, wanted in settings.items():
+        if kept.get(name) != wanted:
+            raise InputError(f"{folder}: is foreign: {_difference(name, kept.get(name), wanted)}. {_REMEDY}")
+    for name, shape in _shapes(len(source), config.image_size, num_classes, _is_packed(config)).items():
+        path = folder / f"{name}.npy"
+        try:
+            with open(path, "rb") as file:
+                array = _map(file)
+        except (OSError, ValueError) as error:
+            size = path.stat().st_size if path.exists() else 0
+            raise InputError(
+                f"{path}: is cut or damaged ({size} bytes, but {math.prod(shape)} of pixels are needed; {error}). "
+                f"{_REMEDY}"
+            ) from error
+        if array.shape != shape or array.dtype != np.uint8:
+            raise InputError(f"{path}: is {array.dtype} {array.shape}, but must be uint8 {shape}. {_REMEDY}")
+    for record, identities in zip(source.records, files, strict=True):
+        for path, kept_identity in zip((record.image, *record.masks), identities, strict=True):
+            _check_file(folder, record.id, path, kept_identity)
+
+
+def _check_file(folder: Path, id_: str, path: epath.Path | None, kept: list[Any] | None) -> None:
+    if path is None or kept is None:
+        if (path is None) != (kept is None):
+            raise InputError(
+                f"{folder}: is stale: a mask of {id_!r} is {'missing' if path is None else 'there'} now, and was not "
+                f"when the cache was built ({path}). {_REMEDY}"
+            )
+        return
+    size, changed, _ = _identity(path, content=False)
+    if [size, changed] == kept[:2]:
+        return
+    if size != kept[0]:
+        raise InputError(
+            f"{folder}: is stale: {path} (sample {id_!r}) had {kept[0]} bytes when the cache was built, now {size}. "
+            f"{_REMEDY}"
+        )
+    digest = _identity(path)[2]
+    if digest != kept[2]:
+        raise InputError(
+            f"{folder}: is stale: the content of {path} (sample {id_!r}) changed since the cache was built (digest "
+            f"{kept[2]}, now {digest}). {_REMEDY}"
+        )
+
+
+def _difference(name: str, kept: Any, wanted: Any) -> str:
+    if isinstance(kept, list) and len(str(kept)) + len(str(wanted)) > 200:
+        only = sorted(set(map(str, kept)) ^ set(map(str, wanted)))
+        return f"it holds other {name} ({len(kept)}, wanted {len(wanted)}; {only[0] if only else 'the order'} differs)"
+    return f"{name} was {kept!r} when it was built, now {wanted!r}"

@@ -1,0 +1,1 @@
+"""Devices and processes: the mesh, connected processes, compiled programs, memory pages."""

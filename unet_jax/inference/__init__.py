@@ -1,0 +1,1 @@
+"""A trained run on new images: masks, scores and calibration."""

@@ -1,0 +1,86 @@
+"""A run's calibration: fitted on a held-out split, kept in RUN/calibration.json, used where a run is loaded with it."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from unet_jax._types import InputError
+from unet_jax.data.layout import Layout, Record
+from unet_jax.inference.evaluate import probs_and_truths
+from unet_jax.metrics.calibration import Calibration, Fit, fit_calibration, histogram
+from unet_jax.report.metrics_file import replace_text
+from unet_jax.runs import Run
+
+_FORMAT = 1
+
+
+def calibrate_run(
+    run: Run,
+    layout: Layout,
+    records: Sequence[Record],
+    *,
+    on_progress: Callable[[int], Any] = lambda done: None,
+) -> Fit:
+    """Temperatures and thresholds of the run's checkpoint, from these images at their own size.
+
+    Raises:
+      InputError: the run is calibrated already.
+    """
+    if run.calibration is not None:
+        raise InputError(f"{run.path}: was loaded with its calibration. Load it without.")
+    soft = run.config.data.soft_masks
+    histograms = []
+    for done, (probs, truth) in enumerate(probs_and_truths(run, layout, records, soft_masks=soft), start=1):
+        histograms.append(histogram(probs, truth))
+        on_progress(done)
+    return fit_calibration(np.stack(histograms), run.config.train.threshold)
+
+
+def calibration_path(path: epath.Path) -> epath.Path:
+    """In a run directory."""
+    return path / "calibration.json"
+
+
+def save_calibration(run: Run, fit: Fit, *, split: str, num_images: int) -> None:
+    """Writes RUN/calibration.json; it belongs to the checkpoint that `run` was loaded from."""
+    measured = {"nll": fit.nll, "ece": fit.ece, "dice": fit.dice}
+    classes = {
+        name: {
+            "temperature": fit.calibration.temperature[k],
+            "threshold": fit.calibration.threshold[k],
+            **{score: {"before": float(a[k]), "after": float(b[k])} for score, (a, b) in measured.items()},
+        }
+        for k, name in enumerate(run.class_names)
+    }
+    values = {"format": _FORMAT, "step": run.step, "split": split, "num_images": num_images, "classes": classes}
+    replace_text(calibration_path(run.path), json.dumps(values, indent=1) + "\n")
+
+
+def with_calibration(run: Run) -> Run:
+    """The run with what `save_calibration` wrote: its probabilities and masks are calibrated from here on.
+
+    Raises:
+      InputError: nothing was written, for another checkpoint, or it cannot be read.
+    """
+    path = calibration_path(run.path)
+    if not path.exists():
+        raise InputError(f"{run.path}: is not calibrated. Do it once: unet-jax calibrate {run.path} --data.root DATA")
+    try:
+        values = json.loads(path.read_text())
+        if values["format"] != _FORMAT:
+            raise InputError(f"{path}: has format {values['format']!r}; this version of unet_jax reads {_FORMAT}.")
+        classes = [values["classes"][name] for name in run.class_names]
+        step = int(values["step"])
+        calibration = Calibration(*(tuple(float(c[name]) for c in classes) for name in ("temperature", "threshold")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: is damaged ({type(error).__name__}: {error}). Calibrate again.") from error
+    if step != run.step:
+        raise InputError(
+            f"{path}: belongs to the checkpoint of step {step}, but that of step {run.step} was loaded. Calibrate "
+            f"again, or load the other checkpoint."
+        )
+    return dataclasses.replace(run, calibration=calibration)

@@ -1,0 +1,11 @@
+"""Scores: pixel counts and what follows from them, scores of a set of images, calibration, distances of borders."""
+
+from unet_jax.metrics.counts import Counts as Counts
+from unet_jax.metrics.counts import accuracy as accuracy
+from unet_jax.metrics.counts import counts_from_logits as counts_from_logits
+from unet_jax.metrics.counts import counts_from_masks as counts_from_masks
+from unet_jax.metrics.counts import dice as dice
+from unet_jax.metrics.counts import iou as iou
+from unet_jax.metrics.counts import precision as precision
+from unet_jax.metrics.counts import recall as recall
+from unet_jax.metrics.counts import sum_counts as sum_counts

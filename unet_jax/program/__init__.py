@@ -1,0 +1,1 @@
+"""A config as jitted steps, and the state that they change."""

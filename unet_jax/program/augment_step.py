@@ -1,0 +1,213 @@
+"""The changes of `data.augment` on an accelerator: jitted, split over the devices with the batch.
+
+What happens to each sample is drawn on the host (`data.changes`), from the same random numbers as there, and arrives as
+a few numbers per sample. Scale, shift, rotation, crop, elastic displacement, flips and transposition are one
+resampling. Masks that are warped by nearest neighbour equal the host's bit for bit: coordinates are exact in float32
+(see `changes.snapped`). Images differ by rounding.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+
+from unet_jax._types import Batch
+from unet_jax.config import AugmentConfig
+from unet_jax.data.augment import blur_radius
+from unet_jax.data.augment_draws import spline_weights
+
+Changes = dict[str, Array]
+AugmentStep = Callable[[Batch, Changes], Batch]
+
+
+def make_augment_step(config: AugmentConfig, *, soft_masks: bool, sharding: Any = None) -> AugmentStep:
+    """`(batch, changes) -> batch`, jitted; what has probability 0 in the config is not compiled.
+
+    `sharding` is that of the batch that comes out, or a `Batch` of them.
+    """
+
+    def augment_sample(
+        image: UInt8[Array, "h w 3"], mask: UInt8[Array, "h w k"], change: Changes
+    ) -> tuple[Array, Array]:
+        if config.color_prob:
+            shifted = _shift_color(image, change["color"], circular_hue=config.circular_hue)
+            image = jnp.where(change["color_on"], shifted, image)
+        if config.brightness_prob or config.contrast_prob or config.gamma_prob:
+            image = _change_tone(image, change["tone"])
+        image, mask = _resample(image, mask, change, config, soft_masks=soft_masks)
+        if config.blur_prob:
+            image = _blur(image, change["blur"], blur_radius(config))
+        if config.noise_prob:
+            image = _add_noise(image, change["noise"], change["noise_key"])
+        if config.cutout_prob:
+            rows, columns = jnp.arange(image.shape[0])[:, None, None], jnp.arange(image.shape[1])[None, :, None]
+            top, bottom, left, right = change["cutout"]
+            inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+            image = jnp.where(inside, jnp.uint8(0), image)
+        return image, mask
+
+    def augment_step(batch: Batch, changes: Changes) -> Batch:
+        image, label = jax.vmap(augment_sample)(batch.image, batch.label, changes)
+        return Batch(image, label, batch.weight)
+
+    return jax.jit(augment_step, out_shardings=sharding)
+
+
+def _bytes(values: Float[Array, "..."]) -> UInt8[Array, "..."]:
+    return jnp.clip(jnp.rint(values), 0.0, 255.0).astype(jnp.uint8)
+
+
+# OpenCV's conversion of bytes to hue and saturation: integers of 12 binary places from two tables.
+_DIVISORS = np.maximum(np.arange(256), 1)
+_SATURATION_TABLE = np.rint((255 << 12) / _DIVISORS).astype(np.int32)
+_HUE_TABLE = np.rint((180 << 12) / (6.0 * _DIVISORS)).astype(np.int32)
+
+
+def _shift_color(image: UInt8[Array, "h w 3"], shifts: Int[Array, "3"], *, circular_hue: bool) -> UInt8[Array, "h w 3"]:
+    """To hue of 180, saturation and value of 255 with OpenCV's rounding, and back in float32."""
+    r, g, b = (image[..., i].astype(jnp.int32) for i in range(3))
+    value = jnp.maximum(jnp.maximum(r, g), b)
+    spread = value - jnp.minimum(jnp.minimum(r, g), b)
+    half = 1 << 11
+    saturation = (spread * jnp.asarray(_SATURATION_TABLE)[value] + half) >> 12
+    sixth = jnp.where(value == r, g - b, jnp.where(value == g, b - r + 2 * spread, r - g + 4 * spread))
+    hue = (sixth * jnp.asarray(_HUE_TABLE)[spread] + half) >> 12
+    hue = jnp.where(hue < 0, hue + 180, hue)
+    hue = (hue + shifts[0]) % 180 if circular_hue else jnp.clip(hue + shifts[0], 0, 255) % 180
+    saturation, value = jnp.clip(saturation + shifts[1], 0, 255), jnp.clip(value + shifts[2], 0, 255)
+    place, s, v = (
+        hue.astype(jnp.float32) / 30.0,
+        saturation.astype(jnp.float32) / 255.0,
+        value.astype(jnp.float32) / 255.0,
+    )
+    sector = jnp.floor(place)
+    part = place - sector
+    low, falling, rising = v * (1.0 - s), v * (1.0 - s * part), v * (1.0 - s * (1.0 - part))
+
+    def channel(turn: int) -> Float[Array, "h w"]:
+        """Highest in sectors 0 and 5, counted from the channel's own."""
+        k = (sector + turn) % 6.0
+        return jnp.where((k == 0) | (k == 5), v, jnp.where(k == 1, falling, jnp.where(k == 4, rising, low)))
+
+    rgb = jnp.stack([channel(0), channel(4), channel(2)], axis=-1)
+    return jnp.floor(255.0 * rgb).astype(jnp.uint8)  # as OpenCV 5; 4 rounds
+
+
+def _change_tone(image: UInt8[Array, "h w 3"], tone: Float[Array, "3"]) -> UInt8[Array, "h w 3"]:
+    """One table for all values, as on the host."""
+    brightness, contrast, gamma = tone
+    x = jnp.arange(256, dtype=jnp.float32) / 255.0
+    table = _bytes(255.0 * (contrast * (x**gamma - 0.5) + 0.5 + brightness))
+    return table[image.astype(jnp.int32)]
+
+
+def _resample(
+    image: UInt8[Array, "h w 3"],
+    mask: UInt8[Array, "h w k"],
+    change: Changes,
+    config: AugmentConfig,
+    *,
+    soft_masks: bool,
+) -> tuple[UInt8[Array, "h w 3"], UInt8[Array, "h w k"]]:
+    """Where each output pixel comes from, and one look there."""
+    size = image.shape[0]
+    if not (config.geometry_prob or config.crop_prob or config.elastic_prob):
+        return _flip(image, change["flips"], config), _flip(mask, change["flips"], config)
+    rows = jax.lax.broadcasted_iota(jnp.int32, (size, size), 0)
+    columns = jax.lax.broadcasted_iota(jnp.int32, (size, size), 1)
+    left_right, top_bottom, transposed = change["flips"]
+    y, x = rows, columns
+    if config.transpose_prob:
+        y, x = jnp.where(transposed, columns, rows), jnp.where(transposed, rows, columns)
+    if config.vertical_flip_prob:
+        y = jnp.where(top_bottom, size - 1 - y, y)
+    if config.horizontal_flip_prob:
+        x = jnp.where(left_right, size - 1 - x, x)
+    matrix = change["matrix"]
+    x, y = x.astype(jnp.float32), y.astype(jnp.float32)
+    source_x, source_y = (matrix[i, 0] * x + matrix[i, 1] * y + matrix[i, 2] for i in range(2))
+    if config.elastic_prob:
+        weights = jnp.asarray(spline_weights(size, change["elastic"].shape[-1]))
+        moved = jnp.einsum("yi,dij,xj->yxd", weights, change["elastic"], weights, precision=jax.lax.Precision.HIGHEST)
+        moved = _flip(jnp.rint(moved / change["unit"]) * change["unit"], change["flips"], config)
+        source_x, source_y = source_x + moved[..., 0], source_y + moved[..., 1]
+    if soft_masks:
+        together = _look_bilinear(jnp.concatenate([image, mask], axis=-1), source_x, source_y, config.border)
+        return together[..., :3], together[..., 3:]
+    return _look_bilinear(image, source_x, source_y, config.border), _look_nearest(
+        mask, source_x, source_y, config.border
+    )
+
+
+def _flip(pixels: Array, flips: Array, config: AugmentConfig) -> Array:
+    """In the host's order."""
+    if config.horizontal_flip_prob:
+        pixels = jnp.where(flips[0], pixels[:, ::-1], pixels)
+    if config.vertical_flip_prob:
+        pixels = jnp.where(flips[1], pixels[::-1], pixels)
+    if config.transpose_prob:
+        pixels = jnp.where(flips[2], pixels.swapaxes(0, 1), pixels)
+    return pixels
+
+
+def _look_up(pixels: UInt8[Array, "h w c"], x: Int[Array, "h w"], y: Int[Array, "h w"], border: str) -> Array:
+    """`[h w c]` uint8 at whole coordinates; outside is 0, or the mirror image without the edge row."""
+    size, channels = pixels.shape[0], pixels.shape[-1]
+    inside = None
+    if border == "constant":
+        inside = ((x >= 0) & (x < size) & (y >= 0) & (y < size))[..., None]
+        x, y = jnp.clip(x, 0, size - 1), jnp.clip(y, 0, size - 1)
+    else:
+        period = max(1, 2 * (size - 1))
+        x, y = ((size - 1) - jnp.abs((size - 1) - v % period) for v in (x, y))
+    # Four bytes are fetched as one number: as many look-ups for four channels as for one.
+    filled = jnp.pad(pixels, ((0, 0), (0, 0), (0, -channels % 4))).reshape(size * size, -1, 4)
+    words = jax.lax.bitcast_convert_type(filled, jnp.uint32)
+    found = jax.lax.bitcast_convert_type(words[y * size + x], jnp.uint8).reshape(*x.shape, -1)[..., :channels]
+    return found if inside is None else jnp.where(inside, found, jnp.uint8(0))
+
+
+def _look_nearest(pixels: Array, x: Float[Array, "h w"], y: Float[Array, "h w"], border: str) -> Array:
+    return _look_up(pixels, jnp.rint(x).astype(jnp.int32), jnp.rint(y).astype(jnp.int32), border)
+
+
+def _look_bilinear(pixels: Array, x: Float[Array, "h w"], y: Float[Array, "h w"], border: str) -> Array:
+    left, top = jnp.floor(x), jnp.floor(y)
+    right_share, bottom_share = (x - left)[..., None], (y - top)[..., None]
+    x0, y0 = left.astype(jnp.int32), top.astype(jnp.int32)
+
+    def at(dx: int, dy: int) -> Float[Array, "h w c"]:
+        return _look_up(pixels, x0 + dx, y0 + dy, border).astype(jnp.float32)
+
+    upper = at(0, 0) + right_share * (at(1, 0) - at(0, 0))
+    lower = at(0, 1) + right_share * (at(1, 1) - at(0, 1))
+    return _bytes(upper + bottom_share * (lower - upper))
+
+
+def _blur(image: UInt8[Array, "h w 3"], deviation: Float[Array, ""], radius: int) -> UInt8[Array, "h w 3"]:
+    """Rows, then columns; a deviation of 0 changes nothing."""
+    offsets = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
+    weights = jnp.exp(-0.5 * (offsets / jnp.maximum(deviation, 1e-3)) ** 2)
+    weights = weights / weights.sum()
+    out = image.astype(jnp.float32)
+    for axis in (0, 1):
+        width = [(radius, radius) if i == axis else (0, 0) for i in range(3)]
+        padded = jnp.pad(out, width, mode="reflect")
+        length = image.shape[axis]
+        parts = (jax.lax.slice_in_dim(padded, i, i + length, axis=axis) for i in range(2 * radius + 1))
+        out = sum((weights[i] * part for i, part in enumerate(parts)), jnp.zeros_like(out))
+    return _bytes(out)
+
+
+def _add_noise(image: UInt8[Array, "h w 3"], factor: Int[Array, ""], key: Array) -> UInt8[Array, "h w 3"]:
+    """`data.augment.add_noise`, in the same integers."""
+    bits = jax.lax.iota(jnp.uint32, image.size) * jnp.uint32(0x9E3779B1) + key
+    for shift, multiplier in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        bits = (bits ^ (bits >> jnp.uint32(shift))) * jnp.uint32(multiplier)
+    octets = (bits[:, None] >> (jnp.uint32(8) * jax.lax.iota(jnp.uint32, 4))[None]) & jnp.uint32(255)
+    total = octets.astype(jnp.int32).sum(axis=-1) - 510
+    noise = (total * factor + (1 << 15)) >> 16
+    return jnp.clip(image.astype(jnp.int32) + noise.reshape(image.shape), 0, 255).astype(jnp.uint8)

@@ -1,0 +1,1 @@
+"""What people look at: lines and bars, pictures, files of numbers."""

@@ -1,0 +1,49 @@
+"""What a person sees while a run works: lines that stay, and a bar while the output is a terminal."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
+
+
+class Display:
+    """Lines and bars on standard error, so that standard output stays free for results."""
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, markup=False)
+
+    @contextlib.contextmanager
+    def bar(self, title: str, total: int, completed: int = 0, unit: str = "") -> Iterator[Callable[[int, str], None]]:
+        """Gives a function `(completed, note)`; shows count, note and time left on a terminal, nothing elsewhere."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=12),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TextColumn(unit),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[note]}"),
+        )
+        progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        with progress:
+            task = progress.add_task(title, total=total, completed=completed, note="")
+            yield lambda done, note="": progress.update(task, completed=done, note=note)
+
+
+class Quiet(Display):
+    """Shows nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(Console(quiet=True))
+
+
+def first_display() -> Display:
+    """Of connected processes the first one shows something."""
+    from unet_jax.devices.processes import is_first
+
+    return Display() if is_first() else Quiet()

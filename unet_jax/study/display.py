@@ -1,0 +1,102 @@
+"""A study's progress: one line per run that is done, and on a terminal the whole grid of variants and seeds."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+from etils import epath
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from unet_jax.report.display import Display
+
+
+class GridDisplay(Display):
+    """The grid; what the runs themselves say goes to a file, and warnings are shown once."""
+
+    def __init__(self, console: Console | None = None):
+        super().__init__(console)
+        self._cells: dict[tuple[str, int], str] = {}
+        self._bars: dict[str, str] = {}  # by run under way
+        self._names: Sequence[str] = ()
+        self._seeds: Sequence[int] = ()
+        self._num_done = 0
+        self._log: epath.Path | None = None
+        self._shown: set[str] = set()
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def grid(self, names: Sequence[str], seeds: Sequence[int], log: epath.Path) -> Iterator[None]:
+        """Shows the grid while in the block."""
+        self._names, self._seeds, self._log = names, seeds, log
+        with contextlib.ExitStack() as stack:
+            if self.console.is_terminal:
+                stack.enter_context(
+                    Live(console=self.console, transient=True, get_renderable=self._render, refresh_per_second=4)
+                )
+            yield
+
+    def cell(self, name: str, seed: int) -> "RunDisplay":
+        """What one run, which begins now, writes to."""
+        self._cells[name, seed] = "..."
+        return RunDisplay(self, name, seed)
+
+    def finish(self, name: str, seed: int, result: str) -> None:
+        """A run is done."""
+        with self._lock:
+            self._num_done += 1
+            self._cells[name, seed] = result
+            self._bars.pop(f"{name} seed {seed}", None)
+            total = len(self._names) * len(self._seeds)
+            self.console.print(f"{self._num_done}/{total}  {name}  seed {seed}  {result}", markup=False)
+
+    def line_of(self, run: str, text: str) -> None:
+        """Into the file."""
+        with self._lock:
+            if self._log is not None:
+                with self._log.open("a") as file:
+                    file.write(f"{run}: {text}\n")
+            if "WARNING" in text and text not in self._shown:
+                self._shown.add(text)
+                self.console.print(text.strip(), markup=False)
+
+    def bar_of(self, run: str, text: str) -> None:
+        """A line below the grid."""
+        with self._lock:
+            self._bars[run] = text
+
+    def _render(self) -> Group:
+        table = Table(title="mean Dice of the runs that are done, over images and classes", title_justify="left")
+        table.add_column("variant")
+        for seed in self._seeds:
+            table.add_column(f"seed {seed}", justify="right")
+        for name in self._names:
+            table.add_row(Text(name), *(self._cells.get((name, seed), "") for seed in self._seeds))
+        with self._lock:
+            bars = [Text(f"{run}: {text}") for run, text in self._bars.items()]
+        return Group(table, *bars)
+
+
+class RunDisplay(Display):
+    """One run's part of a `GridDisplay`."""
+
+    def __init__(self, grid: GridDisplay, name: str, seed: int):
+        super().__init__(grid.console)
+        self._grid, self._key, self._name = grid, (name, seed), f"{name} seed {seed}"
+
+    def finish(self, result: str) -> None:
+        """The run is done."""
+        self._grid.finish(*self._key, result)
+
+    def line(self, text: str) -> None:
+        self._grid.line_of(self._name, text)
+
+    @contextlib.contextmanager
+    def bar(self, title: str, total: int, completed: int = 0, unit: str = "") -> Iterator[Callable[[int, str], None]]:
+        def show(done: int, note: str = "") -> None:
+            self._grid.bar_of(self._name, f"{title} {done}/{total} {unit}  {note}")
+
+        show(completed)
+        yield show

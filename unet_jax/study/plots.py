@@ -1,0 +1,108 @@
+"""Pictures of a study: learning curves, differences with their intervals, and ranks."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from unet_jax.report.pictures import class_color, save_figure
+from unet_jax.study.compare import Row
+
+Curves = Sequence[tuple[Sequence[float], Sequence[float]]]
+"""(epochs, values) of each seed."""
+
+_STYLES = ("-", "--", ":", "-.")
+_GOOD, _BAD, _NEUTRAL = "#0072b2", "#d55e00", "#777777"  # blue and vermilion: told apart without red-green vision
+
+
+def save_learning_curves(path: epath.Path, curves: dict[str, Curves], label: str) -> None:
+    """By variant: the mean over seeds as a line, the range over seeds as a band."""
+    figure = Figure(figsize=(9.0, 4.8), layout="constrained")
+    axis = figure.subplots()
+    for i, (name, seeds) in enumerate(curves.items()):
+        length = min(len(values) for _, values in seeds)  # early stopping ends them at different epochs
+        epochs = np.asarray(seeds[0][0][:length])
+        values = np.array([values[:length] for _, values in seeds])
+        color = tuple(c / 255 for c in class_color(i))
+        style = _STYLES[i // 7 % len(_STYLES)]
+        axis.plot(epochs, values.mean(axis=0), style, color=color, label=name, marker=".", markersize=4)
+        axis.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=color, alpha=0.12, linewidth=0)
+    axis.set(xlabel="epoch", ylabel=label)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    save_figure(figure, path)
+
+
+def save_differences(path: epath.Path, rows: Sequence[Row], baseline: str) -> None:
+    """Paired differences to the baseline and their intervals, one line per row that has one, in the order given."""
+    rows = [row for row in rows if row.comparison is not None]
+    figure = Figure(figsize=(8.0, 0.32 * len(rows) + 1.2), layout="constrained")
+    axis = figure.subplots()
+    for y, row in enumerate(rows):
+        c = row.comparison
+        assert c is not None
+        color = {"better": _GOOD, "worse": _BAD, "unclear": _NEUTRAL}[c.verdict]
+        axis.plot([c.low, c.high], [y, y], color=color, linewidth=3.5, alpha=0.6)
+        if np.isfinite(c.seed_low):
+            axis.plot([c.seed_low, c.seed_high], [y, y], color=color, linewidth=0.8)
+        axis.plot([c.difference], [y], "o" if c.verdict != "unclear" else "|", color=color, markersize=7)
+    axis.axvline(0.0, color="black", linewidth=0.8)
+    ends = [0.0, *(end for row in rows if row.comparison for end in (row.comparison.low, row.comparison.high))]
+    margin = 0.05 * (max(ends) - min(ends)) or 1e-3
+    if np.isfinite(margin):  # intervals over two seeds are wider than anything
+        axis.set_xlim(min(ends) - margin, max(ends) + margin)
+    axis.set_yticks(range(len(rows)), [row.variant for row in rows])
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    score = rows[0].score if rows else ""
+    axis.set_xlabel(f"difference in {score} to {baseline}; gray: not told apart")
+    axis.grid(axis="x", alpha=0.3)
+    save_figure(figure, path)
+
+
+def groups_within(ranks: Float[np.ndarray, " v"], difference: float) -> list[tuple[float, float]]:
+    """First and last rank of each largest group of at least two variants that all lie within the difference."""
+    values, groups = np.sort(ranks), []
+    for i, first in enumerate(values):
+        last = int(np.searchsorted(values, first + difference, side="right")) - 1
+        if last > i and (not groups or values[last] > groups[-1][1]):
+            groups.append((float(first), float(values[last])))
+    return groups
+
+
+def save_ranking(path: epath.Path, names: Sequence[str], ranks: Float[np.ndarray, " v"], difference: float) -> None:
+    """A critical-difference diagram: bars join variants that Nemenyi's test does not tell apart."""
+    count, order = len(names), np.argsort(ranks, kind="stable")
+    groups = groups_within(ranks, difference)
+    rows = (count + 1) // 2
+    top = 0.35 * (len(groups) + 1)  # the bars' height below the axis
+    figure = Figure(figsize=(9.0, 1.3 + 0.3 * rows + 0.3 * top), layout="constrained")
+    axis = figure.subplots()
+    axis.set_axis_off()
+    margin = 0.35 * (count - 1) + 0.2
+    axis.set_xlim(1 - margin, count + margin)
+    axis.set_ylim(-top - rows - 0.3, 2.0)
+    line: dict[str, Any] = {"color": "black", "linewidth": 1.0}
+    axis.plot([1, count], [0, 0], **line)
+    for rank in range(1, count + 1):
+        axis.plot([rank, rank], [0, 0.15], **line)
+        axis.text(rank, 0.25, str(rank), ha="center", va="bottom", fontsize=8)
+    shown = min(difference, count - 1.0)
+    axis.plot([1, 1 + shown], [1.3, 1.3], **line)
+    axis.text(1, 1.4, f"critical difference {difference:.2f}", ha="left", va="bottom", fontsize=8)
+    for i, v in enumerate(order):
+        is_left = i < rows
+        y = -top - (i if is_left else count - 1 - i) - 0.3
+        end = 1 - 0.1 * margin if is_left else count + 0.1 * margin
+        rank = float(ranks[v])
+        axis.plot([rank, rank, end], [0, y, y], color="black", linewidth=0.8)
+        text = f"{names[v]}  {rank:.2f}" if is_left else f"{rank:.2f}  {names[v]}"
+        axis.text(end, y, f" {text} ", ha="right" if is_left else "left", va="center", fontsize=9)
+    for (first, last), level in zip(groups, itertools.count(1), strict=False):
+        axis.plot([first - 0.03, last + 0.03], [-0.35 * level] * 2, color=_GOOD, linewidth=3.5, solid_capstyle="round")
+    save_figure(figure, path)

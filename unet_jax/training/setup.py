@@ -1,0 +1,191 @@
+"""Before the first step: the data set is read and described once, and the run directory begun or checked."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from unet_jax._types import InputError
+from unet_jax.config import Config, DataConfig
+from unet_jax.config.dicts import check_same_run
+from unet_jax.data.audit import DARK, Audit, audit_source
+from unet_jax.data.layout import Layout, find_layout
+from unet_jax.data.pipeline import TrainOrder
+from unet_jax.data.sources import FileSource
+from unet_jax.data.splits import assign_splits
+from unet_jax.data.threads import num_cores
+from unet_jax.devices.mesh import put_replicated
+from unet_jax.devices.processes import is_first, wait_for_all
+from unet_jax.program.optim import make_optimizer
+from unet_jax.program.state import TrainState, init_state, make_model, with_prior_bias
+from unet_jax.report.display import Display
+from unet_jax.runs import Run, RunInfo, abstract_state, current_versions, info_path, load_info, load_run, save_info
+from unet_jax.runs.checkpoints import CheckpointStore
+from unet_jax.runs.progress import Progress
+from unet_jax.training.goodput import Seconds
+
+_NUM_SHOWN = 10
+
+
+def begin_run(config: Config, out: epath.Path, display: Display) -> tuple[RunInfo, Layout]:
+    """The run's fixed facts: made from the data set when `out` is new, else read and compared with this config.
+
+    Of connected processes the first one makes them, and the others wait for it.
+
+    Raises:
+      InputError: the data set cannot be used, or `out` holds a run of other settings, classes or images.
+    """
+    layout = find_layout(config.data)
+    if is_first() and not info_path(out).exists():
+        info = _new_info(config, layout, out, display)
+        wait_for_all("begun")
+        return info, layout
+    wait_for_all("begun")
+    if not info_path(out).exists():
+        raise InputError(f"{out}: this process does not see what the first one wrote. Give an --out that all share.")
+    return _continue_info(config, layout, out), layout
+
+
+def split_source(layout: Layout, ids: Sequence[str], data: DataConfig) -> FileSource:
+    """The samples of these ids, in this order."""
+    by_id = {r.id: r for r in layout.records}
+    return FileSource(layout, [by_id[i] for i in ids], soft_masks=data.soft_masks)
+
+
+def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display) -> RunInfo:
+    """Audits the data, prints what was found, and begins the run directory."""
+    splits = assign_splits(layout, config.data)
+    for name in ("train", "val"):
+        if not splits[name]:
+            raise InputError(
+                f"{config.data.root}: the split {name!r} is empty (train {len(splits['train'])}, val "
+                f"{len(splits['val'])}, test {len(splits['test'])} of {len(layout.records)} samples). "
+                f"Give it images, or correct --data.splits."
+            )
+    used = set(splits["train"]) | set(splits["val"])
+    source = split_source(layout, [r.id for r in layout.records if r.id in used], config.data)
+    with display.bar("reading data", len(source), unit="images") as show:
+        audit = audit_source(
+            source,
+            layout.class_names,
+            skip_bad=config.data.on_bad_sample == "skip",
+            num_threads=config.data.num_threads or num_cores(),
+            on_progress=lambda done, _: show(done, ""),
+        )
+    usable = set(audit.ids)
+    for name in ("train", "val"):
+        splits[name] = [i for i in splits[name] if i in usable]
+        if not splits[name]:
+            raise InputError(f"{config.data.root}: no sample of the split {name!r} can be used:\n  {audit.bad[0]}")
+    TrainOrder(len(splits["train"]), config.train.batch_size, config.train.num_epochs, config.seed)  # or an error, now
+    _describe_data(layout, audit, splits, display)
+    info = RunInfo(config, layout.class_names, splits, audit.to_dict(), current_versions())
+    save_info(out, info)
+    return info
+
+
+def _describe_data(layout: Layout, audit: Audit, splits: dict[str, list[str]], display: Display) -> None:
+    sizes = "x".join(map(str, audit.smallest[::-1]))
+    if audit.largest != audit.smallest:
+        sizes += " to " + "x".join(map(str, audit.largest[::-1]))
+    counts = ", ".join(f"{len(ids)} {name}" for name, ids in splits.items())
+    display.line(f"data: {counts}; {sizes} pixels")
+    for k, name in enumerate(audit.class_names):
+        others = [
+            f"{share:.0%} also {other}"
+            for other, share in zip(audit.class_names, audit.overlap[k], strict=True)
+            if other != name and share > 0
+        ]
+        empty = f", absent from {audit.num_empty[k]} images" if audit.num_empty[k] else ""
+        overlaps = f" ({', '.join(others)})" if others else ""
+        display.line(f"  channel {k} = {name}: {audit.prevalence[k]:.1%} of the pixels{overlaps}{empty}")
+    if audit.dark:
+        display.line(
+            f"  WARNING: {len(audit.dark)} images have no value of at least {DARK} of 255, the first is "
+            f"{audit.dark[0]!r}. Files of 16 bits that hold 10 or 12 keep few gray levels: stretch them first."
+        )
+    left_out = (*layout.bad, *audit.bad)
+    for reason in left_out[:_NUM_SHOWN]:
+        display.line(f"  left out: {reason}")
+    if left_out:
+        display.line(f"  {len(left_out)} left out in all (data.on_bad_sample is skip)")
+    unused = len(layout.records) - sum(len(ids) for ids in splits.values()) - len(audit.bad)
+    if unused > 0:
+        display.line(f"  {unused} samples are in no split and are not used")
+    split_of = {i: name for name, ids in splits.items() for i in ids}
+    for group in audit.duplicates:
+        names = {split_of[i] for i in group}
+        warning = "  WARNING, in different splits" if len(names) > 1 else ""
+        display.line(f"  identical images: {', '.join(group)}{warning}")
+
+
+def _continue_info(config: Config, layout: Layout, out: epath.Path) -> RunInfo:
+    """The existing run's info, if this config and this data would give the same numbers."""
+    info = load_info(out)
+    if "imported_from" in info.audit:
+        raise InputError(
+            f"{out}: was imported, not trained. Train on from it with --init-from {out} and another --out."
+        )
+    remedy = "Use the same settings to continue it, or another --out to start anew."
+    check_same_run(out, info.config, config, remedy)
+    if info.class_names != layout.class_names:
+        raise InputError(
+            f"{out}: was begun with the classes {list(info.class_names)}, found {list(layout.class_names)}."
+        )
+    known = {r.id for r in layout.records}
+    lost = [i for name in ("train", "val") for i in info.splits[name] if i not in known]
+    if lost:
+        raise InputError(
+            f"{out}: {len(lost)} images that the run uses are not in {config.data.root} any more, the first is "
+            f"{lost[0]!r}. Restore them, or start anew with another --out."
+        )
+    now = {i: name for name, ids in assign_splits(layout, config.data).items() for i in ids}
+    moved = [i for name, ids in info.splits.items() for i in ids if now.get(i, name) != name]
+    if moved:
+        raise InputError(
+            f"{out}: {len(moved)} images are in another split now than when the run began, the first is {moved[0]!r}. "
+            f"Give the --data.splits that it began with, or start anew with another --out."
+        )
+    return dataclasses.replace(info, config=config)
+
+
+def newest_state(info: RunInfo, store: CheckpointStore, mesh: Mesh) -> tuple[TrainState, Progress, Seconds]:
+    """Of the newest checkpoint, with the reading of the ledger stored in it; without one, before the first step."""
+    step = store.latest_step
+    if step is None:
+        return put_replicated(initial_state(info, mesh), mesh), Progress(), {}
+    saved = store.progress(step)
+    return store.load(step, abstract_state(info), mesh), Progress.from_dict(saved), saved.get("goodput", {})
+
+
+def initial_state(info: RunInfo, mesh: Mesh) -> TrainState:
+    """Before the first step: random weights from the seed, or another run's."""
+    config = info.config
+    model = make_model(config.model, len(info.class_names))
+    tx = make_optimizer(config.optim, info.num_steps)
+    state = jax.jit(lambda key: init_state(key, model, tx))(jax.random.key(config.seed))
+    if config.model.head_bias == "prior":
+        params = with_prior_bias(state.params, np.asarray(info.audit["prevalence"]))
+        state = dataclasses.replace(state, params=params)
+    return _with_weights_of(load_run(config.init_from, mesh=mesh), state, info) if config.init_from else state
+
+
+def _with_weights_of(source: Run, state: TrainState, info: RunInfo) -> TrainState:
+    """The state with another run's parameters and statistics, and its head where the classes are the same."""
+    params = dict(source.state.params)
+    if source.class_names != info.class_names:
+        params["head"] = state.params["head"]
+    ours, theirs = (
+        jax.tree.map(lambda x: x.shape, tree)
+        for tree in ((state.params, state.batch_stats), (params, source.state.batch_stats))
+    )
+    if ours != theirs:
+        raise InputError(
+            f"{source.path}: its network is another one (widths {source.config.model.widths}, centre "
+            f"{source.config.model.center_width}) than this config's (widths {info.config.model.widths}, centre "
+            f"{info.config.model.center_width}). Give the same --model settings, or leave --init-from out."
+        )
+    return dataclasses.replace(state, params=params, batch_stats=source.state.batch_stats)
