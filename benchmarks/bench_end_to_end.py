@@ -21,15 +21,15 @@ from unet_jax.config.dicts import replace
 from unet_jax.config.presets import PRESETS
 from unet_jax.data.cached_source import training_source
 from unet_jax.data.layout import find_layout
-from unet_jax.data.pipeline import TrainOrder
+from unet_jax.data.order import TrainOrder
 from unet_jax.data.sources import FileSource
 from unet_jax.data.threads import num_cores
 from unet_jax.devices.compilation import compiler_options
 from unet_jax.devices.huge_pages import restart_with_huge_pages
 from unet_jax.devices.mesh import make_mesh, put_replicated
 from unet_jax.losses import bce_dice_loss
+from unet_jax.program.initial_state import init_state, make_model
 from unet_jax.program.optim import make_optimizer
-from unet_jax.program.state import init_state, make_model
 from unet_jax.program.steps import make_train_step
 from unet_jax.training.prefetch import device_batches
 

@@ -23,13 +23,15 @@ from rich.console import Console
 from rich.table import Table
 
 from unet_jax._types import Batch
-from unet_jax.config import AugmentConfig, Config, DataConfig
+from unet_jax.config import AugmentConfig, Config
+from unet_jax.config.data import DataConfig
 from unet_jax.config.presets import seed
 from unet_jax.data.augment import shift_color, warp
 from unet_jax.data.augment_draws import Geometry, geometry_matrix
 from unet_jax.data.disk_cache import disk_source
 from unet_jax.data.layout import find_layout
-from unet_jax.data.pipeline import Batches, TrainOrder, drawn_batches, train_batches
+from unet_jax.data.order import TrainOrder
+from unet_jax.data.pipeline import Batches, drawn_batches, train_batches
 from unet_jax.data.pixels import read_image, read_mask, resize_image, resize_mask
 from unet_jax.data.sources import FileSource, ResizedSource
 from unet_jax.data.threads import num_cores

@@ -22,7 +22,7 @@ import numpy as np
 
 import unet_jax
 from unet_jax.data.threads import num_cores
-from unet_jax.runs import current_versions
+from unet_jax.runs.info import current_versions
 
 Step = Callable[[], object]
 """Runs one step to its end: nothing of it is still under way when the call returns."""

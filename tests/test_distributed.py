@@ -18,14 +18,14 @@ import pytest
 from etils import epath
 
 from unet_jax import InputError, load_run, train
-from unet_jax._types import Processes
+from unet_jax.config.processes import Processes
 from unet_jax.data.layout import find_layout
 from unet_jax.devices import processes as distributed
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.inference.evaluate import evaluate_run
 from unet_jax.inference.predict import find_inputs, predict_files
 from unet_jax.report.display import Quiet
-from unet_jax.runs import load_info
+from unet_jax.runs.info import load_info
 
 ONE_DEVICE = make_mesh(jax.devices()[:1])
 TINY = (

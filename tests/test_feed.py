@@ -15,11 +15,14 @@ import pytest
 from etils import epath
 
 from unet_jax._types import Batch, InputError, Sample
-from unet_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
+from unet_jax.config import AugmentConfig, Config
+from unet_jax.config.data import DataConfig
+from unet_jax.config.model import ModelConfig
+from unet_jax.config.train import TrainConfig
 from unet_jax.data.cached_source import training_source
 from unet_jax.data.disk_cache import disk_source
 from unet_jax.data.layout import find_layout
-from unet_jax.data.pipeline import TrainOrder
+from unet_jax.data.order import TrainOrder
 from unet_jax.data.pixels import BadSampleError
 from unet_jax.data.sources import FileSource
 from unet_jax.data.synthetic import write_synthetic

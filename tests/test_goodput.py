@@ -8,7 +8,7 @@ from runs_for_tests import Interrupting, tiny_config
 
 from unet_jax import train
 from unet_jax.report.display import Quiet
-from unet_jax.runs import open_checkpoints
+from unet_jax.runs.load import open_checkpoints
 from unet_jax.training.goodput import PHASES, Ledger, pace
 
 

@@ -10,10 +10,11 @@ import optax
 import pytest
 
 from unet_jax import InputError, UNet
-from unet_jax.config import ModelConfig
+from unet_jax.config.model import ModelConfig
 from unet_jax.model.normalization import BatchNormReLU, batch_norm_relu
 from unet_jax.model.pooling import max_pool
-from unet_jax.program.state import init_state, num_parameters, with_prior_bias
+from unet_jax.program.initial_state import init_state, with_prior_bias
+from unet_jax.program.state import num_parameters
 
 TINY = ModelConfig(widths=(4, 8), center_width=16, num_convs_up=2)
 

@@ -11,19 +11,21 @@ from runs_for_tests import Interrupting, tiny_config
 from test_faults import assert_equal_runs, rows
 
 from unet_jax import Config, load_run, replace, train
-from unet_jax.config import TrainConfig
 from unet_jax.config.dicts import config_differences
+from unet_jax.config.train import TrainConfig
 from unet_jax.data.cached_source import training_source
 from unet_jax.data.layout import find_layout
-from unet_jax.data.pipeline import TrainOrder, train_batches
+from unet_jax.data.order import TrainOrder
+from unet_jax.data.pipeline import train_batches
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.program.build import build
 from unet_jax.program.state import TrainState
-from unet_jax.program.steps import make_train_step
+from unet_jax.program.steps import keep_if_finite, make_train_step
 from unet_jax.report.display import Quiet
 from unet_jax.runs.progress import Progress
-from unet_jax.training.non_finite import MAX_ROLLBACKS, MAX_SKIPS, NonFiniteLossError, keep_if_finite
-from unet_jax.training.setup import initial_state, split_source
+from unet_jax.training.non_finite import MAX_ROLLBACKS, MAX_SKIPS, NonFiniteLossError
+from unet_jax.training.setup import split_source
+from unet_jax.training.starting_state import initial_state
 
 ONE_DEVICE = make_mesh(jax.devices()[:1])
 NUM_STEPS = 12

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unet_jax._types import InputError, Sample, Share
-from unet_jax.config import AugmentConfig, DataConfig
+from unet_jax.config import AugmentConfig
+from unet_jax.config.data import DataConfig
 from unet_jax.data.augment import augment
-from unet_jax.data.pipeline import Draw, TrainOrder, augment_rng, eval_batches, steps_per_epoch, train_batches
+from unet_jax.data.order import Draw, TrainOrder, augment_rng, steps_per_epoch
+from unet_jax.data.pipeline import eval_batches, train_batches
 from unet_jax.data.pixels import BadSampleError
 
 UNCHANGED = AugmentConfig(color_prob=0.0, geometry_prob=0.0, horizontal_flip_prob=0.0)

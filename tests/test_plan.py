@@ -17,12 +17,14 @@ from rich.console import Console
 
 from unet_jax import InputError, UNet
 from unet_jax.cli.main import main
-from unet_jax.config import ModelConfig
 from unet_jax.config.dicts import replace
+from unet_jax.config.model import ModelConfig
 from unet_jax.config.presets import PRESETS
+from unet_jax.model.architecture import convolutions
 from unet_jax.plan import estimate as estimate_module
 from unet_jax.plan import sweep as sweep_module
-from unet_jax.plan.estimate import LABEL, DoesNotFitError, Estimate, convolutions, estimate, floor
+from unet_jax.plan.estimate import LABEL, DoesNotFitError, Estimate, estimate
+from unet_jax.plan.floor import floor
 from unet_jax.plan.show import show, show_sweep, size
 from unet_jax.plan.sweep import overrides_of, recommend, sweep
 from unet_jax.plan.targets import Chip, Target, local_target, tpu_target

@@ -6,10 +6,10 @@ import optax
 import pytest
 
 from unet_jax import Batch, UNet
-from unet_jax.config import ModelConfig
+from unet_jax.config.model import ModelConfig
 from unet_jax.devices.mesh import check_batch_size, make_mesh, put_batch, put_replicated
 from unet_jax.losses import bce_dice_loss
-from unet_jax.program.state import init_state
+from unet_jax.program.initial_state import init_state
 from unet_jax.program.steps import make_eval_step, make_predict_step, make_train_step
 
 CONFIG = ModelConfig(widths=(4, 8), center_width=8, num_convs_down=1, num_convs_up=1)

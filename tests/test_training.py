@@ -9,16 +9,17 @@ import pytest
 from runs_for_tests import Interrupting, tiny_config, with_optim
 
 from unet_jax import Batch, InputError, UNet, load_run, predict_probs, train
-from unet_jax.config import ModelConfig, OptimConfig
 from unet_jax.config.dicts import config_from_dict
+from unet_jax.config.model import ModelConfig
+from unet_jax.config.optim import OptimConfig
 from unet_jax.data.synthetic import synthetic_sample
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.losses import bce_dice_loss
+from unet_jax.program.initial_state import init_state
 from unet_jax.program.optim import make_optimizer
-from unet_jax.program.state import init_state
 from unet_jax.program.steps import make_predict_step, make_train_step
 from unet_jax.report.display import Quiet
-from unet_jax.runs import open_checkpoints
+from unet_jax.runs.load import open_checkpoints
 from unet_jax.training.loop import NonFiniteLossError
 
 ONE_DEVICE = make_mesh(jax.devices()[:1])

@@ -21,8 +21,8 @@ with _epy.lazy_api_imports(globals()):
     from unet_jax.inference.predict import predict_probs as predict_probs
     from unet_jax.inference.predict import predict_probs_unresized as predict_probs_unresized
     from unet_jax.model import UNet as UNet
-    from unet_jax.runs import Run as Run
-    from unet_jax.runs import load_run as load_run
+    from unet_jax.runs.load import Run as Run
+    from unet_jax.runs.load import load_run as load_run
     from unet_jax.training.loop import train as train
 
 __all__ = [

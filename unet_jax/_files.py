@@ -1,13 +1,18 @@
 """A folder that is either complete or not there, whoever writes it and whenever they are killed."""
 
 import contextlib
+import csv
 import fcntl
+import io
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+from etils import epath
 
 _LEFTOVER_AGE_S = 60.0  # a younger unfinished folder may belong to a process that is about to lock it
 
@@ -66,3 +71,24 @@ def _remove_leftovers(folder: Path) -> None:
             with contextlib.suppress(FileNotFoundError), open(leftover / "lock") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def replace_text(path: epath.Path, text: str) -> None:
+    """Writes a file in one rename: a kill leaves no half of it."""
+    new = path.parent / (path.name + ".new")
+    new.write_text(text)
+    new.replace(path)
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table with a header, as CSV."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def user_cache() -> Path:
+    """Our folder in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unet_jax"

@@ -1,6 +1,5 @@
 """The values that travel through the library, and the two exceptions that mean "not our code": input, and a signal."""
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,16 +55,3 @@ class Share(NamedTuple):
 
     index: int = 0
     count: int = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Processes:
-    """Where the processes of one command meet. Cloud TPU pods and SLURM are found without it."""
-
-    coordinator: str = ""
-    """HOST:PORT where process 0 waits for the others. Give the same to every process, with the two below; nothing on
-    one machine, on a Cloud TPU pod and under SLURM."""
-    num_processes: int = 0
-    """Processes that the same command is started in."""
-    process_id: int = -1
-    """Which of them this is: 0, 1, ..."""

@@ -1,19 +1,15 @@
 """The command line. Parses, calls, prints; no logic."""
 
-import dataclasses
 import importlib.metadata
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated
 
-import tyro
-from etils import epath
-
-from unet_jax._types import InputError, Preempted, Processes
-from unet_jax.config import Config
-from unet_jax.config.checks import did_you_mean
+from unet_jax._types import InputError, Preempted
+from unet_jax.cli.preset import _preset, _unknown
+from unet_jax.cli.synth import _synth
+from unet_jax.cli.train import _train
 from unet_jax.config.presets import PRESETS
 from unet_jax.devices.huge_pages import restart_with_huge_pages
 
@@ -39,75 +35,6 @@ Several machines: start the same command on each (docs/scaling.md).
 `unet-jax COMMAND --help` lists every option; `unet-jax train PRESET --help` every setting with the preset's value."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Synth:
-    """Make a data set of overlapping shapes."""
-
-    out: str
-    """Folder to write."""
-    num_images: int = 64
-    image_size: int = 256
-    num_classes: int = 2
-    seed: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class _Train:
-    """Train a run, or continue the one in --out."""
-
-    out: str
-    """Run directory, local or in a bucket."""
-    processes: Annotated[Processes, tyro.conf.arg(name="")]
-    config: Annotated[Config, tyro.conf.arg(name="")]
-
-
-def _synth(args: Sequence[str]) -> None:
-    from unet_jax.data.synthetic import write_synthetic
-
-    options = tyro.cli(_Synth, args=args, prog="unet-jax synth")
-    names = write_synthetic(
-        epath.Path(options.out),
-        num_images=options.num_images,
-        image_size=options.image_size,
-        num_classes=options.num_classes,
-        seed=options.seed,
-    )
-    print(f"{options.num_images} images of {options.image_size}x{options.image_size} pixels in {options.out}")
-    print(f"classes: {', '.join(names)}; splits: {options.out}/splits.csv")
-
-
-def _preset(command: str, args: Sequence[str]) -> str | None:
-    """The preset that a command is for, or None when it was asked for help."""
-    if args and args[0] in PRESETS:
-        return args[0]
-    if args and args[0] in ("-h", "--help"):
-        lines = [f"  {name:9}{(make.__doc__ or '').strip().splitlines()[0]}" for name, make in PRESETS.items()]
-        print(f"usage: unet-jax {command} PRESET ...\n\npresets:\n" + "\n".join(lines))
-        print(f"\n`unet-jax {command} PRESET --help` lists every setting with the preset's value.")
-        return None
-    raise InputError(_unknown("preset", args[0] if args else "", list(PRESETS)))
-
-
-def _train(args: Sequence[str]) -> None:
-    from unet_jax.devices.compilation import keep_compiled
-    from unet_jax.devices.processes import connected, is_first
-    from unet_jax.training.loop import train
-
-    preset = _preset("train", args)
-    if preset is None:
-        return
-    default = _Train(out=tyro.MISSING, processes=Processes(), config=PRESETS[preset]())
-    options = tyro.cli(_Train, args=args[1:], default=default, prog=f"unet-jax train {preset}")
-    with connected(options.processes):
-        keep_compiled()
-        result = train(options.config, options.out)
-    if not is_first():
-        return
-    scores = ", ".join(f"{name} {value:.4f}" for name, value in result.best_metrics.items())
-    print(f"finished at step {result.step}; best checkpoint {result.best_step} (on val: {scores})")
-    print(f"pictures: {result.path}/pictures/validation.png and curves.png")
-
-
 def _plan(args: Sequence[str]) -> None:
     from unet_jax.cli.plan import plan
 
@@ -129,19 +56,19 @@ def _evaluate(args: Sequence[str]) -> None:
 
 
 def _calibrate(args: Sequence[str]) -> None:
-    from unet_jax.cli.evaluate import calibrate
+    from unet_jax.cli.calibrate import calibrate
 
     calibrate(args)
 
 
 def _predict(args: Sequence[str]) -> None:
-    from unet_jax.cli.evaluate import predict
+    from unet_jax.cli.predict import predict
 
     predict(args)
 
 
 def _info(args: Sequence[str]) -> None:
-    from unet_jax.cli.evaluate import info
+    from unet_jax.cli.info import info
 
     info(args)
 
@@ -170,14 +97,6 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "import-keras": _import_keras,
     "export-keras": _export_keras,
 }
-
-
-def _unknown(kind: str, given: str, known: Sequence[str]) -> str:
-    return (
-        f"{given!r} is not a {kind}; there are {', '.join(known)}.{did_you_mean(given, known)}"
-        if given
-        else f"{kind} is missing; there are {', '.join(known)}."
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -9,9 +9,9 @@ import tyro
 from etils import epath
 from rich.console import Console
 
+from unet_jax._files import user_cache
 from unet_jax.config import Config
 from unet_jax.config.dicts import replace
-from unet_jax.data.disk_cache import user_cache
 from unet_jax.plan.estimate import LABEL, Estimate, estimate
 from unet_jax.plan.show import show, show_sweep
 from unet_jax.plan.sweep import overrides_of, recommend, sweep

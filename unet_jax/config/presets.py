@@ -2,7 +2,11 @@
 
 from collections.abc import Callable
 
-from unet_jax.config import AugmentConfig, Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig
+from unet_jax.config import AugmentConfig, Config, LossConfig
+from unet_jax.config.data import DataConfig
+from unet_jax.config.model import ModelConfig
+from unet_jax.config.optim import OptimConfig
+from unet_jax.config.train import TrainConfig
 
 
 def seed() -> Config:

@@ -25,9 +25,9 @@ import cv2
 import numpy as np
 from etils import epath
 
-from unet_jax._files import unfinished_folder
+from unet_jax._files import unfinished_folder, user_cache
 from unet_jax._types import InputError, Sample
-from unet_jax.config import DataConfig
+from unet_jax.config.data import DataConfig
 from unet_jax.data.pixels import BadSampleError, read_bytes
 from unet_jax.data.sources import FileSource, ResizedSource
 from unet_jax.data.threads import one_thread_opencv
@@ -114,11 +114,6 @@ def cache_root(config: DataConfig) -> Path:
     if config.cache_dir:
         return Path(config.cache_dir).expanduser().absolute()
     return user_cache()
-
-
-def user_cache() -> Path:
-    """Our folder in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unet_jax"
 
 
 def free_bytes(config: DataConfig) -> int:

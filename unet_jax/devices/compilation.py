@@ -4,7 +4,7 @@ import functools
 
 import jax
 
-from unet_jax.data.disk_cache import user_cache
+from unet_jax._files import user_cache
 
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 _MIN_COMPILE_S = 0.3  # jax's own 1.0 leaves out many programs of small networks

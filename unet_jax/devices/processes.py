@@ -19,7 +19,8 @@ import jax
 from jax._src import clusters  # jax's own way to find out where it runs: there is no public one
 from jax._src import distributed as service  # of its key-value store and barriers: there is no public one
 
-from unet_jax._types import InputError, Preempted, Processes
+from unet_jax._types import InputError, Preempted
+from unet_jax.config.processes import Processes
 
 HEARTBEAT_TIMEOUT_S = 30
 """After so long without a sign of life of a process jax ends the others: one whose machine died said nothing."""

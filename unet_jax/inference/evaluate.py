@@ -1,86 +1,28 @@
 """Scores: during training at the network's size on the devices, and afterwards at each image's own size."""
 
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh
 from jaxtyping import Bool, Float
 
 from unet_jax import metrics
-from unet_jax._types import Batch, InputError
-from unet_jax.config import DataConfig
+from unet_jax._types import InputError
+from unet_jax.config.data import DataConfig
 from unet_jax.data.layout import SPLITS, Layout, Record, find_layout
 from unet_jax.data.sources import FileSource
 from unet_jax.data.splits import assign_splits
-from unet_jax.devices.mesh import fetch, put_batch
 from unet_jax.inference.predict import predict_images
 from unet_jax.metrics import Counts
-from unet_jax.program.state import TrainState
-from unet_jax.program.steps import EvalStep
-from unet_jax.report.metrics_file import csv_text
-from unet_jax.runs import Run
+from unet_jax.metrics.scores import Scores
+from unet_jax.runs.load import Run
 
 RULE = (
     "mean over images of the per-image score (dice_pooled: of all pixels together); a score whose denominator is 0 "
     "is 1: dice and iou where a class is absent and not predicted, precision where nothing is predicted, recall where "
     "nothing is there"
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Scores:
-    """Pixel counts of every image, and the scores that follow from them."""
-
-    ids: tuple[str, ...]
-    class_names: tuple[str, ...]
-    counts: Counts  # [n k] int64
-
-    def per_image(self, score: Callable[[Counts], np.ndarray]) -> dict[str, float]:
-        """Mean over images, by class."""
-        return dict(zip(self.class_names, score(self.counts).mean(axis=0).tolist(), strict=True))
-
-    def pooled(self, score: Callable[[Counts], np.ndarray]) -> dict[str, float]:
-        """Of all images' pixels together, by class."""
-        return dict(zip(self.class_names, score(metrics.sum_counts(self.counts)).tolist(), strict=True))
-
-    @property
-    def dice_mean(self) -> float:
-        """Mean over images and classes."""
-        return float(metrics.dice(self.counts).mean())
-
-    def to_csv(self) -> str:
-        """One line per image: id, then Dice and IoU of each class."""
-        columns = ["id", *(f"{score}/{name}" for score in ("dice", "iou") for name in self.class_names)]
-        values = np.concatenate([metrics.dice(self.counts), metrics.iou(self.counts)], axis=-1)
-        return csv_text(columns, ([id_, *(f"{v:.6f}" for v in row)] for id_, row in zip(self.ids, values, strict=True)))
-
-
-def evaluate_batches(
-    eval_step: EvalStep,
-    state: TrainState,
-    batches: Iterable[Batch],
-    *,
-    ids: Sequence[str],
-    class_names: tuple[str, ...],
-    mesh: Mesh,
-) -> tuple[Scores, float]:
-    """Scores and mean loss over batches whose padding has weight 0; each batch counts by its number of samples.
-
-    Each process gives its share of the batches (`process_share`) and gets the scores of all.
-    """
-    parts, loss_sum = [], 0.0
-    for batch in batches:
-        on_devices = put_batch(batch, mesh)
-        terms, counts = eval_step(state.params, state.batch_stats, on_devices)
-        terms, counts, weight = fetch((terms, counts, on_devices.weight), mesh)
-        real = weight > 0
-        parts.append(Counts(*(np.asarray(c, np.int64)[real] for c in counts)))
-        loss_sum += float(terms["loss"]) * int(real.sum())
-    counts = Counts(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-    return Scores(tuple(ids), class_names, counts), loss_sum / len(ids)
 
 
 def select_records(run: Run, data: DataConfig, split: str | None) -> tuple[str, Layout, list[Record]]:

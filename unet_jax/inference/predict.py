@@ -8,15 +8,15 @@ from etils import epath
 from jaxtyping import Float, UInt8
 
 from unet_jax._types import InputError
-from unet_jax.config import ModelConfig
+from unet_jax.config.model import ModelConfig
 from unet_jax.data.pixels import IMAGE_SUFFIXES, read_image, resize_image, resize_probs, write_png
 from unet_jax.devices.compilation import compiler_options
 from unet_jax.devices.mesh import check_rows, fetch, put_whole_batch
 from unet_jax.devices.processes import is_first
-from unet_jax.program.state import make_model
+from unet_jax.program.initial_state import make_model
 from unet_jax.program.steps import PredictStep, make_predict_step
 from unet_jax.report.pictures import draw_overlay
-from unet_jax.runs import Run
+from unet_jax.runs.load import Run
 
 _BATCH_SIZE = 8
 

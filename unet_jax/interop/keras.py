@@ -8,11 +8,14 @@ import jax.numpy as jnp
 from etils import epath
 
 from unet_jax._types import InputError
-from unet_jax.config import Config, DataConfig, OptimConfig
+from unet_jax.config import Config
+from unet_jax.config.data import DataConfig
+from unet_jax.config.optim import OptimConfig
 from unet_jax.interop.keras_network import Channels, Network, read_network, write_network
 from unet_jax.program.optim import make_optimizer
 from unet_jax.program.state import TrainState
-from unet_jax.runs import RunInfo, abstract_state, current_versions, info_path, load_run, open_checkpoints, save_info
+from unet_jax.runs.info import RunInfo, current_versions, info_path, save_info
+from unet_jax.runs.load import abstract_state, load_run, open_checkpoints
 from unet_jax.runs.progress import Progress
 
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from unet_jax.config import ModelConfig, parse_packing
-from unet_jax.config.packing import Factor, num_subpixels, subpixels
+from unet_jax.config.model import ModelConfig
+from unet_jax.config.packing import Factor, num_subpixels, parse_packing, subpixels
 
 AUTO: dict[str, dict[int, Factor]] = {
     # Measured on 2 cores: 1x2 on the first level made the training step slower (docs/packing.md).

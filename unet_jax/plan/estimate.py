@@ -13,12 +13,13 @@ import jax
 from etils import epath
 
 from unet_jax._types import InputError
-from unet_jax.config import Config, ModelConfig
+from unet_jax.config import Config
 from unet_jax.config.packing import UNPACKED
 from unet_jax.devices.compilation import compiler_options
 from unet_jax.devices.mesh import check_batch_size, make_mesh
+from unet_jax.plan.floor import floor
 from unet_jax.plan.hlo import Instruction, collectives, parse_entry, stage_of
-from unet_jax.plan.targets import Chip, Target
+from unet_jax.plan.targets import Target
 from unet_jax.program.build import batch_shapes, build, num_micro_batches, state_shapes
 from unet_jax.program.steps import make_predict_step
 
@@ -181,41 +182,3 @@ def padding_by_level(instructions: Sequence[Instruction], num_levels: int) -> li
                 of_level[0] += buffer.num_bytes
                 of_level[1] += buffer.stored_bytes
     return [{"level": level, "num_bytes": n, "stored_bytes": s} for level, (n, s) in sorted(sums.items())]
-
-
-def convolutions(config: ModelConfig, num_classes: int, image_size: int) -> list[dict[str, int]]:
-    """Every convolution of the network: side of its output, kernel size, input and output channels."""
-    widths, found, channels = config.widths, [], 3
-    for level, width in enumerate((*widths, config.center_width)):
-        for _ in range(config.num_convs_down):
-            found.append({"side": image_size >> level, "kernel": 3, "inputs": channels, "outputs": width})
-            channels = width
-    for level in reversed(range(len(widths))):
-        for i in range(config.num_convs_up):
-            inputs = widths[level] + channels if i == 0 else widths[level]
-            found.append({"side": image_size >> level, "kernel": 3, "inputs": inputs, "outputs": widths[level]})
-        channels = widths[level]
-    return [*found, {"side": image_size, "kernel": 1, "inputs": channels, "outputs": num_classes}]
-
-
-def floor(config: Config, num_classes: int, program: str, images: float, chip: Chip | None) -> dict[str, float]:
-    """The least that any implementation must do on one device, as a rough bound.
-
-    FLOPs are the convolutions' own, without packing's zeros; a training step does them three times (forward, gradient
-    of inputs, gradient of kernels). Bytes are every convolution's output in the activations' dtype, written once and
-    read once forward; and in a training step six times more: the gradient is written once and read twice, the output
-    is read again by the normalisation's gradient, by the convolution's own and by the next one's kernel gradient.
-    Statistics, ReLU, pooling and up-sampling are counted as if they cost nothing.
-    """
-    convs = convolutions(config.model, num_classes, config.data.image_size)
-    item = 2 if config.model.dtype == "bfloat16" else 4
-    flops = images * sum(2 * c["kernel"] ** 2 * c["inputs"] * c["outputs"] * c["side"] ** 2 for c in convs)
-    num_bytes = images * sum(c["outputs"] * c["side"] ** 2 * item for c in convs)
-    flops, num_bytes = (3 * flops, 8 * num_bytes) if program == "train" else (flops, 2 * num_bytes)
-    result = {"flops": flops, "bytes": num_bytes}
-    if chip:
-        seconds = max(flops / chip.flops_per_s, num_bytes / chip.bytes_per_s)
-        result["ms"] = 1e3 * seconds
-        if chip.clock_hz:
-            result["cycles"] = seconds * chip.clock_hz
-    return result

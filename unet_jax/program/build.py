@@ -11,16 +11,18 @@ import optax
 from jax.sharding import Mesh
 
 from unet_jax._types import Batch, InputError
-from unet_jax.config import Config, LossConfig, LossTermConfig, TrainConfig
+from unet_jax.config import Config, LossConfig, LossTermConfig
 from unet_jax.config.loss_catalogue import LOSSES
 from unet_jax.config.packing import Factor, Packing, num_subpixels
+from unet_jax.config.train import TrainConfig
 from unet_jax.devices.compilation import compiler_options
 from unet_jax.devices.mesh import batch_shardings, check_rows, replicated
 from unet_jax.losses import Term, bce_dice_loss, make_objective, ramp_factor
 from unet_jax.model import UNet
 from unet_jax.model.packing import level_factors, logits_factor, unpack
+from unet_jax.program.initial_state import init_state, make_model
 from unet_jax.program.optim import make_optimizer
-from unet_jax.program.state import TrainState, init_state, make_model
+from unet_jax.program.state import TrainState
 from unet_jax.program.steps import (
     EvalStep,
     LandscapeStep,
@@ -31,8 +33,8 @@ from unet_jax.program.steps import (
     make_eval_step,
     make_landscape_step,
     make_train_step,
+    skip_non_finite,
 )
-from unet_jax.training.non_finite import skip_non_finite
 
 
 class Program(NamedTuple):

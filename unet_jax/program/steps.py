@@ -1,5 +1,6 @@
 """Pure, jitted steps: `(state, batch) -> (state, metrics)` to train, and their counterparts without gradients."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -195,3 +196,27 @@ def make_landscape_step(
         return metrics
 
     return jax.jit(landscape_step, compiler_options=compiler_options)
+
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def keep_if_finite(old: TrainState, new: TrainState, metrics: dict[str, jax.Array]) -> TrainState:
+    """The new state, or where a metric is not finite the old one with the new step; pure.
+
+    `optax.apply_if_finite` would not do: statistics of batch normalisation have to stay as well, and optimizer states
+    the same with and without.
+    """
+    finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
+    kept = jax.tree.map(lambda before, after: jnp.where(finite, after, before), old, new)
+    return dataclasses.replace(kept, step=new.step)
+
+
+def skip_non_finite(train_step: Step, compiler_options: dict[str, str] | None = None) -> Any:
+    """A training step, jitted, that changes nothing but `step` where a metric is not finite; the state is donated."""
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        new, metrics = train_step(state, batch)
+        return keep_if_finite(state, new, metrics), metrics
+
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options)

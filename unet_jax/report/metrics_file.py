@@ -1,31 +1,13 @@
 """Where numbers go: a JSON-lines file always, TensorBoard on request. Written one step late by the loop."""
 
-import csv
-import io
 import json
 import math
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 from etils import epath
 
+from unet_jax._files import replace_text
 from unet_jax._types import InputError
-
-
-def replace_text(path: epath.Path, text: str) -> None:
-    """Writes a file in one rename: a kill leaves no half of it."""
-    new = path.parent / (path.name + ".new")
-    new.write_text(text)
-    new.replace(path)
-
-
-def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table with a header, as CSV."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return file.getvalue()
 
 
 class MetricsFile:

@@ -13,11 +13,11 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from unet_jax._files import csv_text, replace_text
 from unet_jax._types import Batch
 from unet_jax.devices.mesh import put_batch, put_replicated
 from unet_jax.program.build import batch_shapes
-from unet_jax.report.metrics_file import csv_text, replace_text
-from unet_jax.runs import load_info
+from unet_jax.runs.info import load_info
 from unet_jax.study.config import Study
 from unet_jax.study.display import GridDisplay
 from unet_jax.study.shared_program import SharedPrograms

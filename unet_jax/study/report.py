@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 from rich.table import Table
 
-from unet_jax.report.metrics_file import csv_text, replace_text
+from unet_jax._files import csv_text, replace_text
 from unet_jax.study import plots as pictures
 from unet_jax.study.compare import PRIMARY, Row
 from unet_jax.study.config import Study

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unet_jax._types import InputError
-from unet_jax.runs import RunInfo, load_info
+from unet_jax.runs.info import RunInfo, load_info
 from unet_jax.study import statistics
 from unet_jax.study.compare import PRIMARY, Row, Winner, columns_of, find_winner, summarize, with_mean
 from unet_jax.study.config import Study

@@ -25,7 +25,8 @@ from unet_jax.inference.evaluate import select_records
 from unet_jax.program.build import make_loss
 from unet_jax.report.display import Display
 from unet_jax.report.metrics_file import MetricsFile
-from unet_jax.runs import info_path, load_info, load_run
+from unet_jax.runs.info import info_path, load_info
+from unet_jax.runs.load import load_run
 from unet_jax.study.config import Study, Variant
 from unet_jax.study.cost import measure_costs
 from unet_jax.study.display import GridDisplay

@@ -11,12 +11,12 @@ from etils import epath
 from jaxtyping import Bool, Float
 
 from unet_jax import metrics
+from unet_jax._files import csv_text, replace_text
 from unet_jax._types import InputError
 from unet_jax.data.layout import Layout, Record
 from unet_jax.inference.evaluate import probs_and_truths
 from unet_jax.metrics.image_scores import brier, calibration_error, hausdorff95, surface_dice
-from unet_jax.report.metrics_file import csv_text, replace_text
-from unet_jax.runs import Run
+from unet_jax.runs.load import Run
 
 SCORES: dict[str, bool] = {
     "dice": True,

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from unet_jax._files import replace_text
 from unet_jax.devices.processes import is_first
-from unet_jax.report.metrics_file import replace_text
 
 Seconds = dict[str, float]
 """Of each phase."""

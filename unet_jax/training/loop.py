@@ -16,27 +16,31 @@ from unet_jax.config import Config
 from unet_jax.config.dicts import config_to_dict
 from unet_jax.data.cached_source import training_source
 from unet_jax.data.layout import Layout
-from unet_jax.data.pipeline import TrainOrder, eval_batches
+from unet_jax.data.order import TrainOrder
+from unet_jax.data.pipeline import eval_batches
 from unet_jax.data.sources import Source
 from unet_jax.data.threads import num_cores
 from unet_jax.devices.compilation import compiler_options
 from unet_jax.devices.mesh import check_batch_size, check_rows, fetch, make_mesh, process_share, put_images
-from unet_jax.inference.evaluate import Scores, evaluate_batches
+from unet_jax.metrics.scores import Scores
 from unet_jax.program.build import Program, batch_shapes, build, make_landscape
 from unet_jax.program.optim import make_schedule, scale_learning_rate
 from unet_jax.program.state import TrainState, num_parameters
 from unet_jax.program.steps import TrainStep, make_predict_step
 from unet_jax.report.display import Display, first_display
-from unet_jax.runs import RunInfo, open_checkpoints
 from unet_jax.runs.checkpoints import CheckpointStore
+from unet_jax.runs.info import RunInfo
+from unet_jax.runs.load import open_checkpoints
 from unet_jax.runs.lock import exclusive
 from unet_jax.runs.progress import Progress, should_stop
+from unet_jax.training.evaluation import evaluate_batches
 from unet_jax.training.goodput import Ledger, Pace, pace
 from unet_jax.training.log import RunLog
 from unet_jax.training.non_finite import MAX_ROLLBACKS, MAX_SKIPS, NonFiniteLossError, describe
 from unet_jax.training.preemption import stop_requests
 from unet_jax.training.prefetch import device_batches
-from unet_jax.training.setup import begin_run, newest_state, split_source
+from unet_jax.training.setup import begin_run, split_source
+from unet_jax.training.starting_state import newest_state
 
 
 @dataclasses.dataclass(frozen=True)

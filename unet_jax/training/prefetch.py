@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from unet_jax._types import Batch
 from unet_jax.config import Config
 from unet_jax.config.packing import UNPACKED, Packing
-from unet_jax.data.pipeline import TrainOrder, drawn_batches, train_batches
+from unet_jax.data.order import TrainOrder
+from unet_jax.data.pipeline import drawn_batches, train_batches
 from unet_jax.data.sources import Source
 from unet_jax.devices.mesh import batch_shardings, process_share, put_batch, put_rows
 from unet_jax.model.packing import pack

@@ -1,0 +1,61 @@
+"""`unet-jax calibrate`: parse, call, print."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from unet_jax.cli.options import _ON_DEVICES, _Data, _Devices, _load, _select
+from unet_jax.devices.processes import connected, is_first
+from unet_jax.inference.calibrate import calibrate_run, calibration_path, save_calibration
+from unet_jax.metrics.calibration import Fit
+from unet_jax.report.display import first_display
+
+
+@dataclasses.dataclass(frozen=True)
+class _Calibrate:
+    """Fit a temperature and a threshold per class, and keep them in the run (docs/metrics.md)."""
+
+    run: tyro.conf.Positional[str]
+    """Run directory."""
+    data: _Data
+    split: str = "val"
+    """Images to fit them to; not those that are scored afterwards."""
+    checkpoint: Literal["best", "last"] = "best"
+    devices: _ON_DEVICES = dataclasses.field(default_factory=_Devices)
+
+
+def calibrate(args: Sequence[str]) -> None:
+    """Runs `calibrate`."""
+    options = tyro.cli(_Calibrate, args=args, prog="unet-jax calibrate")
+    with connected(options.devices.processes):
+        _calibrate(options)
+
+
+def _calibrate(options: _Calibrate) -> None:
+    run = _load(options.run, options.checkpoint, options.devices, calibrated=False)
+    split, layout, records = _select(run, options.data, options.split)
+    display = first_display()
+    with display.bar("calibrating", len(records), unit="images") as show:
+        fit = calibrate_run(run, layout, records, on_progress=lambda done: show(done, ""))
+    if not is_first():
+        return
+    save_calibration(run, fit, split=split, num_images=len(records))
+    if split == "train":
+        display.line("WARNING: the network was trained on these images and is surer of them than of others.")
+    Console(width=110).print(_fit_table(fit, run.class_names, f"{split}: {len(records)} images, checkpoint {run.step}"))
+    print(f"kept in {calibration_path(run.path)}; evaluate and predict use it with --calibrated")
+
+
+def _fit_table(fit: Fit, class_names: Sequence[str], title: str) -> Table:
+    table = Table(title=title)
+    for column in ("class", "temperature", "threshold", "cross entropy", "calibration error", "dice"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for k, name in enumerate(class_names):
+        changes = (f"{before[k]:.4f} -> {after[k]:.4f}" for before, after in (fit.nll, fit.ece, fit.dice))
+        calibration = fit.calibration
+        table.add_row(name, f"{calibration.temperature[k]:.3f}", f"{calibration.threshold[k]:.3f}", *changes)
+    return table

@@ -1,0 +1,42 @@
+"""`unet-jax train`: parse, call, print."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from unet_jax.cli.preset import _preset
+from unet_jax.config import Config
+from unet_jax.config.presets import PRESETS
+from unet_jax.config.processes import Processes
+
+
+@dataclasses.dataclass(frozen=True)
+class _Train:
+    """Train a run, or continue the one in --out."""
+
+    out: str
+    """Run directory, local or in a bucket."""
+    processes: Annotated[Processes, tyro.conf.arg(name="")]
+    config: Annotated[Config, tyro.conf.arg(name="")]
+
+
+def _train(args: Sequence[str]) -> None:
+    from unet_jax.devices.compilation import keep_compiled
+    from unet_jax.devices.processes import connected, is_first
+    from unet_jax.training.loop import train
+
+    preset = _preset("train", args)
+    if preset is None:
+        return
+    default = _Train(out=tyro.MISSING, processes=Processes(), config=PRESETS[preset]())
+    options = tyro.cli(_Train, args=args[1:], default=default, prog=f"unet-jax train {preset}")
+    with connected(options.processes):
+        keep_compiled()
+        result = train(options.config, options.out)
+    if not is_first():
+        return
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in result.best_metrics.items())
+    print(f"finished at step {result.step}; best checkpoint {result.best_step} (on val: {scores})")
+    print(f"pictures: {result.path}/pictures/validation.png and curves.png")
