@@ -23,8 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from unet_jax._types import Batch
-from unet_jax.config import AugmentConfig, Config
-from unet_jax.config.data import DataConfig
+from unet_jax.config import AugmentConfig, Config, DataConfig
 from unet_jax.config.presets import seed
 from unet_jax.data.augment import shift_color, warp
 from unet_jax.data.augment_draws import Geometry, geometry_matrix

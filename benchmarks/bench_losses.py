@@ -8,8 +8,8 @@ from product import make_product, reason
 from rich.console import Console
 from rich.table import Table
 
+from unet_jax.config import LossTermConfig
 from unet_jax.config.dicts import replace
-from unet_jax.config.loss import LossTermConfig
 from unet_jax.config.presets import PRESETS
 from unet_jax.devices.huge_pages import restart_with_huge_pages
 

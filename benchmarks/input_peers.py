@@ -8,7 +8,7 @@ import cv2
 import grain
 import numpy as np
 
-from unet_jax.config.data import DataConfig
+from unet_jax.config import DataConfig
 from unet_jax.data.sources import FileSource, ResizedSource, Source
 
 HUE, SATURATION, VALUE, SHIFT, SCALE = 50, 5, 15, 0.0625, 0.1

@@ -6,11 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from unet_jax.config import AugmentConfig, Config
-from unet_jax.config.data import DataConfig
-from unet_jax.config.model import ModelConfig
-from unet_jax.config.optim import OptimConfig
-from unet_jax.config.train import TrainConfig
+from unet_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from unet_jax.report.display import Quiet
 
 

@@ -11,9 +11,9 @@ from etils import epath
 from runs_for_tests import Interrupting, tiny_config, with_optim
 
 from unet_jax import Batch, InputError, load_run, train
+from unet_jax.config import TrainConfig
 from unet_jax.config.dicts import replace
 from unet_jax.config.packing import UNPACKED
-from unet_jax.config.train import TrainConfig
 from unet_jax.data.packing import pack_pixels
 from unet_jax.devices.mesh import make_mesh, put_batch, put_replicated
 from unet_jax.program.build import batch_shapes, build, check_micro_batches, make_loss, state_shapes

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from unet_jax._types import InputError, Sample
-from unet_jax.config.data import DataConfig
+from unet_jax.config import DataConfig
 from unet_jax.data.audit import audit_source
 from unet_jax.data.layout import find_layout
 from unet_jax.data.sources import FileSource

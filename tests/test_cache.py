@@ -14,7 +14,7 @@ import pytest
 from etils import epath
 
 from unet_jax._types import InputError
-from unet_jax.config.data import DataConfig
+from unet_jax.config import DataConfig
 from unet_jax.data.cached_source import cache_kind, training_source
 from unet_jax.data.disk_cache import DiskSource, cache_bytes, cache_root, disk_source
 from unet_jax.data.layout import find_layout

@@ -3,13 +3,18 @@ import dataclasses
 import pytest
 
 from unet_jax import InputError
-from unet_jax.config import AugmentConfig, Config, LossConfig, LossTermConfig
-from unet_jax.config.data import DataConfig
+from unet_jax.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    LossConfig,
+    LossTermConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
 from unet_jax.config.dicts import config_differences, config_from_dict, config_to_dict, replace
-from unet_jax.config.model import ModelConfig
-from unet_jax.config.optim import OptimConfig
 from unet_jax.config.presets import PRESETS
-from unet_jax.config.train import TrainConfig
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -15,10 +15,7 @@ import pytest
 from etils import epath
 
 from unet_jax._types import Batch, InputError, Sample
-from unet_jax.config import AugmentConfig, Config
-from unet_jax.config.data import DataConfig
-from unet_jax.config.model import ModelConfig
-from unet_jax.config.train import TrainConfig
+from unet_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
 from unet_jax.data.cached_source import training_source
 from unet_jax.data.disk_cache import disk_source
 from unet_jax.data.layout import find_layout

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from unet_jax import InputError, load_run, predict_probs_unresized
-from unet_jax.config.model import ModelConfig
+from unet_jax.config import ModelConfig
 from unet_jax.interop import export_keras, import_keras, read_network, write_network
 from unet_jax.interop.keras_network import _slots, infer_model_config
 from unet_jax.model import UNet

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from unet_jax.config.model import ModelConfig
+from unet_jax.config import ModelConfig
 from unet_jax.interop.keras_metrics import accuracy, dice_coef
 from unet_jax.losses import bce_dice_loss
 from unet_jax.losses.bce_dice import PUBLIC_BCE_DICE

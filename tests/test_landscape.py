@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from unet_jax import PRESETS, Batch, UNet, losses, replace
-from unet_jax.config import LossConfig, LossTermConfig, RampConfig
-from unet_jax.config.model import ModelConfig
+from unet_jax.config import LossConfig, LossTermConfig, ModelConfig, RampConfig
 from unet_jax.losses.term_gradients import Landscape, loss_landscape
 from unet_jax.model.packing import pack
 from unet_jax.program.build import build, make_landscape

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unet_jax._types import InputError
-from unet_jax.config.data import DataConfig
+from unet_jax.config import DataConfig
 from unet_jax.data.layout import Layout, Record, find_layout
 from unet_jax.data.splits import assign_splits, hashed_fraction, read_splits
 

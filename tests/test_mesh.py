@@ -14,11 +14,16 @@ from runs_for_tests import tiny_config
 
 from unet_jax import InputError, load_run, predict_probs, predict_probs_unresized, train
 from unet_jax._types import Batch
-from unet_jax.config import AugmentConfig, Config, LossConfig, LossTermConfig
-from unet_jax.config.data import DataConfig
-from unet_jax.config.model import ModelConfig
-from unet_jax.config.optim import OptimConfig
-from unet_jax.config.train import TrainConfig
+from unet_jax.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    LossConfig,
+    LossTermConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
 from unet_jax.data.cached_source import training_source
 from unet_jax.data.layout import find_layout
 from unet_jax.data.order import TrainOrder

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from unet_jax import InputError, UNet
-from unet_jax.config.model import ModelConfig
+from unet_jax.config import ModelConfig
 from unet_jax.model.normalization import BatchNormReLU, batch_norm_relu
 from unet_jax.model.pooling import max_pool
 from unet_jax.program.initial_state import init_state, with_prior_bias

@@ -11,8 +11,8 @@ from runs_for_tests import Interrupting, tiny_config
 from test_faults import assert_equal_runs, rows
 
 from unet_jax import Config, load_run, replace, train
+from unet_jax.config import TrainConfig
 from unet_jax.config.dicts import config_differences
-from unet_jax.config.train import TrainConfig
 from unet_jax.data.cached_source import training_source
 from unet_jax.data.layout import find_layout
 from unet_jax.data.order import TrainOrder

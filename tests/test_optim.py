@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unet_jax.config.optim import OptimConfig
+from unet_jax.config import OptimConfig
 from unet_jax.program.optim import make_optimizer, make_schedule, scale_learning_rate
 
 PARAMS = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones((2,))}

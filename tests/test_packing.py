@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from unet_jax import InputError, UNet
-from unet_jax.config import Config
+from unet_jax.config import Config, ModelConfig
 from unet_jax.config.dicts import config_differences, config_from_dict, config_to_dict
-from unet_jax.config.model import ModelConfig
 from unet_jax.config.packing import parse_packing, subpixels
 from unet_jax.model.convolution import convolve, repack_by_convolution
 from unet_jax.model.packing import AUTO, halve, level_factors, logits_factor, pack, pack_kernel, repack, unpack

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unet_jax._types import InputError, Sample, Share
-from unet_jax.config import AugmentConfig
-from unet_jax.config.data import DataConfig
+from unet_jax.config import AugmentConfig, DataConfig
 from unet_jax.data.augment import augment
 from unet_jax.data.order import Draw, TrainOrder, augment_rng, steps_per_epoch
 from unet_jax.data.pipeline import eval_batches, train_batches

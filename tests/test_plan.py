@@ -17,8 +17,8 @@ from rich.console import Console
 
 from unet_jax import InputError, UNet
 from unet_jax.cli.main import main
+from unet_jax.config import ModelConfig
 from unet_jax.config.dicts import replace
-from unet_jax.config.model import ModelConfig
 from unet_jax.config.presets import PRESETS
 from unet_jax.model.architecture import convolutions
 from unet_jax.plan import estimate as estimate_module

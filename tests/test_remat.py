@@ -13,7 +13,7 @@ import pytest
 from jax.ad_checkpoint import print_saved_residuals
 
 from unet_jax import UNet
-from unet_jax.config.model import ModelConfig
+from unet_jax.config import ModelConfig
 from unet_jax.losses import bce_dice_loss
 
 CONFIG = ModelConfig(widths=(4,), center_width=8, num_convs_down=2, num_convs_up=2, packing="none")

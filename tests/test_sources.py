@@ -9,7 +9,7 @@ from etils import epath
 from PIL import Image
 
 from unet_jax._types import Sample
-from unet_jax.config.data import DataConfig
+from unet_jax.config import DataConfig
 from unet_jax.data.layout import find_layout
 from unet_jax.data.pixels import BadSampleError
 from unet_jax.data.sources import FileSource, MemorySource, ResizedSource

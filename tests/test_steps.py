@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from unet_jax import Batch, UNet
-from unet_jax.config.model import ModelConfig
+from unet_jax.config import ModelConfig
 from unet_jax.devices.mesh import check_batch_size, make_mesh, put_batch, put_replicated
 from unet_jax.losses import bce_dice_loss
 from unet_jax.program.initial_state import init_state

@@ -6,7 +6,7 @@ import pytest
 from etils import epath
 
 from unet_jax._types import InputError
-from unet_jax.config.data import DataConfig
+from unet_jax.config import DataConfig
 from unet_jax.data.audit import audit_source
 from unet_jax.data.layout import find_layout
 from unet_jax.data.sources import FileSource

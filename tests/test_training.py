@@ -9,9 +9,8 @@ import pytest
 from runs_for_tests import Interrupting, tiny_config, with_optim
 
 from unet_jax import Batch, InputError, UNet, load_run, predict_probs, train
+from unet_jax.config import ModelConfig, OptimConfig
 from unet_jax.config.dicts import config_from_dict
-from unet_jax.config.model import ModelConfig
-from unet_jax.config.optim import OptimConfig
 from unet_jax.data.synthetic import synthetic_sample
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.losses import bce_dice_loss

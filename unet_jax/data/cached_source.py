@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from unet_jax.config.data import DataConfig
+from unet_jax.config import DataConfig
 from unet_jax.data.disk_cache import cache_bytes, disk_source, free_bytes
 from unet_jax.data.sources import FileSource, MemorySource, ResizedSource, Source
 

@@ -27,7 +27,7 @@ from etils import epath
 
 from unet_jax._files import unfinished_folder, user_cache
 from unet_jax._types import InputError, Sample
-from unet_jax.config.data import DataConfig
+from unet_jax.config import DataConfig
 from unet_jax.data.pixels import BadSampleError, read_bytes
 from unet_jax.data.sources import FileSource, ResizedSource
 from unet_jax.data.threads import one_thread_opencv

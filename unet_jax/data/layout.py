@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from etils import epath
 
 from unet_jax._types import InputError
-from unet_jax.config.data import DataConfig
+from unet_jax.config import DataConfig
 from unet_jax.data.pixels import IMAGE_SUFFIXES
 
 SPLITS = ("train", "val", "test")

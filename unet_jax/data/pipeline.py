@@ -17,8 +17,7 @@ import grain
 import numpy as np
 
 from unet_jax._types import Batch, InputError, Sample, Share
-from unet_jax.config import AugmentConfig
-from unet_jax.config.data import DataConfig
+from unet_jax.config import AugmentConfig, DataConfig
 from unet_jax.config.packing import UNPACKED, Packing
 from unet_jax.data.augment import apply_change
 from unet_jax.data.augment_draws import Change, draw_change, stack_changes

@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 
 from unet_jax._types import Sample
-from unet_jax.config.data import DataConfig
+from unet_jax.config import DataConfig
 from unet_jax.data.layout import Layout, Record
 from unet_jax.data.pixels import BadSampleError, read_gray, read_image, read_mask, resize_image, resize_mask
 

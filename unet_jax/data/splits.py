@@ -7,7 +7,7 @@ import io
 from etils import epath
 
 from unet_jax._types import InputError
-from unet_jax.config.data import DataConfig
+from unet_jax.config import DataConfig
 from unet_jax.data.layout import SPLITS, Layout, normal_id
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from unet_jax import metrics
 from unet_jax._types import InputError
-from unet_jax.config.data import DataConfig
+from unet_jax.config import DataConfig
 from unet_jax.data.layout import SPLITS, Layout, Record, find_layout
 from unet_jax.data.sources import FileSource
 from unet_jax.data.splits import assign_splits

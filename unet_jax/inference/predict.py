@@ -8,7 +8,7 @@ from etils import epath
 from jaxtyping import Float, UInt8
 
 from unet_jax._types import InputError
-from unet_jax.config.model import ModelConfig
+from unet_jax.config import ModelConfig
 from unet_jax.data.pixels import IMAGE_SUFFIXES, read_image, resize_image, resize_probs, write_png
 from unet_jax.devices.compilation import compiler_options
 from unet_jax.devices.mesh import check_rows, fetch, put_whole_batch

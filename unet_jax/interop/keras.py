@@ -8,9 +8,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from unet_jax._types import InputError
-from unet_jax.config import Config
-from unet_jax.config.data import DataConfig
-from unet_jax.config.optim import OptimConfig
+from unet_jax.config import Config, DataConfig, OptimConfig
 from unet_jax.interop.keras_network import Channels, Network, read_network, write_network
 from unet_jax.program.optim import make_optimizer
 from unet_jax.program.state import TrainState

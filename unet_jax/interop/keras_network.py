@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from unet_jax._types import InputError, PyTree
-from unet_jax.config.model import ModelConfig
+from unet_jax.config import ModelConfig
 from unet_jax.interop.keras_architecture import read_architecture
 from unet_jax.interop.keras_files import KerasFile, KerasLayer, import_h5py, read_keras_file
 

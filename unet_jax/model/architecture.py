@@ -1,6 +1,6 @@
 """The U-Net as a list of convolutions."""
 
-from unet_jax.config.model import ModelConfig
+from unet_jax.config import ModelConfig
 
 
 def convolutions(config: ModelConfig, num_classes: int, image_size: int) -> list[dict[str, int]]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from unet_jax.config.model import ModelConfig
+from unet_jax.config import ModelConfig
 from unet_jax.config.packing import Factor, num_subpixels, parse_packing, subpixels
 
 AUTO: dict[str, dict[int, Factor]] = {

@@ -9,7 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from unet_jax._types import InputError
-from unet_jax.config.model import ModelConfig
+from unet_jax.config import ModelConfig
 from unet_jax.config.packing import Factor
 from unet_jax.model.conv import KERNEL_INITS, Conv
 from unet_jax.model.normalization import STATISTICS, BatchNormReLU, GroupNorm, add_bias

@@ -11,10 +11,9 @@ import optax
 from jax.sharding import Mesh
 
 from unet_jax._types import Batch, InputError
-from unet_jax.config import Config, LossConfig, LossTermConfig
+from unet_jax.config import Config, LossConfig, LossTermConfig, TrainConfig
 from unet_jax.config.loss_catalogue import LOSSES
 from unet_jax.config.packing import Factor, Packing, num_subpixels
-from unet_jax.config.train import TrainConfig
 from unet_jax.devices.compilation import compiler_options
 from unet_jax.devices.mesh import batch_shardings, check_rows, replicated
 from unet_jax.losses import Term, bce_dice_loss, make_objective, ramp_factor

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from unet_jax._types import PyTree
-from unet_jax.config.model import ModelConfig
+from unet_jax.config import ModelConfig
 from unet_jax.model import UNet
 from unet_jax.program.state import TrainState
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from unet_jax._types import PyTree
-from unet_jax.config.optim import OptimConfig
+from unet_jax.config import OptimConfig
 
 _WARMUP_DIVISOR = 25.0  # as PyTorch's OneCycleLR starts
 _RMSPROP_EPS: dict[str, tuple[float, bool]] = {

@@ -12,7 +12,7 @@ from etils import epath
 from jaxtyping import Bool, UInt8
 
 from unet_jax import metrics
-from unet_jax.config.train import TrainConfig
+from unet_jax.config import TrainConfig
 from unet_jax.devices.processes import is_first
 from unet_jax.metrics.scores import Scores
 from unet_jax.report.display import Display

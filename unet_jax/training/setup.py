@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from unet_jax._types import InputError
-from unet_jax.config import Config
-from unet_jax.config.data import DataConfig
+from unet_jax.config import Config, DataConfig
 from unet_jax.config.dicts import check_same_run
 from unet_jax.data.audit import DARK, Audit, audit_source
 from unet_jax.data.layout import Layout, find_layout
