@@ -32,7 +32,7 @@ def start(variant: str, folder: pathlib.Path, caches: pathlib.Path, limit_s: flo
     """Seconds until it could take a step, and until it had taken one."""
     environment = {
         "JAX_COMPILATION_CACHE_DIR": str(caches / "jax"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",  # as unet_jax.compiled has it
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",  # as unet_jax.devices.compilation has it
         "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
         "TRITON_CACHE_DIR": str(caches / "triton"),
     }

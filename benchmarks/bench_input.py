@@ -30,13 +30,13 @@ from unet_jax.data.augment_draws import Geometry, geometry_matrix
 from unet_jax.data.disk_cache import disk_source
 from unet_jax.data.layout import find_layout
 from unet_jax.data.order import TrainOrder
-from unet_jax.data.pipeline import Batches, drawn_batches, train_batches
+from unet_jax.data.pipeline import Batches, batches_with_changes, train_batches
 from unet_jax.data.pixels import read_image, read_mask, resize_image, resize_mask
 from unet_jax.data.sources import FileSource, ResizedSource
 from unet_jax.data.threads import num_cores
 from unet_jax.devices.mesh import batch_sharding, make_mesh, put_batch, put_rows
 from unet_jax.program.augment_step import make_augment_step
-from unet_jax.training.prefetch import Ahead
+from unet_jax.training.prefetch import PrefetchIterator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +106,11 @@ def make_loaders(options: Options, root: epath.Path) -> dict[str, Callable[[], I
 
     def to_device(threads: int, change: bool) -> Iterator[Any]:
         config = Config(data=dataclasses.replace(data, num_threads=threads), augment=base.augment, model=base.model)
-        drawn = drawn_batches(cached, order, config.augment, config.data)
-        step = make_augment_step(config.augment, soft_masks=True, sharding=batch_sharding(mesh))
+        drawn = batches_with_changes(cached, order, config.augment, config.data)
+        step = make_augment_step(config.augment, linear_masks=True, sharding=batch_sharding(mesh))
         if change:
-            return Ahead(drawn, lambda pair: jax.block_until_ready(step(*put_rows(pair, mesh))))
-        return Ahead(drawn, lambda pair: jax.block_until_ready(put_rows(pair, mesh)))
+            return PrefetchIterator(drawn, lambda pair: jax.block_until_ready(step(*put_rows(pair, mesh))))
+        return PrefetchIterator(drawn, lambda pair: jax.block_until_ready(put_rows(pair, mesh)))
 
     size, batch = options.image_size, options.batch_size
     loaders: dict[str, Callable[[], Iterator[Any]]] = {"seed's generator": lambda: seed_generator(files, size, batch)}
@@ -123,7 +123,7 @@ def make_loaders(options: Options, root: epath.Path) -> dict[str, Callable[[], I
             ),
             f"ours from files, {n} threads": lambda n=n: ours(ResizedSource(files, data), n),
             f"ours from the cache, {n} threads": lambda n=n: ours(cached, n),
-            f"ours to the device from the cache, {n} threads": lambda n=n: Ahead(
+            f"ours to the device from the cache, {n} threads": lambda n=n: PrefetchIterator(
                 ours(cached, n), lambda b: jax.block_until_ready(put_batch(b, mesh))
             ),
             f"unchanged pixels to the device, {n} threads": lambda n=n: to_device(n, False),

@@ -3,8 +3,8 @@
 import dataclasses
 
 import tyro
+from library_steps import make_library_steps, reason
 from measure import Step, finish, record, summary, time_in_turns
-from product import make_product, reason
 from rich.console import Console
 from rich.table import Table
 
@@ -44,7 +44,7 @@ def main(options: Options) -> None:
         try:
             terms = (LossTermConfig(name),) if name else ()
             config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, terms=terms))
-            product = make_product(config, 2)
+            product = make_library_steps(config, 2)
         except Exception as error:
             failed[title] = reason(error)
             continue

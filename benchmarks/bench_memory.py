@@ -7,8 +7,8 @@ all of them.
 import dataclasses
 
 import tyro
+from library_steps import LibrarySteps, make_library_steps, reason
 from measure import finish, record, summary, time_in_turns
-from product import Product, make_product, reason
 
 from unet_jax.config.dicts import replace
 from unet_jax.config.presets import PRESETS
@@ -36,7 +36,7 @@ class Options:
     """Also write results/SAVE.json, or a path that ends in .json."""
 
 
-def make_variant(options: Options, remat: str, accumulation: int) -> Product:
+def make_variant(options: Options, remat: str, accumulation: int) -> LibrarySteps:
     settings = {
         "data.image_size": options.image_size,
         "train.batch_size": options.batch_size,
@@ -45,13 +45,13 @@ def make_variant(options: Options, remat: str, accumulation: int) -> Product:
         "model.dtype": options.dtype,
         "model.remat": remat,
     }
-    return make_product(replace(PRESETS[options.preset](), settings), _NUM_CLASSES)
+    return make_library_steps(replace(PRESETS[options.preset](), settings), _NUM_CLASSES)
 
 
 def main(options: Options) -> None:
     """Measures, prints a line for each variant, and one line of JSON."""
     chosen = [(remat, 1) for remat in options.remat] + [("none", n) for n in options.accumulation]
-    variants: dict[str, Product] = {}
+    variants: dict[str, LibrarySteps] = {}
     failed: dict[str, str] = {}
     for remat, n in chosen:
         name = f"remat {remat}, accumulation {n}"

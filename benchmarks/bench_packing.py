@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from library_steps import compiled, make_library_steps, reason
 from measure import Step, finish, record, summary, time_in_turns
 from network import random_pixels
-from product import compiled, make_product, reason
 from rich.console import Console
 from rich.table import Table
 from textbook import TextbookUNet, make_textbook_step
@@ -53,7 +53,7 @@ def make_variant(packing: str, options: Options) -> tuple[Step, dict[str, float]
     config = replace(PRESETS["seed"](), values)
     if packing == "textbook":
         return _textbook(config)
-    product = make_product(config, _NUM_CLASSES)
+    product = make_library_steps(config, _NUM_CLASSES)
     return product.steps["train"], product.facts["train"]
 
 

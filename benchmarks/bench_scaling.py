@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import tyro
+from library_steps import make_library_steps, reason
 from measure import Step, finish, record, summary, time_in_turns
-from product import make_product, reason
 from rich.console import Console
 from rich.table import Table
 
@@ -74,7 +74,7 @@ def main(options: Options) -> None:
         facts: dict[str, dict[str, float]] = {}
         for value, settings, num_classes in chosen:
             try:
-                product = make_product(replace(PRESETS[options.preset](), settings), num_classes)
+                product = make_library_steps(replace(PRESETS[options.preset](), settings), num_classes)
             except Exception as error:
                 failed[f"{axis} {value}"] = reason(error)
                 continue

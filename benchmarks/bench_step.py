@@ -6,9 +6,9 @@ import itertools
 from typing import Any
 
 import tyro
+from library_steps import KINDS, LibrarySteps, make_library_steps, network_of, reason
 from measure import Ceilings, finish, peak_bytes, record, summary, time_in_turns
 from network import forward_flops, training_flops
-from product import KINDS, Product, make_product, network_of, reason
 from rich.console import Console
 from rich.table import Table
 
@@ -78,13 +78,17 @@ def rates(config: Config, kind: str, num_devices: int, options: Options, found: 
 
 
 def main(options: Options) -> None:
-    variants: dict[str, tuple[Config, int, Product]] = {}
+    variants: dict[str, tuple[Config, int, LibrarySteps]] = {}
     failed: dict[str, str] = {}
     report = record("step", dataclasses.asdict(options))
     for name, (config, count) in chosen(options).items():
         num_devices = count or report["num_devices"]
         try:
-            variants[name] = config, num_devices, make_product(config, options.num_classes, options.kinds, num_devices)
+            variants[name] = (
+                config,
+                num_devices,
+                make_library_steps(config, options.num_classes, options.kinds, num_devices),
+            )
         except Exception as error:  # too large for this machine: the others still count
             failed[name] = reason(error)
     ceilings = Ceilings(options.dtype, small=options.small_ceilings)

@@ -21,7 +21,7 @@ KINDS = ("train", "evaluate", "predict")
 _NUM_STEPS = 1000  # of the run that schedules think they are in
 
 
-class Product(NamedTuple):
+class LibrarySteps(NamedTuple):
     """Steps that run to their end, and what was learnt while they were made."""
 
     steps: dict[str, Callable[[], None]]
@@ -42,9 +42,9 @@ def packed_batch(program: Program, image: np.ndarray, label: np.ndarray) -> Batc
     return Batch(images, labels, np.ones(len(image), np.float32))
 
 
-def make_product(
+def make_library_steps(
     config: Config, num_classes: int, kinds: tuple[str, ...] = ("train",), num_devices: int = 0
-) -> Product:
+) -> LibrarySteps:
     """Compiles the steps for `config.train.batch_size` random images; `num_devices` 0 takes all devices."""
     mesh = make_mesh(jax.devices()[:num_devices] if num_devices else None)
     program = build(config, num_classes, _NUM_STEPS)
@@ -76,7 +76,7 @@ def make_product(
         steps["predict"] = lambda: jax.block_until_ready(predict(box[0].params, box[0].batch_stats, images))
     for step in steps.values():
         step()  # too large for this device is known only when it has run
-    return Product(steps, facts, program, box)
+    return LibrarySteps(steps, facts, program, box)
 
 
 def compiled(step: Any, *arguments: Any) -> tuple[Any, dict[str, float]]:

@@ -27,7 +27,7 @@ def make(variant: str, task: Task, weights: list[np.ndarray], image: np.ndarray,
 
 
 class Product:
-    """`unet_jax.build`'s step with preset seed's network and loss."""
+    """`unet_jax.program.build`'s step with preset seed's network and loss."""
 
     def __init__(self, task: Task, settings: dict[str, Any], weights: Any, image: np.ndarray, label: np.ndarray):
         network = task.network

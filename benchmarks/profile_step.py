@@ -5,8 +5,8 @@ import pathlib
 
 import jax
 import tyro
+from library_steps import make_library_steps
 from measure import RESULTS, finish, record, summary, time_in_turns
-from product import make_product
 
 from unet_jax.config.dicts import replace
 from unet_jax.config.presets import PRESETS
@@ -36,7 +36,7 @@ def main(options: Options) -> None:
         "model.dtype": options.dtype,
         "model.packing": options.packing,
     }
-    step = make_product(replace(PRESETS[options.preset](), settings), 2).steps["train"]
+    step = make_library_steps(replace(PRESETS[options.preset](), settings), 2).steps["train"]
     beside = pathlib.Path(options.save).with_suffix("") if options.save.endswith(".json") else RESULTS / "profile"
     folder = pathlib.Path(options.folder) if options.folder else beside
     times = time_in_turns({"step": step}, options.num_steps)  # before it: to profile slows

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from runs_for_tests import Interrupting, tiny_config, with_optim
+from helpers import Interrupting, tiny_config, with_optim
 
 from unet_jax import Batch, InputError, load_run, train
 from unet_jax.config import TrainConfig

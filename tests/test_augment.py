@@ -104,7 +104,7 @@ def test_augmentation_is_the_originals_bit_for_bit(rotate, channels):
     for trial in range(200):
         sizes = np.random.default_rng((trial, channels))
         sample = random_sample(sizes, *sizes.integers(2, 60, 2).tolist(), channels)
-        ours = augment(np.random.default_rng(trial), sample, config, soft_masks=True)
+        ours = augment(np.random.default_rng(trial), sample, config, linear_masks=True)
         bgr = np.ascontiguousarray(sample.image[..., ::-1])
         for k in range(channels):
             rng = np.random.default_rng(trial)
@@ -127,10 +127,10 @@ def test_many_masks_move_as_each_alone(channels, soft, border):
     config = AugmentConfig(rotate=20.0, border=border, geometry_prob=1.0, transpose_prob=0.5)
     for trial in range(20):
         sample = random_sample(np.random.default_rng((trial, channels)), 21, 34, channels)
-        together = augment(np.random.default_rng(trial), sample, config, soft_masks=soft)
+        together = augment(np.random.default_rng(trial), sample, config, linear_masks=soft)
         for k in range(channels):
             alone = Sample(sample.image, sample.mask[..., k : k + 1])
-            alone = augment(np.random.default_rng(trial), alone, config, soft_masks=soft)
+            alone = augment(np.random.default_rng(trial), alone, config, linear_masks=soft)
             np.testing.assert_array_equal(together.mask[..., k : k + 1], alone.mask)
 
 
@@ -290,7 +290,7 @@ def test_image_and_mask_move_together(soft):
     sample = Sample(np.stack([mask] * 3, axis=-1), mask[..., None])
     edge = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)).mean() / 255
     for seed in range(50):
-        after = augment(np.random.default_rng(seed), sample, config, soft_masks=soft)
+        after = augment(np.random.default_rng(seed), sample, config, linear_masks=soft)
         disagree = ((after.image[..., 0] > 127) != (after.mask[..., 0] > 127)).mean()
         assert disagree == 0 if soft else disagree < edge / 4
         shifted = ((after.image[:, 2:, 0] > 127) != (after.mask[:, :-2, 0] > 127)).mean()

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs_for_tests import Interrupting, tiny_config, with_optim
+from helpers import Interrupting, tiny_config, with_optim
 
 from unet_jax import Batch, load_run, metrics, train
 from unet_jax.config import LossConfig, LossTermConfig

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from runs_for_tests import tiny_config
+from helpers import tiny_config
 from scipy import optimize
 
 from unet_jax import InputError, load_run, metrics, predict_probs, train

@@ -15,12 +15,12 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from runs_for_tests import tiny_config
+from helpers import tiny_config
 
 from unet_jax import InputError, Preempted, load_run, train
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.report.display import Quiet
-from unet_jax.runs.lock import exclusive
+from unet_jax.runs.lock import lock_run
 from unet_jax.training.preemption import stop_requests
 
 ONE_DEVICE = make_mesh(jax.devices()[:1])
@@ -154,8 +154,8 @@ def test_the_command_stops_at_sigterm_with_status_75_and_says_how_to_continue(sy
 
 def test_a_second_process_is_refused_and_a_dead_one_is_not_in_the_way(synthetic_root, tmp_path):
     out, config = epath.Path(tmp_path / "run"), tiny_config(synthetic_root)
-    hold = "import sys, time; from etils import epath; from unet_jax.run_lock import exclusive\n"
-    hold += "with exclusive(epath.Path(sys.argv[1])): print(flush=True); time.sleep(600)"
+    hold = "import sys, time; from etils import epath; from unet_jax.runs.lock import lock_run\n"
+    hold += "with lock_run(epath.Path(sys.argv[1])): print(flush=True); time.sleep(600)"
     process = subprocess.Popen([sys.executable, "-c", hold, str(out)], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
@@ -171,22 +171,22 @@ def test_a_second_process_is_refused_and_a_dead_one_is_not_in_the_way(synthetic_
 
 def test_a_folder_made_for_nothing_is_removed_and_an_empty_name_refused(tmp_path):
     out = epath.Path(tmp_path / "run")
-    with pytest.raises(RuntimeError), exclusive(out):
+    with pytest.raises(RuntimeError), lock_run(out):
         assert [p.name for p in out.iterdir()] == ["lock"]
         raise RuntimeError
     assert not out.exists()
     out.mkdir()
-    with exclusive(out), pytest.raises(InputError, match="another process"), exclusive(out):
+    with lock_run(out), pytest.raises(InputError, match="another process"), lock_run(out):
         pass
     assert out.exists()
     for nothing in ("", "."):
-        with pytest.raises(InputError, match="--out is empty"), exclusive(epath.Path(nothing)):
+        with pytest.raises(InputError, match="--out is empty"), lock_run(epath.Path(nothing)):
             pass
 
 
 CONNECTED = """
 import sys, time, jax
-from unet_jax.preemption import stop_requests
+from unet_jax.training.preemption import stop_requests
 jax.distributed.initialize(f"localhost:{sys.argv[1]}", num_processes=2, process_id=int(sys.argv[2]))
 with stop_requests() as stop_at:
     for step in range(1, 2000):

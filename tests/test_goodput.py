@@ -4,7 +4,7 @@ import json
 
 import pytest
 from etils import epath
-from runs_for_tests import Interrupting, tiny_config
+from helpers import Interrupting, tiny_config
 
 from unet_jax import train
 from unet_jax.report.display import Quiet

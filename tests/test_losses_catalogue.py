@@ -99,7 +99,7 @@ def test_the_table_says_what_the_functions_take(name):
     parameters = inspect.signature(getattr(losses, f"{name}_loss")).parameters
     options = set(parameters) - {"logits", "labels", "weight", "num_subpixels", "distance"}
     assert options == set(LOSSES[name].options)
-    packed = LOSSES[name].packed and LOSSES[name].output != "pixel"
+    packed = LOSSES[name].accepts_packed and LOSSES[name].output != "pixel"
     assert ("num_subpixels" in parameters) == packed
 
 
@@ -265,7 +265,7 @@ def test_with_all_ignored_nothing_is_learnt(name):
 # --- layouts and devices ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [n for n, entry in LOSSES.items() if entry.packed])
+@pytest.mark.parametrize("name", [n for n, entry in LOSSES.items() if entry.accepts_packed])
 def test_packed_logits_give_the_same(name):
     def pack(x):
         return x.reshape(2, 8, 2, 8, 2, -1).transpose(0, 1, 3, 2, 4, 5).reshape(2, 8, 8, -1)

@@ -9,8 +9,8 @@ import re
 import jax
 import numpy as np
 import pytest
+from helpers import tiny_config
 from jax.sharding import NamedSharding, PartitionSpec
-from runs_for_tests import tiny_config
 
 from unet_jax import InputError, load_run, predict_probs, predict_probs_unresized, train
 from unet_jax._types import Batch

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs_for_tests import Interrupting, tiny_config
+from helpers import Interrupting, tiny_config
 from test_faults import assert_equal_runs, rows
 
 from unet_jax import Config, load_run, replace, train

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from unet_jax._types import InputError, Sample, Share
 from unet_jax.config import AugmentConfig, DataConfig
 from unet_jax.data.augment import augment
-from unet_jax.data.order import Draw, TrainOrder, augment_rng, steps_per_epoch
+from unet_jax.data.order import EpochSample, TrainOrder, augment_rng, steps_per_epoch
 from unet_jax.data.pipeline import eval_batches, train_batches
 from unet_jax.data.pixels import BadSampleError
 
@@ -94,9 +94,16 @@ def test_every_sample_is_left_out_equally_often():
 
 
 def test_random_numbers_of_a_sample_differ_by_seed_epoch_and_index():
-    cases = [(0, Draw(0, 0)), (0, Draw(0, 1)), (0, Draw(1, 0)), (1, Draw(0, 0)), (1, Draw(1, 1)), (0, Draw(1, 1))]
+    cases = [
+        (0, EpochSample(0, 0)),
+        (0, EpochSample(0, 1)),
+        (0, EpochSample(1, 0)),
+        (1, EpochSample(0, 0)),
+        (1, EpochSample(1, 1)),
+        (0, EpochSample(1, 1)),
+    ]
     assert len({augment_rng(seed, draw).random() for seed, draw in cases}) == len(cases)
-    assert augment_rng(3, Draw(2, 1)).random() == augment_rng(3, Draw(2, 1)).random()
+    assert augment_rng(3, EpochSample(2, 1)).random() == augment_rng(3, EpochSample(2, 1)).random()
 
 
 def test_too_few_samples_is_an_error_with_both_numbers():

@@ -412,7 +412,7 @@ def test_help_and_mistakes(capsys):
 
 TPU_PROGRAM = """
 import json, sys
-from unet_jax.cli import main
+from unet_jax.cli.main import main
 for args in json.load(sys.stdin):
     try:
         main(["plan", "seed", *args])

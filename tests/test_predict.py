@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from etils import epath
-from runs_for_tests import tiny_config
+from helpers import tiny_config
 
 from unet_jax import InputError, load_run, metrics, predict_images, predict_probs, predict_probs_unresized, train
 from unet_jax.data.layout import find_layout

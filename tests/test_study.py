@@ -15,8 +15,8 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from helpers import tiny_config
 from rich.console import Console
-from runs_for_tests import tiny_config
 
 from unet_jax import InputError, load_run, metrics
 from unet_jax.cli.main import main

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from runs_for_tests import tiny_config, with_optim
+from helpers import tiny_config, with_optim
 
 from unet_jax import Batch
 from unet_jax.config import LossConfig, LossTermConfig

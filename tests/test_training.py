@@ -6,7 +6,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from runs_for_tests import Interrupting, tiny_config, with_optim
+from helpers import Interrupting, tiny_config, with_optim
 
 from unet_jax import Batch, InputError, UNet, load_run, predict_probs, train
 from unet_jax.config import ModelConfig, OptimConfig

@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 
-_SUBMODULES = ("config", "data", "interop", "losses", "metrics", "model", "steps")
+_SUBMODULES = ("config", "data", "interop", "losses", "metrics", "model", "program")
 _lazy_name = globals().pop("__getattr__")
 
 

@@ -12,7 +12,7 @@ from unet_jax.cli.options import _ON_DEVICES, _Data, _Devices, _load, _select
 from unet_jax.devices.processes import connected, is_first
 from unet_jax.inference.calibrate import calibrate_run, calibration_path, save_calibration
 from unet_jax.metrics.calibration import Fit
-from unet_jax.report.display import first_display
+from unet_jax.report.display import make_display
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ def calibrate(args: Sequence[str]) -> None:
 def _calibrate(options: _Calibrate) -> None:
     run = _load(options.run, options.checkpoint, options.devices, calibrated=False)
     split, layout, records = _select(run, options.data, options.split)
-    display = first_display()
+    display = make_display()
     with display.bar("calibrating", len(records), unit="images") as show:
         fit = calibrate_run(run, layout, records, on_progress=lambda done: show(done, ""))
     if not is_first():

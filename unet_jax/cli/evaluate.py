@@ -13,7 +13,7 @@ from rich.table import Table
 from unet_jax.cli.options import _ON_DEVICES, _Data, _Devices, _load, _select
 from unet_jax.devices.processes import connected, is_first
 from unet_jax.inference.evaluate import evaluate_run, summary, write_csv
-from unet_jax.report.display import first_display
+from unet_jax.report.display import make_display
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ def _evaluate(options: _Evaluate) -> None:
         epath.Path(options.csv).parent.mkdir(parents=True, exist_ok=True)  # or an error, before the work
     run = _load(options.run, options.checkpoint, options.devices, calibrated=options.calibrated)
     split, layout, records = _select(run, options.data, options.split)
-    display = first_display()
+    display = make_display()
     with display.bar("evaluating", len(records), unit="images") as show:
         scores = evaluate_run(
             run, layout, records, soft_masks=run.config.data.soft_masks, on_progress=lambda done: show(done, "")

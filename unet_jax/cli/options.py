@@ -7,7 +7,7 @@ import tyro
 
 from unet_jax.config.processes import Processes
 from unet_jax.data.layout import Layout, Record
-from unet_jax.devices.compilation import keep_compiled
+from unet_jax.devices.compilation import enable_compilation_cache
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.inference.calibrate import with_calibration
 from unet_jax.inference.evaluate import select_records
@@ -35,7 +35,7 @@ _ON_DEVICES = Annotated[_Devices, tyro.conf.arg(name="")]
 
 
 def _load(path: str, checkpoint: Literal["best", "last"], devices: _Devices, *, calibrated: bool) -> Run:
-    keep_compiled()
+    enable_compilation_cache()
     run = load_run(path, checkpoint, mesh=make_mesh(space=devices.devices_per_image))
     return with_calibration(run) if calibrated else run
 

@@ -10,7 +10,7 @@ from etils import epath
 from unet_jax.cli.options import _ON_DEVICES, _Devices, _load
 from unet_jax.devices.processes import connected, is_first
 from unet_jax.inference.predict import find_inputs, predict_files
-from unet_jax.report.display import first_display
+from unet_jax.report.display import make_display
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ def _predict(options: _Predict) -> None:
     files = find_inputs(options.inputs)
     run = _load(options.run, options.checkpoint, options.devices, calibrated=options.calibrated)
     out = epath.Path(options.out)
-    with first_display().bar("predicting", len(files), unit="images") as show:
+    with make_display().bar("predicting", len(files), unit="images") as show:
         for done, _ in enumerate(predict_files(run, files, out), start=1):
             show(done, "")
     folders = ", ".join(f"{name}/" for name in (*run.class_names, "overlay"))

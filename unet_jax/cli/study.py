@@ -7,7 +7,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from unet_jax.devices.compilation import keep_compiled
+from unet_jax.devices.compilation import enable_compilation_cache
 from unet_jax.study.config import load_study
 from unet_jax.study.display import GridDisplay
 from unet_jax.study.page import conclusion
@@ -43,7 +43,7 @@ def study(args: Sequence[str]) -> None:
     given["train.num_epochs"] = options.epochs
     overrides = {name: value for name, value in given.items() if value is not None}
     loaded = load_study(options.file, out=options.out, config=overrides)
-    keep_compiled()
+    enable_compilation_cache()
     run_study(loaded, display=GridDisplay())
     results = write_results(loaded)
     console = Console(width=max(150, Console().width))

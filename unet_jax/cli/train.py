@@ -23,7 +23,7 @@ class _Train:
 
 
 def _train(args: Sequence[str]) -> None:
-    from unet_jax.devices.compilation import keep_compiled
+    from unet_jax.devices.compilation import enable_compilation_cache
     from unet_jax.devices.processes import connected, is_first
     from unet_jax.training.loop import train
 
@@ -33,7 +33,7 @@ def _train(args: Sequence[str]) -> None:
     default = _Train(out=tyro.MISSING, processes=Processes(), config=PRESETS[preset]())
     options = tyro.cli(_Train, args=args[1:], default=default, prog=f"unet-jax train {preset}")
     with connected(options.processes):
-        keep_compiled()
+        enable_compilation_cache()
         result = train(options.config, options.out)
     if not is_first():
         return

@@ -24,12 +24,12 @@ class Config:
     init_from: str = ""
     """Run whose best weights training starts with, instead of random ones. The network must be the same; the head is
     taken over when the classes are."""
-    data: DataConfig = DataConfig()
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
-    optim: OptimConfig = OptimConfig()
-    train: TrainConfig = TrainConfig()
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
         _check_types(self, "")

@@ -107,8 +107,8 @@ def _joined(planes: Sequence[np.ndarray]) -> np.ndarray:
     return cv2.merge(planes).reshape(*planes[0].shape, len(planes))
 
 
-def _warp_sample(sample: Sample, operation: Operation, *, soft_masks: bool) -> Sample:
-    if soft_masks:  # image and masks together
+def _warp_sample(sample: Sample, operation: Operation, *, linear_masks: bool) -> Sample:
+    if linear_masks:  # image and masks together
         planes = _warp_planes(operation, [*_planes(sample.image), *_planes(sample.mask)], linear=True)
         return Sample(_joined(planes[:3]), _joined(planes[3:]))
     image = cv2.cvtColor(operation(cv2.cvtColor(sample.image, cv2.COLOR_RGB2RGBA), True), cv2.COLOR_RGBA2RGB)
@@ -147,7 +147,7 @@ def add_noise(image: np.ndarray, factor: int, key: int) -> np.ndarray:
     return np.clip(image + noise.reshape(image.shape), 0, 255).astype(np.uint8)
 
 
-def apply_change(sample: Sample, change: Change, config: AugmentConfig, *, soft_masks: bool) -> Sample:
+def apply_change(sample: Sample, change: Change, config: AugmentConfig, *, linear_masks: bool) -> Sample:
     """The sample after a change; the input is left alone, and returned where nothing happens."""
     image, mask = sample
     if change.color is not None:
@@ -156,7 +156,7 @@ def apply_change(sample: Sample, change: Change, config: AugmentConfig, *, soft_
         image = cv2.LUT(image, tone_table(*change.tone))
     if change.matrix is not None:
         operation = _warp_operation(change.matrix, change.elastic, mask.shape[:2], config.border)
-        image, mask = _warp_sample(Sample(image, mask), operation, soft_masks=soft_masks)
+        image, mask = _warp_sample(Sample(image, mask), operation, linear_masks=linear_masks)
     if any(change.flips):
         image, mask = _flip(image, change.flips), _flip(mask, change.flips)
     if change.blur:
@@ -171,14 +171,14 @@ def apply_change(sample: Sample, change: Change, config: AugmentConfig, *, soft_
     return Sample(image, mask)
 
 
-def augment(rng: np.random.Generator, sample: Sample, config: AugmentConfig, *, soft_masks: bool = False) -> Sample:
+def augment(rng: np.random.Generator, sample: Sample, config: AugmentConfig, *, linear_masks: bool = False) -> Sample:
     """One random variant of a sample; the input is left alone.
 
     Args:
       rng: the only source of randomness.
       sample: image and masks of one size.
       config: probabilities and limits.
-      soft_masks: warp masks bilinearly into soft borders instead of by nearest neighbour.
+      linear_masks: warp masks bilinearly into soft borders instead of by nearest neighbour.
     """
-    change = draw_change(rng, config, sample.mask, soft_masks=soft_masks)
-    return apply_change(sample, change, config, soft_masks=soft_masks)
+    change = draw_change(rng, config, sample.mask, linear_masks=linear_masks)
+    return apply_change(sample, change, config, linear_masks=linear_masks)

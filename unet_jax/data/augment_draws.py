@@ -45,11 +45,11 @@ class Change(NamedTuple):
     cutout: tuple[int, int, int, int] = (0, 0, 0, 0)  # rows from, to; columns from, to
 
 
-def draw_change(rng: np.random.Generator, config: AugmentConfig, mask: np.ndarray, *, soft_masks: bool) -> Change:
+def draw_change(rng: np.random.Generator, config: AugmentConfig, mask: np.ndarray, *, linear_masks: bool) -> Change:
     """The change of a sample with this `[h w k]` mask, which only a crop looks into.
 
-    Unless `soft_masks`, the matrix is snapped to a grid (see `snapped`), so that the nearest pixel does not depend on
-    who computes it; with `soft_masks` it is the Keras original's.
+    Unless `linear_masks`, the matrix is snapped to a grid (see `snapped`), so that the nearest pixel does not depend on
+    who computes it; with `linear_masks` it is the Keras original's.
     """
     height, width = mask.shape[:2]
     color = draw_color(rng, config) if rng.random() < config.color_prob else None
@@ -68,7 +68,7 @@ def draw_change(rng: np.random.Generator, config: AugmentConfig, mask: np.ndarra
     elastic = _draw_elastic(rng, config, height, width) if rng.random() < config.elastic_prob else None
     if elastic is not None and matrix is None:
         matrix = np.eye(3)
-    if matrix is not None and not soft_masks:
+    if matrix is not None and not linear_masks:
         matrix = snapped(matrix, height, width)
     blur = rng.uniform(0.0, config.blur) if rng.random() < config.blur_prob else 0.0
     noise, noise_key = 0.0, 0

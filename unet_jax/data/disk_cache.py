@@ -39,8 +39,8 @@ _REMEDY = "Build it anew with --data.rebuild-cache, or delete the folder."
 class DiskSource:
     """Samples from a cache folder; images are read-only views of the file. Pickled as its path."""
 
-    def __init__(self, folder: Path, ids: Sequence[str], size: int, num_classes: int, packed: bool):
-        self._folder, self._ids, self._size, self._num_classes, self._packed = folder, ids, size, num_classes, packed
+    def __init__(self, folder: Path, ids: Sequence[str], size: int, num_classes: int, as_bits: bool):
+        self._folder, self._ids, self._size, self._num_classes, self._as_bits = folder, ids, size, num_classes, as_bits
         self._files: list[tuple[int, int]] = []  # descriptor, bytes
         self._arrays: list[np.ndarray] = []
         for name in ("images", "masks"):
@@ -51,7 +51,7 @@ class DiskSource:
             weakref.finalize(self, os.close, descriptor)
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
-        return DiskSource, (self._folder, self._ids, self._size, self._num_classes, self._packed)
+        return DiskSource, (self._folder, self._ids, self._size, self._num_classes, self._as_bits)
 
     @property
     def folder(self) -> Path:
@@ -75,7 +75,7 @@ class DiskSource:
                 )
         images, masks = self._arrays
         mask = masks[index]
-        if self._packed:
+        if self._as_bits:
             mask = np.unpackbits(mask, count=self._size**2 * self._num_classes)
             np.negative(mask, out=mask)  # 1 becomes 255
             mask = mask.reshape(self._size, self._size, self._num_classes)
@@ -90,19 +90,19 @@ def _map(file: BinaryIO) -> np.ndarray:
     return np.memmap(file, dtype, "r", file.tell(), shape)
 
 
-def _shapes(num_samples: int, size: int, num_classes: int, packed: bool) -> dict[str, tuple[int, ...]]:
+def _shapes(num_samples: int, size: int, num_classes: int, as_bits: bool) -> dict[str, tuple[int, ...]]:
     masks = (num_samples, size, size, num_classes)
-    if packed:
+    if as_bits:
         masks = (num_samples, math.ceil(size * size * num_classes / 8))
     return {"images": (num_samples, size, size, 3), "masks": masks}
 
 
 def cache_bytes(num_samples: int, config: DataConfig, num_classes: int) -> int:
     """Of the files on disk."""
-    return sum(map(math.prod, _shapes(num_samples, config.image_size, num_classes, _is_packed(config)).values()))
+    return sum(map(math.prod, _shapes(num_samples, config.image_size, num_classes, _stores_bits(config)).values()))
 
 
-def _is_packed(config: DataConfig) -> bool:
+def _stores_bits(config: DataConfig) -> bool:
     """Masks without values between 0 and 255 are stored as bits."""
     return config.mask_interpolation == "nearest" and not config.soft_masks
 
@@ -136,7 +136,7 @@ def disk_source(
     Raises:
       InputError: a folder of its name cannot be used (says why), a sample cannot be read, or there is no room.
     """
-    num_classes, packed = len(source.layout.class_names), _is_packed(config)
+    num_classes, as_bits = len(source.layout.class_names), _stores_bits(config)
     settings = _settings(source, config)
     text = json.dumps([settings, os.path.abspath(config.root) if "://" not in config.root else config.root])
     root = cache_root(config)
@@ -161,7 +161,7 @@ def disk_source(
             inode = folder.stat().st_ino
             try:
                 _check(folder, settings, source, config, num_classes)
-                return DiskSource(folder, tuple(source.ids), config.image_size, num_classes, packed)
+                return DiskSource(folder, tuple(source.ids), config.image_size, num_classes, as_bits)
             except (InputError, FileNotFoundError):
                 if folder.stat().st_ino == inode:
                     raise
@@ -205,8 +205,8 @@ def _build(
     num_threads: int,
     on_progress: Callable[[int, int], None],
 ) -> None:
-    resized, packed = ResizedSource(source, config), _is_packed(config)
-    shapes = _shapes(len(source), config.image_size, len(settings["classes"]), packed)
+    resized, as_bits = ResizedSource(source, config), _stores_bits(config)
+    shapes = _shapes(len(source), config.image_size, len(settings["classes"]), as_bits)
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context(open(new / f"{name}.npy", "wb")) for name in shapes}
         starts = {}
@@ -221,7 +221,7 @@ def _build(
             record = source.records[index]
             identities = [_identity(path) if path else None for path in (record.image, *record.masks)]
             image, mask = resized[index]
-            for name, array in (("images", image), ("masks", np.packbits(mask >= 128) if packed else mask)):
+            for name, array in (("images", image), ("masks", np.packbits(mask >= 128) if as_bits else mask)):
                 _write_at(files[name].fileno(), array, starts[name] + index * array.size)
             return identities
 
@@ -262,7 +262,7 @@ def _check(folder: Path, settings: dict[str, Any], source: FileSource, config: D
     for name, wanted in settings.items():
         if kept.get(name) != wanted:
             raise InputError(f"{folder}: is foreign: {_difference(name, kept.get(name), wanted)}. {_REMEDY}")
-    for name, shape in _shapes(len(source), config.image_size, num_classes, _is_packed(config)).items():
+    for name, shape in _shapes(len(source), config.image_size, num_classes, _stores_bits(config)).items():
         path = folder / f"{name}.npy"
         try:
             with open(path, "rb") as file:

@@ -11,7 +11,7 @@ from unet_jax._types import InputError
 _ORDER_KEY, _AUGMENT_KEY = 0, 1
 
 
-class Draw(NamedTuple):
+class EpochSample(NamedTuple):
     """Which sample, in which epoch."""
 
     epoch: int
@@ -35,7 +35,7 @@ class TrainOrder:
         self.num_samples, self.batch_size, self.num_epochs, self.seed = num_samples, batch_size, num_epochs, seed
         self.steps_per_epoch = steps_per_epoch(num_samples, batch_size)
 
-    def longer(self, num_batches: int) -> "TrainOrder":
+    def extended_by(self, num_batches: int) -> "TrainOrder":
         """The same sequence, continued by at least so many batches."""
         num_epochs = self.num_epochs + -(-num_batches // self.steps_per_epoch)
         return TrainOrder(self.num_samples, self.batch_size, num_epochs, self.seed)
@@ -43,11 +43,11 @@ class TrainOrder:
     def __len__(self) -> int:
         return self.steps_per_epoch * self.num_epochs * self.batch_size
 
-    def __getitem__(self, index: int) -> Draw:
+    def __getitem__(self, index: int) -> EpochSample:
         epoch, offset = divmod(index, self.steps_per_epoch * self.batch_size)
-        return Draw(epoch, int(_permutation(self.seed, epoch, self.num_samples)[offset]))
+        return EpochSample(epoch, int(_permutation(self.seed, epoch, self.num_samples)[offset]))
 
-    def batch(self, step: int) -> list[Draw]:
+    def batch(self, step: int) -> list[EpochSample]:
         """The draws of the batch that update number `step` (from 0) uses."""
         return [self[step * self.batch_size + i] for i in range(self.batch_size)]
 
@@ -57,6 +57,6 @@ def _permutation(seed: int, epoch: int, num_samples: int) -> np.ndarray:
     return np.random.default_rng((seed, _ORDER_KEY, epoch)).permutation(num_samples)
 
 
-def augment_rng(seed: int, draw: Draw) -> np.random.Generator:
+def augment_rng(seed: int, draw: EpochSample) -> np.random.Generator:
     """The random numbers of one sample in one epoch."""
     return np.random.default_rng((seed, _AUGMENT_KEY, draw.epoch, draw.index))

@@ -21,7 +21,7 @@ from unet_jax.config import AugmentConfig, DataConfig
 from unet_jax.config.packing import UNPACKED, Packing
 from unet_jax.data.augment import apply_change
 from unet_jax.data.augment_draws import Change, draw_change, stack_changes
-from unet_jax.data.order import Draw, TrainOrder, augment_rng
+from unet_jax.data.order import EpochSample, TrainOrder, augment_rng
 from unet_jax.data.packing import pack_sample
 from unet_jax.data.sources import Source
 from unet_jax.data.threads import num_cores, one_thread_opencv
@@ -37,23 +37,25 @@ BatchT = TypeVar("BatchT")
 class _MakeSample(grain.transforms.Map):
     """Reads and augments one draw; picklable, so that worker processes can run it."""
 
-    def __init__(self, source: Source, seed: int, config: AugmentConfig, soft_masks: bool, packing: Packing = UNPACKED):
-        self._source, self._seed, self._config, self._soft = source, seed, config, soft_masks
+    def __init__(
+        self, source: Source, seed: int, config: AugmentConfig, linear_masks: bool, packing: Packing = UNPACKED
+    ):
+        self._source, self._seed, self._config, self._linear = source, seed, config, linear_masks
         self._packing = packing
         self.in_progress: InProgress | None = None  # where worker processes note what they read
 
-    def map(self, element: Draw) -> Any:
+    def map(self, element: EpochSample) -> Any:
         with self.in_progress.reading(element.index) if self.in_progress else contextlib.nullcontext():
             return self.make(element)
 
-    def make(self, element: Draw) -> Any:
+    def make(self, element: EpochSample) -> Any:
         sample, change = self.drawn(element)
-        return pack_sample(apply_change(sample, change, self._config, soft_masks=self._soft), self._packing)
+        return pack_sample(apply_change(sample, change, self._config, linear_masks=self._linear), self._packing)
 
     def id_of(self, index: int) -> str:
         return self._source.ids[index]
 
-    def drawn(self, element: Draw) -> tuple[Sample, Change]:
+    def drawn(self, element: EpochSample) -> tuple[Sample, Change]:
         one_thread_opencv()
         try:
             sample = self._source[element.index]
@@ -63,13 +65,15 @@ class _MakeSample(grain.transforms.Map):
             raise RuntimeError(
                 f"sample {self.id_of(element.index)!r} cannot be read: {type(error).__name__}: {error}"
             ) from error
-        return sample, draw_change(augment_rng(self._seed, element), self._config, sample.mask, soft_masks=self._soft)
+        return sample, draw_change(
+            augment_rng(self._seed, element), self._config, sample.mask, linear_masks=self._linear
+        )
 
 
-class _DrawSample(_MakeSample):
+class _SampleWithChange(_MakeSample):
     """Reads a sample and only draws what happens to it."""
 
-    def make(self, element: Draw) -> tuple[Sample, Change]:
+    def make(self, element: EpochSample) -> tuple[Sample, Change]:
         return self.drawn(element)
 
 
@@ -78,7 +82,7 @@ def _stack(samples: Sequence[Sample]) -> Batch:
     return Batch(images, masks, np.ones(len(samples), np.float32))
 
 
-def _stack_drawn(drawn: Sequence[tuple[Sample, Change]], num_points: int) -> tuple[Batch, dict[str, np.ndarray]]:
+def _stack_with_changes(drawn: Sequence[tuple[Sample, Change]], num_points: int) -> tuple[Batch, dict[str, np.ndarray]]:
     samples, changes = zip(*drawn, strict=True)
     return _stack(samples), stack_changes(changes, num_points)
 
@@ -133,12 +137,12 @@ def train_batches(
       packing: of images and labels, last of all.
       share: the rows of each global batch that are read here.
     """
-    soft = data_config.mask_interpolation == "linear"
-    make_sample = _MakeSample(source, order.seed, augment_config, soft, packing)
+    linear = data_config.mask_interpolation == "linear"
+    make_sample = _MakeSample(source, order.seed, augment_config, linear, packing)
     return _iterate(make_sample, _stack, order, data_config, start_step, share)
 
 
-def drawn_batches(
+def batches_with_changes(
     source: Source,
     order: TrainOrder,
     augment_config: AugmentConfig,
@@ -148,9 +152,9 @@ def drawn_batches(
     share: Share = _ALL,
 ) -> Batches[tuple[Batch, dict[str, np.ndarray]]]:
     """As `train_batches`, but pixels are as they were read, and what happens to them comes with them as numbers."""
-    soft = data_config.mask_interpolation == "linear"
-    draw_sample = _DrawSample(source, order.seed, augment_config, soft)
-    stack = functools.partial(_stack_drawn, num_points=augment_config.elastic_cells + 3)
+    linear = data_config.mask_interpolation == "linear"
+    draw_sample = _SampleWithChange(source, order.seed, augment_config, linear)
+    stack = functools.partial(_stack_with_changes, num_points=augment_config.elastic_cells + 3)
     return _iterate(draw_sample, stack, order, data_config, start_step, share)
 
 
@@ -216,7 +220,7 @@ class _ShareOfOrder:
     def __len__(self) -> int:
         return (len(self._order) // self._order.batch_size - self._start_step) * self._num_rows
 
-    def __getitem__(self, index: int) -> Draw:
+    def __getitem__(self, index: int) -> EpochSample:
         step, row = divmod(index, self._num_rows)
         return self._order[(self._start_step + step) * self._order.batch_size + self._index * self._num_rows + row]
 

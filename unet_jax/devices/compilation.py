@@ -28,7 +28,7 @@ def _are_known() -> bool:
     return True
 
 
-def keep_compiled() -> None:
+def enable_compilation_cache() -> None:
     """For commands only: keeps what this process compiles in the user's cache folder.
 
     Unless the user wants another folder (JAX_COMPILATION_CACHE_DIR), or none (JAX_ENABLE_COMPILATION_CACHE=0), or the

@@ -1,7 +1,7 @@
 """Several processes, one run: they find each other, the first one writes, and all of them end together.
 
 Processes are connected by jax's coordination service, which the first one runs. Apart from that each does what it would
-do alone; what is divided among them says `unet_jax.sharding`.
+do alone; what is divided among them says `unet_jax.devices.mesh`.
 """
 
 import atexit

@@ -15,7 +15,7 @@ from unet_jax.devices.mesh import check_rows, fetch, put_whole_batch
 from unet_jax.devices.processes import is_first
 from unet_jax.program.initial_state import make_model
 from unet_jax.program.steps import PredictStep, make_predict_step
-from unet_jax.report.pictures import draw_overlay
+from unet_jax.report.pictures import render_overlay
 from unet_jax.runs.load import Run
 
 _BATCH_SIZE = 8
@@ -179,5 +179,5 @@ def predict_files(run: Run, files: dict[str, epath.Path], out: epath.Path) -> It
             continue
         for k, name in enumerate(run.class_names):
             write_png(out / name / f"{id_}.png", mask[..., k].astype(np.uint8) * np.uint8(255))
-        write_png(out / "overlay" / f"{id_}.png", draw_overlay(image, mask))
+        write_png(out / "overlay" / f"{id_}.png", render_overlay(image, mask))
         yield id_

@@ -2,7 +2,7 @@
 
 `weight=` broadcasts to the logits: per pixel, class or image; 0 = ignored. Values are per pixel (`[*b h w k]`, to be
 divided by the sum of the weights) or per image and class (`[*b k]`) unless a docstring says otherwise.
-`unet_jax.loss_catalogue.LOSSES` lists them, docs/losses.md compares them, `make_objective` adds and reduces them.
+`unet_jax.config.loss_catalogue.LOSSES` lists them, docs/losses.md compares them, `make_objective` adds and reduces them.
 `bce_dice_loss` is the default objective; the losses in `boundary_weighted` are scalars of their own, as in the programs
 they come from.
 """
@@ -61,5 +61,5 @@ from unet_jax.losses.structure import active_contour_loss as active_contour_loss
 from unet_jax.losses.structure import ms_ssim_loss as ms_ssim_loss
 from unet_jax.losses.structure import soft_cldice_loss as soft_cldice_loss
 from unet_jax.losses.structure import ssim_loss as ssim_loss
-from unet_jax.losses.term_gradients import Landscape as Landscape
-from unet_jax.losses.term_gradients import loss_landscape as loss_landscape
+from unet_jax.losses.term_gradients import TermGradients as TermGradients
+from unet_jax.losses.term_gradients import term_gradients as term_gradients

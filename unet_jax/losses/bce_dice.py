@@ -60,7 +60,7 @@ def bce_dice_loss(
       weight: one per image; 0 leaves an image (padding) out.
       step: not used; here because objectives take it.
       bce_weight, dice_weight: factors of the two terms; `PUBLIC_BCE_DICE` has those of public programs.
-      dice_reduction: what one Dice ratio is taken over; see `unet_jax.losses.overlap`.
+      dice_reduction: what one Dice ratio is taken over; see `unet_jax.losses.dice`.
       dice_smooth: added to both sides of the Dice ratio.
       num_subpixels: pixels in a block, where logits and labels are packed.
 

@@ -1,6 +1,6 @@
 """Published sums of a cross entropy and a ratio, one value per image and class, `[*b k]`.
 
-Notation as in `unet_jax.losses.overlap_variants`; `mean` is over the pixels of one image and class, weighted.
+Notation as in `unet_jax.losses.overlap`; `mean` is over the pixels of one image and class, weighted.
 """
 
 import jax

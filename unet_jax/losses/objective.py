@@ -29,7 +29,7 @@ class Term:
     """One term of an objective. Numbers may be traced: a `Term` can be made inside of a jitted function."""
 
     loss: str | Callable[..., Array]
-    """A name of `unet_jax.loss_catalogue.LOSSES`, 'module:function', or a function
+    """A name of `unet_jax.config.loss_catalogue.LOSSES`, 'module:function', or a function
     `(logits, labels, *, weight, **options)` that returns `[b h w k]`, `[b k]`, `[b]` or `[]`."""
     weight: Scalar = 1.0
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -192,7 +192,7 @@ def _value(
     """One term, reduced."""
     options = dict(term.options)
     if num_subpixels > 1:
-        if entry is None or not entry.packed:
+        if entry is None or not entry.accepts_packed:
             raise InputError(f"loss {name!r} cannot be computed from packed logits: unpack them.")
         if entry.output != "pixel":
             options["num_subpixels"] = num_subpixels

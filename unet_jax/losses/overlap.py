@@ -4,7 +4,7 @@ p = sigmoid(logits), t = labels; I = sum p t, P = sum p, T = sum t, FP = P - I, 
 and class, each weighted. `smooth` s is added to both sides of a ratio; it is what an image without the class is judged
 by: the loss is then 1 - s / (FP + s) or the like, and its gradient shrinks with FP^2. Losses of overlap alone hardly
 push false positives out of images without the class; add a pixel loss. `num_subpixels` is explained in
-`unet_jax.losses.overlap`. For one ratio per class over the whole batch, see `unet_jax.losses.stack_images`.
+`unet_jax.losses.dice`. For one ratio per class over the whole batch, see `unet_jax.losses.stack_images`.
 """
 
 import jax

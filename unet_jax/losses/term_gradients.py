@@ -12,7 +12,7 @@ from unet_jax._types import PyTree
 _TINY = 1e-30
 
 
-class Landscape(NamedTuple):
+class TermGradients(NamedTuple):
     """Inner products of the parameters' gradients, one gradient for each term and class."""
 
     gram: Float[Array, "t k t k"]
@@ -45,13 +45,13 @@ class Landscape(NamedTuple):
         return jnp.einsum("tiuj->ij", self.gram)
 
 
-def loss_landscape(
+def term_gradients(
     logits_of: Callable[[PyTree], Float[Array, "b h w k"]],
     terms: Mapping[str, Callable[[Float[Array, "b h w k"]], Float[Array, ""]]],
     params: PyTree,
     *,
     num_subpixels: int = 1,
-) -> Landscape:
+) -> TermGradients:
     """The gradients of a loss's terms at `params`, each class's part of them by itself.
 
     A gradient through class k is what the parameters would get if the term saw the logits of that class only; the sum
@@ -74,7 +74,7 @@ def loss_landscape(
     grads = jax.lax.map(lambda cotangent: pullback(cotangent)[0], by_class.reshape(-1, *logits.shape))
     flat = [leaf.reshape(leaf.shape[0], -1).astype(jnp.float32) for leaf in jax.tree.leaves(grads)]
     gram = sum(jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST) for x in flat)
-    return Landscape(jnp.reshape(gram, (len(terms), num_classes) * 2))
+    return TermGradients(jnp.reshape(gram, (len(terms), num_classes) * 2))
 
 
 def _norms(gram: Float[Array, "n n"]) -> Float[Array, " n"]:

@@ -1,7 +1,7 @@
 """Packed activations: blocks of pixels as channels, and kernels that act on them. docs/packing.md has the algebra.
 
 `[b h w c]` packed by a factor (r, s) is `[b h/r w/s r*s*c]`: the sub-pixels of each block of r rows and s columns are
-channels, sub-pixel major, in the order of `unet_jax.subpixels`.
+channels, sub-pixel major, in the order of `unet_jax.config.packing`.
 """
 
 import functools

@@ -23,7 +23,7 @@ Changes = dict[str, Array]
 AugmentStep = Callable[[Batch, Changes], Batch]
 
 
-def make_augment_step(config: AugmentConfig, *, soft_masks: bool, sharding: Any = None) -> AugmentStep:
+def make_augment_step(config: AugmentConfig, *, linear_masks: bool, sharding: Any = None) -> AugmentStep:
     """`(batch, changes) -> batch`, jitted; what has probability 0 in the config is not compiled.
 
     `sharding` is that of the batch that comes out, or a `Batch` of them.
@@ -37,7 +37,7 @@ def make_augment_step(config: AugmentConfig, *, soft_masks: bool, sharding: Any 
             image = jnp.where(change["color_on"], shifted, image)
         if config.brightness_prob or config.contrast_prob or config.gamma_prob:
             image = _change_tone(image, change["tone"])
-        image, mask = _resample(image, mask, change, config, soft_masks=soft_masks)
+        image, mask = _resample(image, mask, change, config, linear_masks=linear_masks)
         if config.blur_prob:
             image = _blur(image, change["blur"], blur_radius(config))
         if config.noise_prob:
@@ -110,7 +110,7 @@ def _resample(
     change: Changes,
     config: AugmentConfig,
     *,
-    soft_masks: bool,
+    linear_masks: bool,
 ) -> tuple[UInt8[Array, "h w 3"], UInt8[Array, "h w k"]]:
     """Where each output pixel comes from, and one look there."""
     size = image.shape[0]
@@ -134,7 +134,7 @@ def _resample(
         moved = jnp.einsum("yi,dij,xj->yxd", weights, change["elastic"], weights, precision=jax.lax.Precision.HIGHEST)
         moved = _flip(jnp.rint(moved / change["unit"]) * change["unit"], change["flips"], config)
         source_x, source_y = source_x + moved[..., 0], source_y + moved[..., 1]
-    if soft_masks:
+    if linear_masks:
         together = _look_bilinear(jnp.concatenate([image, mask], axis=-1), source_x, source_y, config.border)
         return together[..., :3], together[..., 3:]
     return _look_bilinear(image, source_x, source_y, config.border), _look_nearest(

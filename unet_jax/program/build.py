@@ -24,13 +24,13 @@ from unet_jax.program.optim import make_optimizer
 from unet_jax.program.state import TrainState
 from unet_jax.program.steps import (
     EvalStep,
-    LandscapeStep,
     LossFn,
     Options,
+    TermGradientsStep,
     TrainStep,
     make_accumulating_train_step,
     make_eval_step,
-    make_landscape_step,
+    make_term_gradients_step,
     make_train_step,
     skip_non_finite,
 )
@@ -42,10 +42,10 @@ class Program(NamedTuple):
     model: UNet
     tx: optax.GradientTransformation
     packing: Packing
-    """How images and labels are packed (`unet_jax.data.host_packing`) before the two steps see them."""
+    """How images and labels are packed (`unet_jax.data.packing`) before the two steps see them."""
     train_step: TrainStep
     eval_step: EvalStep
-    """Both have XLA's options for their kind of device (`unet_jax.compiled`), which jax refuses within another jitted
+    """Both have XLA's options for their kind of device (`unet_jax.devices.compilation`), which jax refuses within another jitted
     function; there, use `make_steps`."""
 
     def init(self, key: jax.Array) -> TrainState:
@@ -128,7 +128,9 @@ def check_micro_batches(config: TrainConfig, mesh: Mesh) -> None:
         )
 
 
-def make_landscape(config: Config, program: Program, class_names: Sequence[str], num_steps: int) -> LandscapeStep:
+def make_term_gradients(
+    config: Config, program: Program, class_names: Sequence[str], num_steps: int
+) -> TermGradientsStep:
     """How the terms of a config's loss pull at the parameters, on batches packed as the program's steps want them.
 
     The batch is taken as a whole, also where the training step divides it.
@@ -142,7 +144,9 @@ def make_landscape(config: Config, program: Program, class_names: Sequence[str],
     terms = {name: make_loss(part, factor, num_steps) for name, part in parts.items()}
     apply_fn = functools.partial(program.model.apply, method="packed")
     count = num_subpixels(factor)
-    return make_landscape_step(apply_fn, terms, class_names, num_subpixels=count, compiler_options=compiler_options())
+    return make_term_gradients_step(
+        apply_fn, terms, class_names, num_subpixels=count, compiler_options=compiler_options()
+    )
 
 
 def loss_numbers(config: LossConfig) -> dict[str, Any]:
@@ -180,7 +184,7 @@ def make_loss(
         return Term(t.name, own["weight"], options, class_weight, schedule, over=t.over, label=t.label)
 
     objective = make_objective([term(t, own) for t, own in zip(config.terms, numbers["terms"], strict=True)])
-    if all(t.name in LOSSES and LOSSES[t.name].packed for t in config.terms):
+    if all(t.name in LOSSES and LOSSES[t.name].accepts_packed for t in config.terms):
         return functools.partial(objective, num_subpixels=num_subpixels(factor))
     return lambda logits, labels, weight, step=None: objective(
         unpack(logits, factor), unpack(labels, factor), weight, step

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float, UInt8
 
 from unet_jax._types import Batch, PyTree
-from unet_jax.losses import loss_landscape
+from unet_jax.losses import term_gradients
 from unet_jax.metrics import Counts, counts_from_logits
 from unet_jax.program.state import TrainState
 
@@ -23,9 +23,9 @@ Metrics = dict[str, Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 EvalStep = Callable[[PyTree, PyTree, Batch], tuple[Metrics, Counts]]
 PredictStep = Callable[[PyTree, PyTree, Array], Array]
-LandscapeStep = Callable[[TrainState, Batch], Metrics]
+TermGradientsStep = Callable[[TrainState, Batch], Metrics]
 Options = dict[str, str] | None
-"""What XLA is told when a step is compiled (`unet_jax.compiled.compiler_options`)."""
+"""What XLA is told when a step is compiled (`unet_jax.devices.compilation.compiler_options`)."""
 
 
 def unit_range(images: UInt8[Array, "..."]) -> Float[Array, "..."]:
@@ -158,21 +158,21 @@ def make_predict_step(apply_fn: ApplyFn, *, size_multiple: int, compiler_options
     return jax.jit(predict_step, compiler_options=compiler_options)
 
 
-def make_landscape_step(
+def make_term_gradients_step(
     apply_fn: ApplyFn,
     terms: Mapping[str, LossFn],
     class_names: Sequence[str],
     *,
     num_subpixels: int = 1,
     compiler_options: Options = None,
-) -> LandscapeStep:
-    """`(state, batch) -> metrics`: how terms and classes pull at the parameters (`unet_jax.losses.landscape`), jitted.
+) -> TermGradientsStep:
+    """`(state, batch) -> metrics`: how terms and classes pull at the parameters (`unet_jax.losses.term_gradients`), jitted.
 
     Metrics are float32 scalars: `gradient/norm/TERM`, `gradient/norm/TERM/CLASS`, and for each pair
     `gradient/cosine/TERM/TERM` and `gradient/cosine/CLASS/CLASS`.
     """
 
-    def landscape_step(state: TrainState, batch: Batch) -> Metrics:
+    def term_gradients_step(state: TrainState, batch: Batch) -> Metrics:
         def logits_of(params: PyTree) -> Array:
             variables = {"params": params, "batch_stats": state.batch_stats}
             return apply_fn(variables, unit_range(batch.image), True, mutable=["batch_stats"])[0]
@@ -182,7 +182,7 @@ def make_landscape_step(
             name: lambda logits, term=term: term(logits, labels, batch.weight, state.step)[0]
             for name, term in terms.items()
         }
-        found = loss_landscape(logits_of, of_logits, state.params, num_subpixels=num_subpixels)
+        found = term_gradients(logits_of, of_logits, state.params, num_subpixels=num_subpixels)
         term_norms, norms = found.term_norms(), found.norms()
         metrics = {f"gradient/norm/{name}": term_norms[i] for i, name in enumerate(terms)}
         metrics |= {
@@ -195,7 +195,7 @@ def make_landscape_step(
                 metrics[f"gradient/cosine/{names[i]}/{names[j]}"] = cosines[i, j]
         return metrics
 
-    return jax.jit(landscape_step, compiler_options=compiler_options)
+    return jax.jit(term_gradients_step, compiler_options=compiler_options)
 
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]

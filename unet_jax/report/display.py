@@ -42,7 +42,7 @@ class Quiet(Display):
         super().__init__(Console(quiet=True))
 
 
-def first_display() -> Display:
+def make_display() -> Display:
     """Of connected processes the first one shows something."""
     from unet_jax.devices.processes import is_first
 

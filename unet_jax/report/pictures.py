@@ -31,7 +31,7 @@ def _unit(color: tuple[int, int, int]) -> tuple[float, float, float]:
     return red / 255, green / 255, blue / 255
 
 
-def draw_overlay(image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w k"]) -> UInt8[np.ndarray, "h w 3"]:
+def render_overlay(image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w k"]) -> UInt8[np.ndarray, "h w 3"]:
     """The image with each class tinted and outlined in its colour; overlapping classes mix."""
     canvas = image.astype(np.float32)
     for k in range(mask.shape[-1]):
@@ -46,7 +46,7 @@ def draw_overlay(image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w 
     return canvas
 
 
-def draw_errors(
+def render_errors(
     image: UInt8[np.ndarray, "h w 3"], truth: Bool[np.ndarray, "h w k"], predicted: Bool[np.ndarray, "h w k"]
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Gray image; red where a class was predicted and is not, cyan where it was missed."""
@@ -73,9 +73,9 @@ def save_grid(
     for row, (image, truth, predicted) in enumerate(zip(images, truths, predictions, strict=True)):
         panels = (
             image,
-            draw_overlay(image, truth),
-            draw_overlay(image, predicted),
-            draw_errors(image, truth, predicted),
+            render_overlay(image, truth),
+            render_overlay(image, predicted),
+            render_errors(image, truth, predicted),
         )
         for axis, panel in zip(axes[row], panels, strict=True):
             axis.imshow(panel)

@@ -32,7 +32,7 @@ class Run:
     info: RunInfo
     metrics: dict[str, float]  # on val, stored with the checkpoint
     mesh: Mesh  # the devices that hold the state
-    calibration: Calibration | None = None  # see unet_jax.calibrate
+    calibration: Calibration | None = None  # see unet_jax.inference.calibrate
 
     @property
     def threshold(self) -> Float[np.ndarray, " k"]:

@@ -18,7 +18,7 @@ except ImportError:  # Windows
 
 
 @contextlib.contextmanager
-def exclusive(out: epath.Path) -> Iterator[None]:
+def lock_run(out: epath.Path) -> Iterator[None]:
     """Makes the run directory and holds its lock in the block. The system lets go of it however the process ends.
 
     Buckets have no locks, nor have some network file systems: nothing is refused there. Of connected processes the

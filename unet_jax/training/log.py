@@ -44,7 +44,7 @@ class RunLog:
             self._write({"step": step, **{f"step/{name}": value for name, value in values.items()}})
 
     def gradients(self, step: int, values: dict[str, Any]) -> None:
-        """Of `unet_jax.steps.make_landscape_step`, on the host."""
+        """Of `unet_jax.program.steps.make_term_gradients_step`, on the host."""
         self._write({"step": step, **{name: float(value) for name, value in values.items()}})
 
     def note(self, progress: Progress, pace: Pace) -> str:

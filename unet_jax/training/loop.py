@@ -23,15 +23,15 @@ from unet_jax.data.threads import num_cores
 from unet_jax.devices.compilation import compiler_options
 from unet_jax.devices.mesh import check_batch_size, check_rows, fetch, make_mesh, process_share, put_images
 from unet_jax.metrics.scores import Scores
-from unet_jax.program.build import Program, batch_shapes, build, make_landscape
+from unet_jax.program.build import Program, batch_shapes, build, make_term_gradients
 from unet_jax.program.optim import make_schedule, scale_learning_rate
 from unet_jax.program.state import TrainState, num_parameters
 from unet_jax.program.steps import TrainStep, make_predict_step
-from unet_jax.report.display import Display, first_display
+from unet_jax.report.display import Display, make_display
 from unet_jax.runs.checkpoints import CheckpointStore
 from unet_jax.runs.info import RunInfo
 from unet_jax.runs.load import open_checkpoints
-from unet_jax.runs.lock import exclusive
+from unet_jax.runs.lock import lock_run
 from unet_jax.runs.progress import Progress, should_stop
 from unet_jax.training.evaluation import evaluate_batches
 from unet_jax.training.goodput import Ledger, Pace, pace
@@ -78,13 +78,13 @@ def train(
       NonFiniteLossError: training diverged; says when, on which images, and what is left.
       Preempted: SIGTERM or Ctrl-C came during training, and everything is saved.
     """
-    out, display = epath.Path(out), display or first_display()
+    out, display = epath.Path(out), display or make_display()
     mesh = mesh or make_mesh(space=config.train.devices_per_image)
     ledger = Ledger(out)
     check_batch_size(config.train.batch_size, mesh)
     check_rows(config.data.image_size, config.model.size_multiple, mesh)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(exclusive(out))
+        stack.enter_context(lock_run(out))
         info, layout = begin_run(config, out, display)
         store = stack.enter_context(open_checkpoints(out, config))
         state, progress, seconds = newest_state(info, store, mesh)
@@ -122,7 +122,9 @@ class _Loop:
         self.schedule = make_schedule(config.optim, info.num_steps)
         self.program = make_program(config, len(info.class_names), info.num_steps)
         wanted = config.train.log_gradients_every_steps > 0
-        self.landscape_step = make_landscape(config, self.program, info.class_names, info.num_steps) if wanted else None
+        self.term_gradients_step = (
+            make_term_gradients(config, self.program, info.class_names, info.num_steps) if wanted else None
+        )
         self.predict_step = make_predict_step(
             self.program.model.apply,
             size_multiple=config.model.size_multiple,
@@ -173,7 +175,7 @@ class _Loop:
         save_every = config.train.checkpoint_every_steps
         batches = device_batches(
             self.train_source,
-            self.order.longer(progress.data_offset),
+            self.order.extended_by(progress.data_offset),
             config,
             self.mesh,
             start_step=progress.step + progress.data_offset,
@@ -191,8 +193,8 @@ class _Loop:
             for step in range(progress.step + 1, num_steps + 1):
                 with ledger.phase("data_wait"):
                     batch = next(batches)
-                if self.landscape_step and step % config.train.log_gradients_every_steps == 0:
-                    self.log.gradients(step, jax.device_get(self.landscape_step(state, batch)))
+                if self.term_gradients_step and step % config.train.log_gradients_every_steps == 0:
+                    self.log.gradients(step, jax.device_get(self.term_gradients_step(state, batch)))
                 state, metrics_now = step_fn(state, batch)
                 if pending is not None:
                     progress = self._read(progress, pending)

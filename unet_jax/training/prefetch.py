@@ -13,7 +13,7 @@ from unet_jax._types import Batch
 from unet_jax.config import Config
 from unet_jax.config.packing import UNPACKED, Packing
 from unet_jax.data.order import TrainOrder
-from unet_jax.data.pipeline import drawn_batches, train_batches
+from unet_jax.data.pipeline import batches_with_changes, train_batches
 from unet_jax.data.sources import Source
 from unet_jax.devices.mesh import batch_shardings, process_share, put_batch, put_rows
 from unet_jax.model.packing import pack
@@ -29,7 +29,7 @@ class Closable(Protocol):
     def close(self) -> None: ...
 
 
-class Ahead(Iterator[T], Generic[T]):
+class PrefetchIterator(Iterator[T], Generic[T]):
     """`prepare(next(batches))`, one ahead, in a thread of its own; at most one more is finished and waiting.
 
     An error in the thread is raised where its element would have come. `close()` it to stop the thread.
@@ -80,7 +80,7 @@ class Ahead(Iterator[T], Generic[T]):
         self._batches.close()
 
 
-class InTurn(Iterator[T], Generic[T]):
+class MapIterator(Iterator[T], Generic[T]):
     """`prepare(next(batches))`, by whoever asks and when they ask."""
 
     def __init__(self, batches: Closable, prepare: Callable[[Any], T]):
@@ -95,7 +95,7 @@ class InTurn(Iterator[T], Generic[T]):
 
 def device_batches(
     source: Source, order: TrainOrder, config: Config, mesh: Mesh, *, start_step: int, packing: Packing = UNPACKED
-) -> Ahead[Batch] | InTurn[Batch]:
+) -> PrefetchIterator[Batch] | MapIterator[Batch]:
     """Augmented batches on the devices, from `start_step` to the end of the run, packed as the step wants them.
 
     `augment.where` says who changes pixels; who does packs them.
@@ -105,11 +105,11 @@ def device_batches(
         batches = train_batches(
             source, order, config.augment, config.data, start_step=start_step, packing=packing, share=share
         )
-        return Ahead(batches, lambda batch: put_batch(batch, mesh))
-    drawn = drawn_batches(source, order, config.augment, config.data, start_step=start_step, share=share)
-    soft = config.data.mask_interpolation == "linear"
+        return PrefetchIterator(batches, lambda batch: put_batch(batch, mesh))
+    drawn = batches_with_changes(source, order, config.augment, config.data, start_step=start_step, share=share)
+    linear = config.data.mask_interpolation == "linear"
     shardings = batch_shardings(mesh)
-    augment_step = make_augment_step(config.augment, soft_masks=soft, sharding=shardings)
+    augment_step = make_augment_step(config.augment, linear_masks=linear, sharding=shardings)
 
     @functools.partial(jax.jit, out_shardings=shardings)
     def pack_batch(batch: Batch) -> Batch:
@@ -121,5 +121,5 @@ def device_batches(
         return batch if packing == UNPACKED else pack_batch(batch)
 
     if jax.process_count() > 1:  # all processes must start programs in one order, which two threads would not keep
-        return InTurn(Ahead(drawn, lambda pair: pair), prepare)
-    return Ahead(drawn, prepare)
+        return MapIterator(PrefetchIterator(drawn, lambda pair: pair), prepare)
+    return PrefetchIterator(drawn, prepare)

@@ -24,7 +24,7 @@ from unet_jax.data.pixels import BadSampleError
 from unet_jax.data.sources import FileSource
 from unet_jax.data.synthetic import write_synthetic
 from unet_jax.devices.mesh import make_mesh
-from unet_jax.training.prefetch import Ahead, device_batches
+from unet_jax.training.prefetch import PrefetchIterator, device_batches
 
 CHANGED = AugmentConfig(
     rotate=20.0, crop_prob=0.3, elastic_prob=0.3, gamma_prob=0.5, noise_prob=0.3, blur_prob=0.3, cutout_prob=0.3
@@ -50,7 +50,7 @@ class Counter:
 
 
 def test_ahead_gives_all_elements_in_order_and_stops():
-    with contextlib.closing(Ahead(Counter(20), lambda i: i * i)) as ahead:
+    with contextlib.closing(PrefetchIterator(Counter(20), lambda i: i * i)) as ahead:
         assert list(ahead) == [i * i for i in range(20)]
         with pytest.raises(StopIteration):
             next(ahead)
@@ -58,7 +58,7 @@ def test_ahead_gives_all_elements_in_order_and_stops():
 
 def test_ahead_is_two_ahead_and_not_more():
     counter = Counter()
-    with contextlib.closing(Ahead(counter, lambda i: i)) as ahead:
+    with contextlib.closing(PrefetchIterator(counter, lambda i: i)) as ahead:
         for expected in range(3):
             time.sleep(0.15)
             assert counter.taken <= expected + 2  # one that waits, and one in the thread's hands
@@ -69,7 +69,7 @@ def test_ahead_is_two_ahead_and_not_more():
 
 
 def test_ahead_raises_an_error_in_its_place_and_again():
-    with contextlib.closing(Ahead(Counter(error_at=2), lambda i: i)) as ahead:
+    with contextlib.closing(PrefetchIterator(Counter(error_at=2), lambda i: i)) as ahead:
         assert [next(ahead), next(ahead)] == [0, 1]
         for _ in range(2):
             with pytest.raises(BadSampleError, match=r"images/3\.png"):
@@ -81,7 +81,7 @@ def test_ahead_leaves_no_thread():
         raise ValueError("not ready")
 
     for prepare in (lambda i: i, refuse):
-        ahead = Ahead(Counter(), prepare)
+        ahead = PrefetchIterator(Counter(), prepare)
         time.sleep(0.05)
         ahead.close()
         assert not [t for t in threading.enumerate() if t.name == "unet_jax-feed"]

@@ -9,9 +9,9 @@ import pytest
 
 from unet_jax import PRESETS, Batch, UNet, losses, replace
 from unet_jax.config import LossConfig, LossTermConfig, ModelConfig, RampConfig
-from unet_jax.losses.term_gradients import Landscape, loss_landscape
+from unet_jax.losses.term_gradients import TermGradients, term_gradients
 from unet_jax.model.packing import pack
-from unet_jax.program.build import build, make_landscape
+from unet_jax.program.build import build, make_term_gradients
 
 RNG = np.random.default_rng(0)
 MODEL = UNet(ModelConfig(widths=(4, 8), center_width=8, norm="group", group_size=2), 3)
@@ -34,7 +34,7 @@ def dice(logits, labels=LABELS):
 
 @pytest.fixture(scope="module")
 def found():
-    return jax.jit(lambda params: loss_landscape(logits_of, {"bce": bce, "dice": dice}, params))(PARAMS)
+    return jax.jit(lambda params: term_gradients(logits_of, {"bce": bce, "dice": dice}, params))(PARAMS)
 
 
 def gradient(function):
@@ -75,20 +75,20 @@ def test_packed_logits_give_the_same(found):
         return 2.0 * jnp.mean(losses.soft_dice_loss(logits, labels, num_subpixels=4))
 
     terms = {"bce": lambda x: bce(x, labels), "dice": mean_dice}
-    packed = loss_landscape(lambda p: pack(logits_of(p), (2, 2)), terms, PARAMS, num_subpixels=4)
+    packed = term_gradients(lambda p: pack(logits_of(p), (2, 2)), terms, PARAMS, num_subpixels=4)
     np.testing.assert_allclose(packed.gram, found.gram, rtol=1e-4, atol=1e-7)
 
 
 def test_opposite_terms_by_hand():
     """Two parameters, one per class; the terms pull at the first in opposite directions."""
     terms = {"up": lambda x: 3.0 * jnp.sum(x[..., 0]), "down": lambda x: -4.0 * jnp.sum(x)}
-    found = loss_landscape(lambda w: jnp.broadcast_to(w, (1, 1, 1, 2)), terms, jnp.array([1.0, 2.0]))
+    found = term_gradients(lambda w: jnp.broadcast_to(w, (1, 1, 1, 2)), terms, jnp.array([1.0, 2.0]))
     np.testing.assert_allclose(found.norms(), [[3.0, 0.0], [4.0, 4.0]])
     np.testing.assert_allclose(found.term_norms(), [3.0, np.sqrt(32.0)], rtol=1e-6)
     np.testing.assert_allclose(found.term_cosines()[0, 1], -np.sqrt(0.5), rtol=1e-6)
     np.testing.assert_allclose(found.class_norms(), [1.0, 4.0])
     np.testing.assert_allclose(found.class_cosines(), [[1.0, 0.0], [0.0, 1.0]])
-    still = Landscape(jnp.zeros((2, 2, 2, 2)))
+    still = TermGradients(jnp.zeros((2, 2, 2, 2)))
     assert not np.any(still.term_cosines()) and not np.any(still.class_cosines())
 
 
@@ -104,7 +104,7 @@ def test_the_landscape_of_a_config(packing):
     label = RNG.integers(0, 2, (2, 16, 16, 2), np.uint8) * np.uint8(255)
     image, label = pack(image, program.packing.image), pack(label, program.packing.label)
     batch = Batch(image, label, np.array([1.0, 0.5], np.float32))
-    landscape_of = make_landscape(config, program, ("cell", "nucleus"), 100)
+    landscape_of = make_term_gradients(config, program, ("cell", "nucleus"), 100)
     found = landscape_of(state, batch)
     assert set(found) == {
         *(f"gradient/norm/{term}" for term in ("bce", "tversky")),

@@ -38,13 +38,13 @@ CASES["all"] = {name: value for case in CASES.values() for name, value in case.i
 def host_and_device(config, *, size=96, count=8, num_classes=2, soft=False, seed=7):
     samples = [synthetic_sample(np.random.default_rng(i), size, num_classes) for i in range(count)]
     rngs = [np.random.default_rng((seed, i)) for i in range(count)]
-    changes = [draw_change(r, config, s.mask, soft_masks=soft) for r, s in zip(rngs, samples, strict=True)]
-    on_host = [apply_change(s, c, config, soft_masks=soft) for s, c in zip(samples, changes, strict=True)]
+    changes = [draw_change(r, config, s.mask, linear_masks=soft) for r, s in zip(rngs, samples, strict=True)]
+    on_host = [apply_change(s, c, config, linear_masks=soft) for s, c in zip(samples, changes, strict=True)]
     host, before = (
         Batch(np.stack([s.image for s in part]), np.stack([s.mask for s in part]), np.ones(count, np.float32))
         for part in (on_host, samples)
     )
-    step = make_augment_step(config, soft_masks=soft)
+    step = make_augment_step(config, linear_masks=soft)
     device = jax.device_get(step(before, stack_changes(changes, config.elastic_cells + 3)))
     return host, device, before
 
@@ -88,15 +88,15 @@ def test_batch_stays_split_over_the_devices_and_none_sends_pixels_to_another():
     mesh = make_mesh()
     config = AugmentConfig(**(NOTHING | CASES["all"]))
     samples = [synthetic_sample(np.random.default_rng(i), 32, 2) for i in range(8)]
-    changes = [draw_change(np.random.default_rng(i), config, s.mask, soft_masks=False) for i, s in enumerate(samples)]
+    changes = [draw_change(np.random.default_rng(i), config, s.mask, linear_masks=False) for i, s in enumerate(samples)]
     batch = Batch(np.stack([s.image for s in samples]), np.stack([s.mask for s in samples]), np.ones(8, np.float32))
     arguments = put_rows((batch, stack_changes(changes, config.elastic_cells + 3)), mesh)
-    step = make_augment_step(config, soft_masks=False, sharding=batch_sharding(mesh))
+    step = make_augment_step(config, linear_masks=False, sharding=batch_sharding(mesh))
     after = step(*arguments)
     assert all(array.sharding.is_equivalent_to(batch_sharding(mesh), array.ndim) for array in after)
     text = step.lower(*arguments).compile().as_text()
     for word in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
         assert word not in text
     for i, (sample, change) in enumerate(zip(samples, changes, strict=True)):
-        expected = apply_change(sample, change, config, soft_masks=False)
+        expected = apply_change(sample, change, config, linear_masks=False)
         np.testing.assert_array_equal(np.asarray(after.label)[i], expected.mask)

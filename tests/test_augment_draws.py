@@ -118,7 +118,7 @@ def test_crop_without_any_foreground_is_anywhere():
     config = AugmentConfig(**NOTHING, crop_prob=1.0, crop_size=0.5, crop_foreground=1.0)
     mask = np.zeros((40, 40, 2), np.uint8)
     for trial in range(20):
-        change = draw_change(np.random.default_rng(trial), config, mask, soft_masks=True)
+        change = draw_change(np.random.default_rng(trial), config, mask, linear_masks=True)
         scale, x, y = change.matrix[0, 0], change.matrix[0, 2], change.matrix[1, 2]
         assert 0.5 <= scale <= 1.0
         for start in (x, y):  # the outer edges of the first and last pixel stay inside the image
@@ -131,7 +131,7 @@ def test_outermost_crops_end_at_the_images_edge(far):
     """A pixel of a crop of half the size is half a pixel wide, and the image reaches from -0.5 to 39.5."""
     config = AugmentConfig(**NOTHING, crop_prob=1.0, crop_size=0.5, crop_foreground=0.0)
     extreme = SimpleNamespace(random=lambda: 0.5, uniform=lambda low, high: high if far and low == 0.0 else low)
-    matrix = draw_change(extreme, config, np.zeros((40, 40, 1), np.uint8), soft_masks=True).matrix
+    matrix = draw_change(extreme, config, np.zeros((40, 40, 1), np.uint8), linear_masks=True).matrix
     edges = matrix[:2] @ np.array([[-0.5, -0.5, 1.0], [39.5, 39.5, 1.0]]).T
     np.testing.assert_allclose(edges, [[19.5, 39.5]] * 2 if far else [[-0.5, 19.5]] * 2)
 
@@ -154,7 +154,7 @@ def test_equal_displacements_are_a_shift(soft):
     elastic = np.broadcast_to(np.array([3.0, -2.0], np.float32)[:, None, None], (2, 7, 7)).copy()
     matrix = np.eye(3) if soft else snapped(np.eye(3), 130, 130)
     sample = Sample(image, SPECKLE[0][..., None])
-    after = apply_change(sample, Change(matrix=matrix, elastic=elastic), AugmentConfig(), soft_masks=soft)
+    after = apply_change(sample, Change(matrix=matrix, elastic=elastic), AugmentConfig(), linear_masks=soft)
     np.testing.assert_array_equal(after.mask[2:, :-3], sample.mask[:-2, 3:])
     np.testing.assert_allclose(after.image[2:, :-3].astype(int), image[:-2, 3:], atol=1)
 
@@ -163,7 +163,9 @@ def test_elastic_moves_pixels_by_its_standard_deviation():
     config = AugmentConfig(**NOTHING, elastic_prob=1.0, elastic=0.02)
     moves = []
     for trial in range(40):
-        change = draw_change(np.random.default_rng(trial), config, np.zeros((100, 100, 1), np.uint8), soft_masks=False)
+        change = draw_change(
+            np.random.default_rng(trial), config, np.zeros((100, 100, 1), np.uint8), linear_masks=False
+        )
         moves.append(change.elastic)
     assert abs(np.std(moves) - 2.0) < 0.05
     assert abs(np.mean(moves)) < 0.1
@@ -202,7 +204,7 @@ def test_blur_spreads_a_point_by_its_standard_deviation():
     image = np.zeros((41, 41, 3), np.uint8)
     image[20, 20] = 255
     after = apply_change(
-        Sample(image, image[..., :1]), Change(blur=1.5), AugmentConfig(blur=2.0), soft_masks=False
+        Sample(image, image[..., :1]), Change(blur=1.5), AugmentConfig(blur=2.0), linear_masks=False
     ).image.astype(float)
     place = np.arange(41) - 20
     variance = (after[..., 0].sum(axis=0) * place**2).sum() / after[..., 0].sum()
@@ -236,7 +238,7 @@ def test_new_changes_leave_the_drawn_color_warp_and_flips_as_they_are():
     more = dict.fromkeys(("elastic_prob", "gamma_prob", "noise_prob", "blur_prob", "cutout_prob"), 1.0)
     for trial in range(20):
         plain, changed = (
-            draw_change(np.random.default_rng(trial), AugmentConfig(**settings), mask, soft_masks=True)
+            draw_change(np.random.default_rng(trial), AugmentConfig(**settings), mask, linear_masks=True)
             for settings in ({}, more)
         )
         assert plain.color == changed.color

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 from etils import epath
 
-from unet_jax.report.pictures import class_color, draw_errors, draw_overlay, save_curves, save_grid
+from unet_jax.report.pictures import class_color, render_errors, render_overlay, save_curves, save_grid
 
 IMAGE = np.full((40, 50, 3), 100, np.uint8)
 
@@ -15,7 +15,7 @@ def square(top):
 
 def test_overlay_tints_inside_outlines_in_class_colour_and_leaves_the_rest():
     mask = np.stack([square(5), square(15)], axis=-1)
-    overlay = draw_overlay(IMAGE, mask)
+    overlay = render_overlay(IMAGE, mask)
     assert tuple(overlay[0, 0]) == (100, 100, 100)
     assert tuple(overlay[5, 15]) == class_color(0)  # the first row of class 0 is its outline
     expected = 0.65 * 100 + 0.35 * np.array(class_color(0))
@@ -23,7 +23,7 @@ def test_overlay_tints_inside_outlines_in_class_colour_and_leaves_the_rest():
 
 
 def test_errors_are_red_where_too_much_and_cyan_where_missed():
-    errors = draw_errors(IMAGE, square(5)[..., None], square(15)[..., None])
+    errors = render_errors(IMAGE, square(5)[..., None], square(15)[..., None])
     red, cyan = errors[30, 20], errors[7, 20]
     assert red[0] > 200 and red[1] < 50
     assert cyan[0] < 50 and cyan[1] > 200

@@ -239,7 +239,7 @@ def test_training_source_is_what_data_cache_says(root, cache, kind):
 PROLOGUE = """
     import os, random, signal, sys, time
     from unet_jax.config import DataConfig
-    from unet_jax.data.cache import disk_source
+    from unet_jax.data.disk_cache import disk_source
     from unet_jax.data.layout import find_layout
     from unet_jax.data.sources import FileSource
 
