@@ -11,11 +11,9 @@ from network import Network, num_parameters, random_pixels
 from unet_jax._types import Batch, Sample
 from unet_jax.config import Config
 from unet_jax.data.packing import pack_sample
-from unet_jax.devices.compilation import compiler_options
 from unet_jax.devices.mesh import make_mesh, put_batch, put_replicated, put_whole_batch
 from unet_jax.program.build import Program, build
 from unet_jax.program.state import TrainState
-from unet_jax.program.steps import make_predict_step
 
 KINDS = ("train", "evaluate", "predict")
 _NUM_STEPS = 1000  # of the run that schedules think they are in
@@ -69,10 +67,7 @@ def make_library_steps(
         steps["evaluate"] = lambda: jax.block_until_ready(evaluate(box[0].params, box[0].batch_stats, batch))
     if "predict" in kinds:
         images = put_whole_batch(image, mesh)
-        step = make_predict_step(
-            program.model.apply, size_multiple=config.model.size_multiple, compiler_options=compiler_options()
-        )
-        predict, facts["predict"] = compiled(step, box[0].params, box[0].batch_stats, images)
+        predict, facts["predict"] = compiled(program.predict_step, box[0].params, box[0].batch_stats, images)
         steps["predict"] = lambda: jax.block_until_ready(predict(box[0].params, box[0].batch_stats, images))
     for step in steps.values():
         step()  # too large for this device is known only when it has run

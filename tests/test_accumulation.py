@@ -1,7 +1,8 @@
-"""Batches divided into micro-batches: exactly the undivided batch, or the mean over parts, whichever was asked for."""
+"""Batches divided into micro-batches: the mean over parts, each with its own batch statistics."""
 
 import dataclasses
 import functools
+import json
 import re
 
 import jax
@@ -16,9 +17,11 @@ from unet_jax.config.dicts import replace
 from unet_jax.config.packing import UNPACKED
 from unet_jax.data.packing import pack_pixels
 from unet_jax.devices.mesh import make_mesh, put_batch, put_replicated
-from unet_jax.program.build import batch_shapes, build, check_micro_batches, make_loss, state_shapes
+from unet_jax.program.build import batch_shapes, build, check_divisible, make_loss
+from unet_jax.program.initial_state import state_shapes
 from unet_jax.program.steps import unit_range
 from unet_jax.report.display import Quiet
+from unet_jax.runs.info import RunInfo, info_path, load_info, save_info
 from unet_jax.study.shared_program import SharedPrograms
 
 NUM_CLASSES = 2
@@ -26,7 +29,7 @@ ONE_DEVICE = make_mesh(jax.devices()[:1])
 LEARNING_RATE = 0.05
 
 
-def config_with(accumulation=1, statistics="ghost", packing="none", **settings):
+def config_with(accumulation=1, packing="none", **settings):
     """With plain SGD, whose step is the gradient, and batch Dice."""
     config = with_optim(tiny_config(epath.Path("")), name="sgd", learning_rate=LEARNING_RATE, momentum=0.0)
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, schedule="constant"))
@@ -38,7 +41,6 @@ def config_with(accumulation=1, statistics="ghost", packing="none", **settings):
             "model.packing": packing,
             "train.batch_size": 16,
             "train.accumulation": accumulation,
-            "train.accumulation_statistics": statistics,
             **settings,
         },
     )
@@ -76,7 +78,7 @@ def initial_state():
 def compiled_step(config, mesh, make_program=build):
     program = make_program(config, NUM_CLASSES, 4)
     shapes = batch_shapes(config, NUM_CLASSES, program.packing, mesh)
-    return program, program.train_step.lower(state_shapes(program, mesh), shapes).compile()
+    return program, program.train_step.lower(state_shapes(config, NUM_CLASSES, 4, mesh), shapes).compile()
 
 
 def step(config, batch, mesh=ONE_DEVICE, state=None, make_program=build):
@@ -100,10 +102,21 @@ def assert_alike(found, expected, atol=1e-5):
             np.testing.assert_allclose(a, b, rtol=0.0, atol=atol * scale, err_msg=f"{tree}{jax.tree_util.keystr(path)}")
 
 
-@pytest.mark.parametrize(("packing", "accumulation"), [("2", 4), pytest.param("none", 2, marks=pytest.mark.slow)])
-def test_exact_is_the_whole_batch(batch, packing, accumulation):
-    exact = step(config_with(accumulation, "exact", packing), batch)
-    assert_alike(exact, step(config_with(), batch))
+def test_exact_statistics_are_refused_with_what_serves_instead():
+    with pytest.raises(InputError, match=r"accumulation_statistics is 'exact'.*divide nothing.*--model.remat full"):
+        TrainConfig(batch_size=8, accumulation=2, accumulation_statistics="exact")
+    TrainConfig(batch_size=8, accumulation=1, accumulation_statistics="exact")  # nothing is divided
+
+
+def test_a_run_of_exact_statistics_still_loads_as_the_same_program(tmp_path):
+    """Exact statistics divided nothing, and computed as `model.remat` full does."""
+    save_info(tmp_path, RunInfo(config_with(), ("a",), {"train": [], "val": [], "test": []}, {}, {}))
+    file = info_path(tmp_path)
+    values = json.loads(file.read_text())
+    values["config"]["train"] |= {"accumulation": 4, "accumulation_statistics": "exact"}
+    file.write_text(json.dumps(values))
+    config = load_info(tmp_path).config
+    assert config.train.accumulation == 1 and config.model.remat == "full"
 
 
 @functools.cache
@@ -205,8 +218,8 @@ def test_an_interrupted_run_ends_where_it_would_have(synthetic_root, tmp_path):
 def test_numbers_that_do_not_divide():
     with pytest.raises(InputError, match=r"train.accumulation is 3.*which is 8: use --train.batch-size 9"):
         TrainConfig(batch_size=8, accumulation=3)
-    check_micro_batches(config_with(2).train, make_mesh())
+    check_divisible(config_with(2), make_mesh())
     with pytest.raises(InputError, match=r"batch_size is 16.*multiple of 32.*8 devices.*--train.batch-size 32"):
-        check_micro_batches(config_with(4).train, make_mesh())
+        check_divisible(config_with(4), make_mesh())
     with pytest.raises(InputError, match=r"train.batch_size is 16.*multiple of 32"):
         batch_shapes(config_with(4), NUM_CLASSES, UNPACKED, make_mesh())

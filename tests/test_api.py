@@ -8,7 +8,7 @@ import unet_jax
 
 def test_public_names_can_be_listed_and_used():
     assert set(unet_jax.__all__) < set(dir(unet_jax))
-    assert unet_jax.losses.bce_loss and unet_jax.program.steps.make_train_step and unet_jax.data.__doc__
+    assert unet_jax.losses.bce_loss and unet_jax.steps.make_train_step and unet_jax.data.__doc__
     with pytest.raises(AttributeError):
         _ = unet_jax.no_such_name
     for name in unet_jax.__all__:

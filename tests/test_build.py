@@ -19,7 +19,8 @@ from unet_jax.data.synthetic import synthetic_sample
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.inference.evaluate import evaluate_run, select_records
 from unet_jax.model.packing import pack, unpack
-from unet_jax.program.build import batch_shapes, build, make_loss, state_shapes
+from unet_jax.program.build import batch_shapes, build, make_loss
+from unet_jax.program.initial_state import state_shapes
 from unet_jax.report.display import Quiet
 
 ONE_DEVICE = make_mesh(jax.devices()[:1])
@@ -103,7 +104,7 @@ def test_steps_take_the_shapes_that_are_told(programs, state, batch):
         config = replace(config_with(packing), {"train.batch_size": 8})
         told, given = batch_shapes(config, NUM_CLASSES, program.packing, ONE_DEVICE), packed_batch(program, batch)
         assert jax.tree.map(lambda x: (x.shape, x.dtype), told) == jax.tree.map(lambda x: (x.shape, x.dtype), given)
-        shapes = jax.tree.map(lambda x: (x.shape, x.dtype), state_shapes(program, ONE_DEVICE))
+        shapes = jax.tree.map(lambda x: (x.shape, x.dtype), state_shapes(config, NUM_CLASSES, 100, ONE_DEVICE))
         assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype), state)
 
 

@@ -119,9 +119,12 @@ DAMAGES = {
         lambda r, f: (r / "images" / "0000.png").write_bytes(b"x" * 77),
         r"stale: .*0000\.png .*had \d+ bytes when the cache was built, now 77\.",
     ),
-    "cut images": (lambda r, f: os.truncate(f / "images.npy", 9000), r"images\.npy: is cut .*9000 bytes, but 18432"),
-    "cut masks": (lambda r, f: os.truncate(f / "masks.npy", 100), r"masks\.npy: is cut or damaged"),
-    "no masks": (lambda r, f: (f / "masks.npy").unlink(), r"masks\.npy: is cut or damaged \(0 bytes"),
+    "cut images": (
+        lambda r, f: os.truncate(f / "images.npy", 9000),
+        r"images\.npy: is truncated .*9000 bytes, but 18432",
+    ),
+    "cut masks": (lambda r, f: os.truncate(f / "masks.npy", 100), r"masks\.npy: is truncated or damaged"),
+    "no masks": (lambda r, f: (f / "masks.npy").unlink(), r"masks\.npy: is truncated or damaged \(0 bytes"),
     "other shape": (
         lambda r, f: np.save(f / "images.npy", np.zeros((6, 32, 32, 4), np.uint8)),
         r"images\.npy: is uint8 \(6, 32, 32, 4\), but must be uint8 \(6, 32, 32, 3\)",
@@ -131,11 +134,11 @@ DAMAGES = {
     "format": (lambda r, f: edit_meta(f, lambda m: m.update(format=99)), r"format 99, but this version reads 1"),
     "foreign size": (
         lambda r, f: edit_meta(f, lambda m: m["settings"].update(image_size=64)),
-        r"foreign: image_size was 64 .* now 32",
+        r"other samples or settings: image_size was 64, and is 32 now",
     ),
     "foreign ids": (
         lambda r, f: edit_meta(f, lambda m: m["settings"].update(ids=["z"])),
-        r"foreign: ids was \['z'\]",
+        r"other samples or settings: ids was \['z'\]",
     ),
     "foreign OpenCV": (lambda r, f: edit_meta(f, lambda m: m["settings"].update(opencv="1.0")), r"opencv was '1\.0'"),
 }
@@ -148,7 +151,7 @@ def test_cache_that_does_not_fit_is_refused_with_the_reason_and_rebuilt_on_reque
     apply(root, cached(config).folder)
     with pytest.raises(InputError, match=reason) as error:
         cached(config)
-    assert "Build it anew with --data.rebuild-cache" in str(error.value)
+    assert "Rebuild it with --data.rebuild-cache" in str(error.value)
     if damage == "longer image":  # is no image any more
         return
     again = dataclasses.replace(config, rebuild_cache=True)
@@ -172,7 +175,9 @@ def test_mask_that_appears_later_makes_the_cache_stale(root):
 def test_cache_that_is_cut_while_in_use_is_an_error_not_a_crash(root):
     source = cached(config_of(root))
     os.truncate(source.folder / "images.npy", 4096)
-    with pytest.raises(BadSampleError, match=r"a file was cut from 18560 to 4096 bytes before sample '0005' was read"):
+    with pytest.raises(
+        BadSampleError, match=r"a file was truncated from 18560 to 4096 bytes before sample '0005' was read"
+    ):
         source[5]
 
 

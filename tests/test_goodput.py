@@ -9,7 +9,7 @@ from helpers import Interrupting, tiny_config
 from unet_jax import train
 from unet_jax.report.display import Quiet
 from unet_jax.runs.load import open_checkpoints
-from unet_jax.training.goodput import PHASES, Ledger, pace
+from unet_jax.training.goodput import PHASES, Ledger, Pacer
 
 
 class Clock:
@@ -53,10 +53,13 @@ def test_phases_interrupt_each_other_and_add_up(tmp_path, clock):
 def test_pace_knows_steps_and_waiting_only(tmp_path, clock):
     ledger = Ledger(epath.Path(tmp_path), clock)
     take(ledger, clock, step=10.0, data_wait=10.0)
-    before = ledger.seconds
+    pace = Pacer(8, ledger, step=3)
+    assert pace.at(3) == (0.0, 0.0)
     take(ledger, clock, step=6.0, data_wait=2.0, evaluation=50.0, checkpoint=7.0)
-    assert pace(40, before, ledger.seconds) == (5.0, 0.25)
-    assert pace(0, before, before) == (0.0, 0.0)
+    assert pace.at(8) == (5.0, 0.25)
+    pace.restart(8)
+    take(ledger, clock, step=2.0)
+    assert pace.at(9) == (4.0, 0.0)
 
 
 def test_what_came_after_the_checkpoint_of_a_killed_run_is_lost(tmp_path, clock):
@@ -99,9 +102,9 @@ def test_a_checkpoint_newer_than_the_file_counts(tmp_path, clock):
 def test_going_back_to_a_checkpoint_loses_the_time_since(tmp_path, clock):
     ledger = Ledger(epath.Path(tmp_path), clock)
     take(ledger, clock, step=5.0)
-    in_checkpoint = ledger.seconds
+    ledger.mark_checkpoint()
     take(ledger, clock, step=3.0, evaluation=1.0)
-    ledger.go_back(in_checkpoint)
+    ledger.go_back()
     assert (ledger.seconds["step"], ledger.seconds["evaluation"], ledger.seconds["lost"]) == (5.0, 0.0, 4.0)
 
 

@@ -31,7 +31,8 @@ from unet_jax.data.sources import FileSource
 from unet_jax.devices.mesh import check_batch_size, check_rows, make_mesh, process_share, put_batch, put_replicated
 from unet_jax.inference.evaluate import evaluate_run
 from unet_jax.model.packing import pack
-from unet_jax.program.build import batch_shapes, build, state_shapes
+from unet_jax.program.build import batch_shapes, build
+from unet_jax.program.initial_state import state_shapes
 from unet_jax.report.display import Quiet
 from unet_jax.training.prefetch import device_batches
 
@@ -131,7 +132,7 @@ def compiled_for(mesh):
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, image_size=256))
     program = build(config, NUM_CLASSES, 100)
     batch = batch_shapes(config, NUM_CLASSES, program.packing, mesh)
-    return program.train_step.lower(state_shapes(program, mesh), batch).compile()
+    return program.train_step.lower(state_shapes(config, NUM_CLASSES, 100, mesh), batch).compile()
 
 
 def test_convolutions_are_divided_and_no_device_sees_a_whole_image():

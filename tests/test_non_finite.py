@@ -136,7 +136,7 @@ def test_rollback_goes_on_with_later_batches_and_continues_bit_for_bit(synthetic
     step, saved, offset, used, returns = 1, 0, 0, {}, []
     while step <= NUM_STEPS:
         if is_bad(batches[step - 1 + offset].image, 5):
-            returns.append(f"back to step {saved}, on with the batches after that of step {step}")
+            returns.append(f"back to step {saved}: training continues with the batches after that of step {step}")
             step, offset = saved + 1, offset + step - saved
             continue
         used[step] = batches[step - 1 + offset]

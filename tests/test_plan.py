@@ -20,7 +20,7 @@ from unet_jax.cli.main import main
 from unet_jax.config import ModelConfig
 from unet_jax.config.dicts import replace
 from unet_jax.config.presets import PRESETS
-from unet_jax.model.architecture import convolutions
+from unet_jax.model.architecture import Convolution, list_convolutions
 from unet_jax.plan import estimate as estimate_module
 from unet_jax.plan import sweep as sweep_module
 from unet_jax.plan.estimate import LABEL, DoesNotFitError, Estimate, estimate
@@ -84,8 +84,10 @@ def test_convolutions_are_those_of_the_network(config, num_classes, image_size):
         rows, columns, inputs, outputs = at(params, names)["kernel"].shape
         result = at(state["intermediates"], names)["__call__"][0][0]
         assert rows == columns and result.shape == (1, result.shape[2], result.shape[2], outputs)
-        expected.append({"side": result.shape[1], "kernel": rows, "inputs": inputs, "outputs": outputs})
-    assert convolutions(config, num_classes, image_size) == expected
+        index = int(names[1].removeprefix("conv")) if len(names) > 1 else 0
+        level = (image_size // result.shape[1]).bit_length() - 1
+        expected.append(Convolution(names[0], index, level, rows, inputs, outputs))
+    assert list_convolutions(config, num_classes) == expected
     kernels = [path for path, _ in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "kernel"]
     assert len(kernels) == len(expected)
 
@@ -182,7 +184,7 @@ def test_a_kill_while_writing_leaves_no_estimate(found, target, tmp_path, monkey
 
     compiled = jax.jit(lambda x: x + 1.0).lower(jnp.zeros(3)).compile()
     monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self: compiled)
-    monkeypatch.setattr(type(epath.Path(tmp_path)), "rename", killed)
+    monkeypatch.setattr(type(epath.Path(tmp_path)), "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         estimate(TINY, 2, target, cache=epath.Path(tmp_path))
     assert not list(tmp_path.glob("*.json"))

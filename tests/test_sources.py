@@ -71,7 +71,7 @@ def test_mask_of_another_size_is_an_error_with_both_sizes(tmp_path):
 def test_turned_mask_error_says_so(tmp_path):
     save(tmp_path / "images" / "a.png", image(3, 4))
     save(tmp_path / "masks" / "cell" / "a.png", np.zeros((4, 3), np.uint8))
-    with pytest.raises(BadSampleError, match=r"is 3x4 pixels.*image is 4x3\. One of them is turned"):
+    with pytest.raises(BadSampleError, match=r"is 3x4 pixels.*image is 4x3\. One of them is rotated"):
         source_of(tmp_path)[0]
 
 
@@ -109,7 +109,7 @@ def test_index_map_gives_overlapping_classes(tmp_path):
 def test_unknown_index_value_is_an_error_that_lists_the_known(tmp_path):
     source = index_map_source(tmp_path, [[0, 1, 2, 9]] * 3, index_values=("cell=1", "nucleus=2"))
     with pytest.raises(
-        BadSampleError, match=r"labels/a\.png: has the value 9, but .* give \[0, 1, 2\]\. Name the class"
+        BadSampleError, match=r"labels/a\.png: has the value 9, but .* are \[0, 1, 2\]\. Name the class"
     ):
         source[0]
 

@@ -36,7 +36,7 @@ from unet_jax.study.results import read_results
 from unet_jax.study.run import run_study, scores_path
 from unet_jax.study.scores import read_scores
 from unet_jax.study.shared_program import SharedPrograms
-from unet_jax.training.loop import NonFiniteLossError
+from unet_jax.training.non_finite import NonFiniteLossError
 
 ONE_DEVICE = make_mesh(jax.devices()[:1])
 BCE, FOCAL = (Variant(n, LossConfig(terms=(LossTermConfig(n),))) for n in ("bce", "focal"))
@@ -333,10 +333,10 @@ def test_a_winner_is_named_where_there_is_one(done):
     study, _, _ = done
     results = read_results(study)
     winner = dataclasses.replace(results, winner=Winner("focal", "focal", ()))
-    assert conclusion(study, winner).startswith("focal has the best Dice, and is better than every other variant.")
+    assert conclusion(study, winner).startswith("focal has the best Dice and is better than every other variant.")
     none = dataclasses.replace(results, winner=Winner(None, "focal", ("bce",)))
     assert conclusion(study, none).startswith(
-        "No winner. focal has the highest mean Dice, but is not told apart from: bce."
+        "No winner. focal has the highest mean Dice, but cannot be told apart from bce."
     )
 
 
@@ -372,7 +372,8 @@ def test_a_run_that_diverges_does_not_stop_the_others(done, tmp_path, monkeypatc
 
     monkeypatch.setattr(running, "train", diverge)
     text = io.StringIO()
-    with pytest.raises(NonFiniteLossError, match=r"1 runs diverged, and the others are done:\n  bce2, seed 0: step 3"):
+    message = r"1 of 6 runs diverged, and the others are done:\n  bce2, seed 0: step 3"
+    with pytest.raises(NonFiniteLossError, match=message):
         run_study(study, display=GridDisplay(Console(file=text, width=200)), mesh=ONE_DEVICE)
     assert "bce2  seed 0  diverged" in text.getvalue() and len(text.getvalue().splitlines()) == 6
 

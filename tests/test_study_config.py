@@ -102,7 +102,7 @@ def test_arguments_go_before_the_file(tmp_path):
         ("dice_weight = 0.0", "dice_wait = 0.0", "variant 'bce': the field 'dice_wait' does not exist"),
         ("dice_weight = 0.0", "dice_weight = -1.0", "variant 'bce': loss.dice_weight is -1.0"),
         ("dice_weight = 0.0", "terms = 3", "a list of tables"),
-        ("dice_weight = 0.0", 'bce_weight = 1.0\nterms = [{name = "bce"}]', "variant 'bce': terms is ['bce_weight']"),
+        ("dice_weight = 0.0", 'bce_weight = 1.0\nterms = [{name = "bce"}]', "variant 'bce': terms replaces bce_weight"),
         ('name = "tversky"', 'name = "tverski"', "Did you mean 'tversky'?"),
         ('name = "tversky"', "", "variant 'tversky+bce': terms"),
         ('over = "batch"', 'ower = "batch"', "'ower' does not exist. Did you mean 'over'?"),

@@ -19,7 +19,7 @@ from unet_jax.program.optim import make_optimizer
 from unet_jax.program.steps import make_predict_step, make_train_step
 from unet_jax.report.display import Quiet
 from unet_jax.runs.load import open_checkpoints
-from unet_jax.training.loop import NonFiniteLossError
+from unet_jax.training.non_finite import NonFiniteLossError
 
 ONE_DEVICE = make_mesh(jax.devices()[:1])
 TIMES = {"images_per_s", "wait_share", "time"}

@@ -45,12 +45,13 @@ __all__ = [
 ]
 
 
-_SUBMODULES = ("config", "data", "interop", "losses", "metrics", "model", "program")
+_SUBMODULES = {name: f"unet_jax.{name}" for name in ("config", "data", "interop", "losses", "metrics", "model")}
+_SUBMODULES["steps"] = "unet_jax.program.steps"
 _lazy_name = globals().pop("__getattr__")
 
 
 def __getattr__(name: str) -> object:
-    return _importlib.import_module(f"{__name__}.{name}") if name in _SUBMODULES else _lazy_name(name)
+    return _importlib.import_module(_SUBMODULES[name]) if name in _SUBMODULES else _lazy_name(name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""The values that travel through the library, and the two exceptions that mean "not our code": input, and a signal."""
+"""Containers that all parts of the library share, and its two exceptions that are not bugs: bad input and a signal."""
 
 from typing import Any, NamedTuple
 
@@ -8,17 +8,37 @@ PyTree = Any
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used: the message names it, the value found and the remedy.
+    """Error for input from the user that cannot be used: the message names it, the value found and the remedy.
 
-    The command line prints it without a traceback; from Python it is an ordinary `ValueError`.
+    The command line prints the message without a traceback; from Python it is an ordinary `ValueError`.
+
+    Example:
+      >>> import unet_jax
+      >>> try:
+      ...     unet_jax.replace(unet_jax.PRESETS["small"](), {"data.image_size": 0})
+      ... except unet_jax.InputError as error:
+      ...     print("data.image_size" in str(error))
+      True
     """
 
 
 class Preempted(SystemExit):
-    """SIGTERM or Ctrl-C came during training: it stopped after a step and saved it, and the same call continues.
+    """Exit after SIGTERM or Ctrl-C during training: the step under way was finished and saved.
 
-    A script that does not catch it ends with exit status 75, which is EX_TEMPFAIL of sysexits.h, "try again". It is no
-    `Exception`, so that a loop over several runs that goes on after errors stops too.
+    The same call continues from there. A script that does not catch the exception ends with exit status 75, which is
+    EX_TEMPFAIL of sysexits.h, "try again". It is not an `Exception`, so that a loop over several runs that goes on
+    after errors stops too.
+
+    Args:
+      path: run directory, which holds the saved checkpoint.
+      step: number of training steps done and saved.
+
+    Example:
+      >>> from unet_jax import Preempted
+      >>> print(Preempted("RUN", 40))
+      stopped at step 40, saved in RUN. The same command continues from there.
+      >>> Preempted("RUN", 40).code
+      75
     """
 
     EXIT_STATUS = 75
@@ -34,8 +54,19 @@ class Preempted(SystemExit):
 class Sample(NamedTuple):
     """One image with its stacked class masks, on the host.
 
-    Masks are membership in 256 steps: 0 is outside, 255 is inside, values between appear only where soft
+    Mask values are membership in 256 levels: 0 is outside, 255 is inside, and values between appear only where soft
     masks were asked for. Classes are independent channels and may overlap.
+
+    Args:
+      image: `[h w 3]` uint8, RGB, 0 to 255.
+      mask: `[h w k]` uint8, 0 to 255, one channel per class.
+
+    Example:
+      >>> import numpy as np
+      >>> from unet_jax import Sample
+      >>> sample = Sample(np.zeros((4, 6, 3), np.uint8), np.full((4, 6, 2), 255, np.uint8))
+      >>> sample.mask.shape
+      (4, 6, 2)
     """
 
     image: np.ndarray  # [h w 3] uint8, RGB
@@ -43,7 +74,22 @@ class Sample(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What one step consumes; the same container on the host (NumPy) and on the devices (`jax.Array`)."""
+    """Input of one step: the same container on the host (NumPy arrays) and on the devices (`jax.Array`).
+
+    Image and label may be packed (see `unet_jax.data.packing`); the shapes below are those of unpacked batches.
+
+    Args:
+      image: `[b h w 3]` uint8, RGB, 0 to 255.
+      label: `[b h w k]` uint8, the class masks, 0 (outside) to 255 (inside).
+      weight: `[b]` float32, 1 for a sample and 0 for padding.
+
+    Example:
+      >>> import numpy as np
+      >>> from unet_jax import Batch
+      >>> batch = Batch(np.zeros((2, 4, 4, 3), np.uint8), np.zeros((2, 4, 4, 1), np.uint8), np.ones(2, np.float32))
+      >>> batch.label.shape
+      (2, 4, 4, 1)
+    """
 
     image: Any  # [b h w 3] uint8, RGB
     label: Any  # [b h w k] uint8, 0 to 255
@@ -51,7 +97,7 @@ class Batch(NamedTuple):
 
 
 class Share(NamedTuple):
-    """The part of every global batch that a process reads: block `index` of `count` equal blocks of neighbours."""
+    """Part of every global batch that one process reads: block `index` of `count` equal blocks of consecutive rows."""
 
     index: int = 0
     count: int = 1

@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from unet_jax.cli.options import _ON_DEVICES, _Data, _Devices, _load, _select
+from unet_jax.cli.options import ON_DEVICES, DataOptions, DeviceOptions, load, select
 from unet_jax.devices.processes import connected, is_first
 from unet_jax.inference.calibrate import calibrate_run, calibration_path, save_calibration
 from unet_jax.metrics.calibration import Fit
@@ -21,23 +21,23 @@ class _Calibrate:
 
     run: tyro.conf.Positional[str]
     """Run directory."""
-    data: _Data
+    data: DataOptions
     split: str = "val"
     """Images to fit them to; not those that are scored afterwards."""
     checkpoint: Literal["best", "last"] = "best"
-    devices: _ON_DEVICES = dataclasses.field(default_factory=_Devices)
+    devices: ON_DEVICES = dataclasses.field(default_factory=DeviceOptions)
 
 
 def calibrate(args: Sequence[str]) -> None:
-    """Runs `calibrate`."""
+    """Run `unet-jax calibrate`."""
     options = tyro.cli(_Calibrate, args=args, prog="unet-jax calibrate")
     with connected(options.devices.processes):
         _calibrate(options)
 
 
 def _calibrate(options: _Calibrate) -> None:
-    run = _load(options.run, options.checkpoint, options.devices, calibrated=False)
-    split, layout, records = _select(run, options.data, options.split)
+    run = load(options.run, options.checkpoint, options.devices, calibrated=False)
+    split, layout, records = select(run, options.data, options.split)
     display = make_display()
     with display.bar("calibrating", len(records), unit="images") as show:
         fit = calibrate_run(run, layout, records, on_progress=lambda done: show(done, ""))

@@ -10,7 +10,7 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from unet_jax.cli.options import _ON_DEVICES, _Data, _Devices, _load, _select
+from unet_jax.cli.options import ON_DEVICES, DataOptions, DeviceOptions, load, select
 from unet_jax.devices.processes import connected, is_first
 from unet_jax.inference.evaluate import evaluate_run, summary, write_csv
 from unet_jax.report.display import make_display
@@ -22,7 +22,7 @@ class _Evaluate:
 
     run: tyro.conf.Positional[str]
     """Run directory."""
-    data: _Data
+    data: DataOptions
     split: str | None = None
     """train, val, test, or all (every sample below the root). By default test, or val where there is no test."""
     checkpoint: Literal["best", "last"] = "best"
@@ -30,11 +30,11 @@ class _Evaluate:
     """With the temperatures and thresholds that unet-jax calibrate found."""
     csv: str | None = None
     """Write Dice and IoU of every image here."""
-    devices: _ON_DEVICES = dataclasses.field(default_factory=_Devices)
+    devices: ON_DEVICES = dataclasses.field(default_factory=DeviceOptions)
 
 
 def evaluate(args: Sequence[str]) -> None:
-    """Runs `evaluate`."""
+    """Run `unet-jax evaluate`."""
     options = tyro.cli(_Evaluate, args=args, prog="unet-jax evaluate")
     with connected(options.devices.processes):
         _evaluate(options)
@@ -43,8 +43,8 @@ def evaluate(args: Sequence[str]) -> None:
 def _evaluate(options: _Evaluate) -> None:
     if options.csv:
         epath.Path(options.csv).parent.mkdir(parents=True, exist_ok=True)  # or an error, before the work
-    run = _load(options.run, options.checkpoint, options.devices, calibrated=options.calibrated)
-    split, layout, records = _select(run, options.data, options.split)
+    run = load(options.run, options.checkpoint, options.devices, calibrated=options.calibrated)
+    split, layout, records = select(run, options.data, options.split)
     display = make_display()
     with display.bar("evaluating", len(records), unit="images") as show:
         scores = evaluate_run(

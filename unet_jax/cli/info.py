@@ -21,7 +21,7 @@ class _Info:
 
 
 def info(args: Sequence[str]) -> None:
-    """Runs `info`."""
+    """Run `unet-jax info`."""
     options = tyro.cli(_Info, args=args, prog="unet-jax info")
     path = epath.Path(options.run)
     found = load_info(path)

@@ -39,7 +39,7 @@ class _Export:
 
 
 def import_command(args: Sequence[str]) -> None:
-    """Runs `import-keras`."""
+    """Run `unet-jax import-keras`."""
     options = tyro.cli(_Import, args=args, prog="unet-jax import-keras")
     info = import_keras(
         options.file,
@@ -55,7 +55,7 @@ def import_command(args: Sequence[str]) -> None:
 
 
 def export_command(args: Sequence[str]) -> None:
-    """Runs `export-keras`."""
+    """Run `unet-jax export-keras`."""
     options = tyro.cli(_Export, args=args, prog="unet-jax export-keras")
     export_keras(options.run, options.out, channels=options.channels, checkpoint=options.checkpoint)
     print(f"{options.out}: written for model.load_weights of Keras 3 ({options.channels} images)")

@@ -1,15 +1,14 @@
-"""The command line. Parses, calls, prints; no logic."""
+"""The command line: finds the command, runs it, and says how it ended."""
 
 import importlib.metadata
 import logging
 import os
+import pkgutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from unet_jax._types import InputError, Preempted
-from unet_jax.cli.preset import _preset, _unknown
-from unet_jax.cli.synth import _synth
-from unet_jax.cli.train import _train
+from unet_jax.cli.preset import unknown
 from unet_jax.config.presets import PRESETS
 from unet_jax.devices.huge_pages import restart_with_huge_pages
 
@@ -35,72 +34,27 @@ Several machines: start the same command on each (docs/scaling.md).
 `unet-jax COMMAND --help` lists every option; `unet-jax train PRESET --help` every setting with the preset's value."""
 
 
-def _plan(args: Sequence[str]) -> None:
-    from unet_jax.cli.plan import plan
-
-    preset = _preset("plan", args)
-    if preset is not None:
-        plan(args[1:], preset, PRESETS[preset]())
-
-
-def _study(args: Sequence[str]) -> None:
-    from unet_jax.cli.study import study
-
-    study(args)
-
-
-def _evaluate(args: Sequence[str]) -> None:
-    from unet_jax.cli.evaluate import evaluate
-
-    evaluate(args)
-
-
-def _calibrate(args: Sequence[str]) -> None:
-    from unet_jax.cli.calibrate import calibrate
-
-    calibrate(args)
-
-
-def _predict(args: Sequence[str]) -> None:
-    from unet_jax.cli.predict import predict
-
-    predict(args)
-
-
-def _info(args: Sequence[str]) -> None:
-    from unet_jax.cli.info import info
-
-    info(args)
-
-
-def _import_keras(args: Sequence[str]) -> None:
-    from unet_jax.cli.keras import import_command
-
-    import_command(args)
-
-
-def _export_keras(args: Sequence[str]) -> None:
-    from unet_jax.cli.keras import export_command
-
-    export_command(args)
-
-
-_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    "synth": _synth,
-    "train": _train,
-    "evaluate": _evaluate,
-    "calibrate": _calibrate,
-    "predict": _predict,
-    "info": _info,
-    "plan": _plan,
-    "study": _study,
-    "import-keras": _import_keras,
-    "export-keras": _export_keras,
+# Where each command is. Its module is imported when it is used, so that help need not wait for jax.
+_COMMANDS = {
+    "synth": "unet_jax.cli.synth:synth",
+    "train": "unet_jax.cli.train:train",
+    "evaluate": "unet_jax.cli.evaluate:evaluate",
+    "calibrate": "unet_jax.cli.calibrate:calibrate",
+    "predict": "unet_jax.cli.predict:predict",
+    "info": "unet_jax.cli.info:info",
+    "plan": "unet_jax.cli.plan:plan",
+    "study": "unet_jax.cli.study:study",
+    "import-keras": "unet_jax.cli.keras:import_command",
+    "export-keras": "unet_jax.cli.keras:export_command",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs one command. How the process ends: docs/faults.md."""
+    """Run one command; docs/faults.md lists how the process can end.
+
+    Args:
+      argv: the command and its options; by default those of the process.
+    """
     args = [_with_home(arg) for arg in (sys.argv[1:] if argv is None else argv)]
     if args == ["--version"]:
         print(f"unet_jax {importlib.metadata.version('unet_jax')}")
@@ -113,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     _quiet_libraries()
     try:
         if args[0] not in _COMMANDS:
-            raise InputError(_unknown("command", args[0], list(_COMMANDS)))
-        _COMMANDS[args[0]](args[1:])
+            raise InputError(unknown("command", args[0], list(_COMMANDS)))
+        pkgutil.resolve_name(_COMMANDS[args[0]])(args[1:])
     except InputError as error:
         print(f"unet-jax: {error}", file=sys.stderr)
         sys.exit(2)
@@ -131,13 +85,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _with_home(arg: str) -> str:
-    """`~/x` and `--out=~/x`, the second of which shells leave as it is, with the home folder's path."""
+    """Expand the home folder in `~/x` and in `--out=~/x`; shells do the first only."""
     option, equals, value = arg.partition("=") if arg.startswith("--") else ("", "", arg)
     return option + equals + os.path.expanduser(value)
 
 
 def _quiet_libraries() -> None:
-    """Libraries log their inner life at INFO and WARNING; a user's terminal is not the place."""
+    """Keep messages of libraries below ERROR off the user's terminal."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     import absl.logging

@@ -1,4 +1,4 @@
-"""Options that several commands have, and how a run and its data are found from them."""
+"""Options that several commands share, and the run and the data that they name."""
 
 import dataclasses
 from typing import Annotated, Literal
@@ -15,7 +15,9 @@ from unet_jax.runs.load import Run, load_run
 
 
 @dataclasses.dataclass(frozen=True)
-class _Data:
+class DataOptions:
+    """The data set that a run is applied to."""
+
     root: str
     """The data set's folder."""
     splits: str | None = None
@@ -23,24 +25,25 @@ class _Data:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Devices:
-    """Where a run's network is computed."""
+class DeviceOptions:
+    """The devices that compute a run's network."""
 
     devices_per_image: int = 1
-    """Devices that the rows of each image are divided over, for images that do not fit one (docs/scaling.md)."""
+    """Number of devices that share the rows of one image, for images too large for one device (docs/scaling.md)."""
     processes: Annotated[Processes, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Processes)
 
 
-_ON_DEVICES = Annotated[_Devices, tyro.conf.arg(name="")]
+ON_DEVICES = Annotated[DeviceOptions, tyro.conf.arg(name="")]
 
 
-def _load(path: str, checkpoint: Literal["best", "last"], devices: _Devices, *, calibrated: bool) -> Run:
+def load(path: str, checkpoint: Literal["best", "last"], devices: DeviceOptions, *, calibrated: bool) -> Run:
+    """Load a run on the devices that were asked for, with its calibration if that is wanted."""
     enable_compilation_cache()
     run = load_run(path, checkpoint, mesh=make_mesh(space=devices.devices_per_image))
     return with_calibration(run) if calibrated else run
 
 
-def _select(run: Run, given: _Data, split: str | None) -> tuple[str, Layout, list[Record]]:
-    """A split of the data that was named, read in the run's own way."""
+def select(run: Run, given: DataOptions, split: str | None) -> tuple[str, Layout, list[Record]]:
+    """Select a split of the given data set, read with the run's own settings; see `select_records`."""
     data = dataclasses.replace(run.config.data, root=given.root, splits=given.splits, classes=run.class_names)
     return select_records(run, data, split)

@@ -10,8 +10,10 @@ from etils import epath
 from rich.console import Console
 
 from unet_jax._files import user_cache
+from unet_jax.cli.preset import preset_of
 from unet_jax.config import Config
 from unet_jax.config.dicts import replace
+from unet_jax.config.presets import PRESETS, check_settings
 from unet_jax.plan.estimate import LABEL, Estimate, estimate
 from unet_jax.plan.show import show, show_sweep
 from unet_jax.plan.sweep import overrides_of, recommend, sweep
@@ -48,17 +50,21 @@ class _Plan:
     """Folder of finished estimates; by default unet_jax/plan in the user's cache folder."""
 
 
-def plan(args: Sequence[str], preset: str, default: Config) -> None:
-    """Runs the command for a preset's config."""
+def plan(args: Sequence[str]) -> None:
+    """Run `unet-jax plan`."""
+    preset = preset_of("plan", args)
+    if preset is None:
+        return
     options = tyro.cli(
         _Plan,
-        args=args,
-        default=_Plan(config=default),
+        args=args[1:],
+        default=_Plan(config=PRESETS[preset]()),
         prog=f"unet-jax plan {preset}",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    target = _target(options)
     config = options.config
+    check_settings(config)
+    target = _target(options)
     if options.images_per_device:
         config = replace(config, {"train.batch_size": options.images_per_device * len(target.devices)})
     cache = epath.Path(options.cache or user_cache() / "plan")

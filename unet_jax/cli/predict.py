@@ -7,7 +7,7 @@ from typing import Literal
 import tyro
 from etils import epath
 
-from unet_jax.cli.options import _ON_DEVICES, _Devices, _load
+from unet_jax.cli.options import ON_DEVICES, DeviceOptions, load
 from unet_jax.devices.processes import connected, is_first
 from unet_jax.inference.predict import find_inputs, predict_files
 from unet_jax.report.display import make_display
@@ -26,11 +26,11 @@ class _Predict:
     checkpoint: Literal["best", "last"] = "best"
     calibrated: bool = False
     """With the temperatures and thresholds that unet-jax calibrate found."""
-    devices: _ON_DEVICES = dataclasses.field(default_factory=_Devices)
+    devices: ON_DEVICES = dataclasses.field(default_factory=DeviceOptions)
 
 
 def predict(args: Sequence[str]) -> None:
-    """Runs `predict`."""
+    """Run `unet-jax predict`."""
     options = tyro.cli(_Predict, args=args, prog="unet-jax predict")
     with connected(options.devices.processes):
         _predict(options)
@@ -38,7 +38,7 @@ def predict(args: Sequence[str]) -> None:
 
 def _predict(options: _Predict) -> None:
     files = find_inputs(options.inputs)
-    run = _load(options.run, options.checkpoint, options.devices, calibrated=options.calibrated)
+    run = load(options.run, options.checkpoint, options.devices, calibrated=options.calibrated)
     out = epath.Path(options.out)
     with make_display().bar("predicting", len(files), unit="images") as show:
         for done, _ in enumerate(predict_files(run, files, out), start=1):

@@ -37,7 +37,7 @@ class _Study:
 
 
 def study(args: Sequence[str]) -> None:
-    """Runs the command."""
+    """Run `unet-jax study`."""
     options = tyro.cli(_Study, args=args, prog="unet-jax study")
     given: dict[str, Any] = {"data.root": options.data.root, "data.splits": options.data.splits}
     given["train.num_epochs"] = options.epochs

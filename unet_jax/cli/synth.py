@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import tyro
 from etils import epath
 
+from unet_jax.data.synthetic import write_synthetic
+
 
 @dataclasses.dataclass(frozen=True)
 class _Synth:
@@ -14,14 +16,17 @@ class _Synth:
     out: str
     """Folder to write."""
     num_images: int = 64
+    """Images to write."""
     image_size: int = 256
+    """Height and width of each image in pixels."""
     num_classes: int = 2
+    """Classes, each with a mask of its own; masks overlap."""
     seed: int = 0
+    """Seed of the random shapes: the same seed writes the same files."""
 
 
-def _synth(args: Sequence[str]) -> None:
-    from unet_jax.data.synthetic import write_synthetic
-
+def synth(args: Sequence[str]) -> None:
+    """Run `unet-jax synth`."""
     options = tyro.cli(_Synth, args=args, prog="unet-jax synth")
     names = write_synthetic(
         epath.Path(options.out),

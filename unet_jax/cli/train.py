@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from unet_jax.cli.preset import _preset
+from unet_jax.cli.preset import preset_of
 from unet_jax.config import Config
 from unet_jax.config.presets import PRESETS
 from unet_jax.config.processes import Processes
@@ -22,19 +22,21 @@ class _Train:
     config: Annotated[Config, tyro.conf.arg(name="")]
 
 
-def _train(args: Sequence[str]) -> None:
+def train(args: Sequence[str]) -> None:
+    """Run `unet-jax train`."""
+    # These import jax, which the list of presets need not wait for.
     from unet_jax.devices.compilation import enable_compilation_cache
     from unet_jax.devices.processes import connected, is_first
-    from unet_jax.training.loop import train
+    from unet_jax.training.loop import train as train_run
 
-    preset = _preset("train", args)
+    preset = preset_of("train", args)
     if preset is None:
         return
     default = _Train(out=tyro.MISSING, processes=Processes(), config=PRESETS[preset]())
     options = tyro.cli(_Train, args=args[1:], default=default, prog=f"unet-jax train {preset}")
     with connected(options.processes):
         enable_compilation_cache()
-        result = train(options.config, options.out)
+        result = train_run(options.config, options.out)
     if not is_first():
         return
     scores = ", ".join(f"{name} {value:.4f}" for name, value in result.best_metrics.items())

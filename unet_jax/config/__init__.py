@@ -17,13 +17,13 @@ from unet_jax.config.train import TrainConfig as TrainConfig
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole run. Two runs with equal configs on equal data give equal numbers."""
+    """All settings of a run. Two runs with equal configs on equal data have equal numbers."""
 
     seed: int = 0
-    """Of the first weights, the order of the images and the augmentation."""
+    """Seed of the first weights, the order of the images and the augmentation."""
     init_from: str = ""
-    """Run whose best weights training starts with, instead of random ones. The network must be the same; the head is
-    taken over when the classes are."""
+    """Run whose best weights training starts from, in the place of random ones. The network must be the same. Its
+    output layer is used too if the classes are the same."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)

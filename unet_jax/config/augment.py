@@ -1,9 +1,12 @@
-"""The settings of random changes of training samples."""
+"""Settings of the augmentation: random changes of training samples."""
 
 import dataclasses
 from typing import Literal
 
 from unet_jax.config.checks import check_types, require, require_fraction
+from unet_jax.config.settings import setting
+
+_COLOR, _GEOMETRY = ("color_prob",), ("geometry_prob",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,71 +15,74 @@ class AugmentConfig:
 
     color_prob: float = 0.5
     """Probability of a shift in hue, saturation and value."""
-    hue: float = 10.0
+    hue: float = setting(10.0, only_with=_COLOR)
     """Largest hue shift, in OpenCV's units of 2 degrees."""
-    saturation: float = 5.0
-    """Largest saturation shift, of 255."""
-    value: float = 15.0
-    """Largest value (brightness) shift, of 255."""
-    circular_hue: bool = True
-    """Wrap hue at red. Off: clamp at 0 as `cv2.add` does, which is what the Keras original did."""
+    saturation: float = setting(5.0, only_with=_COLOR)
+    """Largest saturation shift, in units of 1/255."""
+    value: float = setting(15.0, only_with=_COLOR)
+    """Largest value (brightness) shift, in units of 1/255."""
+    circular_hue: bool = setting(True, only_with=_COLOR)
+    """Wrap hue around at red. If False, clamp it at 0 as `cv2.add` does, which is what the Keras original did."""
     geometry_prob: float = 0.5
     """Probability of a shift, scale and rotation."""
-    shift: float = 0.0625
-    """Largest shift as a part of the image's side."""
-    scale: float = 0.1
+    shift: float = setting(0.0625, only_with=_GEOMETRY)
+    """Largest shift as a fraction of the image's side."""
+    scale: float = setting(0.1, only_with=_GEOMETRY)
     """Largest relative change of size."""
-    rotate: float = 0.0
+    rotate: float = setting(0.0, only_with=_GEOMETRY)
     """Largest rotation in degrees."""
-    aspect: float = 0.0
+    aspect: float = setting(0.0, only_with=_GEOMETRY)
     """Largest relative change of the ratio of width to height."""
-    border: Literal["constant", "reflect"] = "constant"
-    """What fills the image outside its border: black, or its mirror image (without the edge row)."""
+    border: Literal["constant", "reflect"] = setting(
+        "constant", only_with=("geometry_prob", "crop_prob", "elastic_prob")
+    )
+    """Pixels outside the image's border: black, or the mirror image (without the edge row)."""
     horizontal_flip_prob: float = 0.5
     """Probability of mirroring left to right."""
     vertical_flip_prob: float = 0.0
     """Probability of mirroring top to bottom."""
     transpose_prob: float = 0.0
-    """Probability of exchanging rows and columns; with both flips, all eight symmetries of the square."""
+    """Probability of exchanging rows and columns. With both flips, all eight symmetries of the square."""
 
     crop_prob: float = 0.0
     """Probability of enlarging a part of the image to the whole."""
-    crop_size: float = 0.5
-    """Smallest side of that part, of the image's side."""
-    crop_foreground: float = 0.5
-    """Part of the crops that are placed around a pixel of a class, each class that is there as often."""
+    crop_size: float = setting(0.5, only_with=("crop_prob",))
+    """Smallest side of the crop as a fraction of the image's side."""
+    crop_foreground: float = setting(0.5, only_with=("crop_prob",))
+    """Share of crops centred on a foreground pixel. Every class that is present is equally likely."""
     elastic_prob: float = 0.0
     """Probability of a smooth random displacement."""
-    elastic: float = 0.01
-    """Its standard deviation at control points, as a part of the image's side (at most 100 pixels are used)."""
-    elastic_cells: int = 4
-    """Cells between control points along a side: more make finer waves."""
+    elastic: float = setting(0.01, only_with=("elastic_prob",))
+    """Standard deviation of the displacement at control points, as a fraction of the image's side (100 pixels at
+    most)."""
+    elastic_cells: int = setting(4, only_with=("elastic_prob",))
+    """Cells between control points along a side. More cells make finer waves."""
     brightness_prob: float = 0.0
     """Probability of adding one number to all channels."""
-    brightness: float = 0.2
-    """The largest, of 1."""
+    brightness: float = setting(0.2, only_with=("brightness_prob",))
+    """Largest number to add, where white is 1."""
     contrast_prob: float = 0.0
     """Probability of moving all channels away from or towards medium gray."""
-    contrast: float = 0.2
-    """Largest relative change."""
+    contrast: float = setting(0.2, only_with=("contrast_prob",))
+    """Largest relative change of contrast."""
     gamma_prob: float = 0.0
-    """Probability of an exponent on all channels."""
-    gamma: float = 0.3
-    """Its largest natural logarithm."""
+    """Probability of raising all channels to a power."""
+    gamma: float = setting(0.3, only_with=("gamma_prob",))
+    """Largest natural logarithm of the exponent."""
     blur_prob: float = 0.0
     """Probability of a Gaussian blur."""
-    blur: float = 1.5
-    """Its largest standard deviation in pixels."""
+    blur: float = setting(1.5, only_with=("blur_prob",))
+    """Largest standard deviation of the blur in pixels."""
     noise_prob: float = 0.0
     """Probability of independent noise in every pixel and channel."""
-    noise: float = 0.05
-    """Its largest standard deviation, of 1."""
+    noise: float = setting(0.05, only_with=("noise_prob",))
+    """Largest standard deviation of the noise, where white is 1."""
     cutout_prob: float = 0.0
-    """Probability of a black rectangle in the image; its mask stays."""
-    cutout: float = 0.3
-    """Its longest side as a part of the image's."""
+    """Probability of a black rectangle in the image. The masks stay as they are."""
+    cutout: float = setting(0.3, only_with=("cutout_prob",))
+    """Longest side of the rectangle as a fraction of the image's side."""
     where: Literal["host", "device"] = "host"
-    """Who changes the pixels; the random numbers are the same."""
+    """Processor that applies the changes: the host's CPU, or the accelerator. The random numbers are the same."""
 
     def __post_init__(self) -> None:
         check_types(self, "augment.")

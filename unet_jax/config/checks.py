@@ -1,4 +1,4 @@
-"""What configs ask of their values; each refusal names the field, the value found and the requirement."""
+"""Value checks of configs; each error names the field, the value and the requirement."""
 
 import difflib
 import math
@@ -10,18 +10,19 @@ from unet_jax._types import InputError
 
 
 def require(ok: bool, field: str, value: object, requirement: str) -> None:
+    """Raise `InputError` unless a requirement is met."""
     if not ok:
         raise InputError(f"{field} is {value!r}, but must be {requirement}.")
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """A sentence with a space before it, or nothing where no known name is close."""
+    """Return " Did you mean ...?" with the closest known name, or an empty string if none is close."""
     close = difflib.get_close_matches(given, list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def check_types(config: object, prefix: str) -> None:
-    """Raises `InputError` for a value of another type than its field's: Python itself would not."""
+    """Raise `InputError` for a value of another type than its field's. Python itself would accept it."""
     for name, hint in typing.get_type_hints(type(config)).items():
         value, arguments = getattr(config, name), typing.get_args(hint)
         origin = typing.get_origin(hint)
@@ -40,4 +41,5 @@ def check_types(config: object, prefix: str) -> None:
 
 
 def require_fraction(field: str, value: float) -> None:
+    """Raise `InputError` unless the value is from 0 to 1."""
     require(0.0 <= value <= 1.0, field, value, "between 0 and 1")

@@ -4,54 +4,54 @@ import dataclasses
 from typing import Literal
 
 from unet_jax.config.checks import check_types, require
+from unet_jax.config.settings import setting
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where images and masks are and how they become arrays of one size."""
+    """The place of images and masks, and the way they become arrays of one size."""
 
-    root: str = ""
-    """Folder with images/ID.ext and masks/CLASS/ID.ext (or train/ val/ test/ folders of that layout)."""
+    root: str = setting("", may_change=True)
+    """Folder with images/ID.ext and masks/CLASS/ID.ext, or with train/, val/ and test/ folders of that layout."""
     classes: tuple[str, ...] = ()
-    """Class order, which is the order of the output channels. Empty: the mask folders, sorted by name."""
-    splits: str | None = None
-    """CSV file with the columns id,split (train, val, test). Without val, a part of train becomes val."""
+    """Class names in the order of the output channels. Empty: the mask folders, sorted by name."""
+    splits: str | None = setting(None, may_change=True)
+    """CSV file with the columns id,split (train, val or test). If it names no val, a part of train becomes val."""
     val_fraction: float = 0.2
-    """Part of the training ids, chosen by hashed id, that becomes val when no split says which."""
+    """Share of the training images that become val if no split says which. A hash of the id decides."""
     split_seed: int = 0
-    """Another number, another choice of val ids."""
+    """Seed of that hash: another number chooses other val images."""
     image_size: int = 256
-    """Images and masks are resized to a square of this many pixels."""
+    """Height and width in pixels that images and masks are resized to."""
     image_pattern: str = ""
-    """Path below root with {id}, when the images do not lie in images/: 'train/IMG_{id}.JPG'."""
+    """Path of an image below root, with {id} in it, if images are not in images/: 'train/IMG_{id}.JPG'."""
     mask_patterns: tuple[str, ...] = ()
     """CLASS=path with {id}, one for each class: 'cell=train_mask/{id}_cell.png'."""
     image_key: str = ""
-    """Regular expression applied to a mask's id; its first group is the {id} of the image."""
+    """Regular expression that is matched with the id of a mask. Its first group is the id of the image."""
     index_map: str = ""
     """Path with {id} of one file per image whose pixel values are class numbers (see index_values)."""
     index_values: tuple[str, ...] = ()
     """CLASS=values of the index map that belong to the class: 'cell=1,2' 'nucleus=2'."""
     missing_masks: Literal["error", "empty"] = "error"
-    """What an absent mask file means: a mistake, or that the class does not occur in that image."""
-    soft_masks: bool = False
-    """Accept gray levels between black and white in mask files as partial membership."""
+    """Meaning of a mask file that is not there: an error, or a class that does not occur in that image."""
+    soft_masks: bool = setting(False, not_with=("index_map",))
+    """Accept gray levels between black and white in mask files as partial membership of a class."""
     mask_interpolation: Literal["nearest", "linear"] = "nearest"
-    """How masks are resized and warped; linear makes soft borders, as the Keras original did."""
+    """Interpolation when masks are resized and warped. linear makes soft borders, as the Keras original did."""
     on_bad_sample: Literal["error", "skip"] = "error"
-    """A sample that cannot be used stops the run, or is left out, counted and reported."""
-    cache: Literal["auto", "memory", "disk", "none"] = "auto"
-    """Keep decoded, resized samples in memory, or in files that later runs find again; auto means memory below 2 GiB
-    and disk above."""
-    cache_dir: str = ""
-    """Folder for the files of the disk cache. Empty: unet_jax in the user's cache folder (XDG_CACHE_HOME or
-    ~/.cache)."""
-    rebuild_cache: bool = False
-    """Build the disk cache anew, also where one is found that cannot be used."""
-    num_threads: int = 0
-    """Threads that read and augment; 0 measures how many are worth it. Does not change the data."""
-    num_workers: int = 0
-    """Processes that read and augment, each with num_threads threads. Does not change the data."""
+    """A sample that cannot be used stops the run (error), or is left out, counted and reported (skip)."""
+    cache: Literal["auto", "memory", "disk", "none"] = setting("auto", may_change=True)
+    """Place for decoded, resized samples: memory, or files that later runs find again. auto is memory below 2 GiB and
+    disk above."""
+    cache_dir: str = setting("", may_change=True)
+    """Folder of the disk cache. Empty: unet_jax in the user's cache folder (XDG_CACHE_HOME or ~/.cache)."""
+    rebuild_cache: bool = setting(False, may_change=True, only_if={"cache": ("disk", "auto")})
+    """Build the disk cache again, even if there is one. Use it where one is found that cannot be used."""
+    num_threads: int = setting(0, may_change=True)
+    """Threads that read and augment; 0 measures how many are worth it. The data do not depend on it."""
+    num_workers: int = setting(0, may_change=True)
+    """Processes that read and augment, each with num_threads threads. The data do not depend on it."""
 
     def __post_init__(self) -> None:
         check_types(self, "data.")

@@ -1,4 +1,4 @@
-"""Configs as dictionaries: as JSON, by dotted name, and compared."""
+"""Configs as dictionaries: to and from JSON, by dotted name, and compared."""
 
 import dataclasses
 import json
@@ -8,34 +8,20 @@ from typing import Any
 from unet_jax._types import InputError
 from unet_jax.config import Config
 from unet_jax.config.checks import did_you_mean
-
-# Fields that say how or where a run is computed, not what it computes: a resumed run may change them.
-_FREE_FIELDS = frozenset(
-    {
-        "data.root",
-        "data.splits",
-        "data.cache",
-        "data.cache_dir",
-        "data.rebuild_cache",
-        "data.num_threads",
-        "data.num_workers",
-        "model.packing",
-        "model.remat",
-        "train.devices_per_image",
-        "train.on_non_finite",
-        "train.log_gradients_every_steps",
-        "train.tensorboard",
-    }
-)
+from unet_jax.config.settings import iterate_settings
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """The config as nested dictionaries of JSON values."""
+    """Return the config as nested dictionaries of JSON values."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def config_from_dict(values: dict[str, Any], cls: type = Config, prefix: str = "") -> Any:
-    """The inverse of `config_to_dict`; raises `InputError` on a field that does not exist."""
+    """Make a config from nested dictionaries: the inverse of `config_to_dict`.
+
+    Raises:
+      InputError: a field does not exist, or a value is refused.
+    """
     hints = typing.get_type_hints(cls)
     kwargs = {}
     for name, value in values.items():
@@ -53,27 +39,33 @@ def config_from_dict(values: dict[str, Any], cls: type = Config, prefix: str = "
 
 
 def _element(value: Any, kind: Any, prefix: str) -> Any:
-    """An element of a tuple: a config where the tuple is one of configs."""
+    """Convert an element of a tuple to a config if it should be one."""
     is_config = dataclasses.is_dataclass(kind) and isinstance(value, dict)
     return config_from_dict(value, typing.cast(type, kind), prefix) if is_config else value
 
 
-def flatten_config(config: Any, prefix: str = "") -> dict[str, Any]:
-    """`{"data.image_size": 128, ...}`: every setting by its dotted name."""
-    flat: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            flat.update(flatten_config(value, f"{prefix}{field.name}."))
-        else:
-            flat[prefix + field.name] = value
-    return flat
+def flatten_config(config: Any) -> dict[str, Any]:
+    """Return every setting by its dotted name: `{"data.image_size": 128, ...}`."""
+    return {name: value for name, _, _, value in iterate_settings(config)}
 
 
 def replace(config: Config, values: dict[str, Any]) -> Config:
-    """A config with some settings changed, by dotted name: `replace(config, {"data.image_size": 128})`.
+    """Return a config with some settings changed, by dotted name.
 
     All changes are made together, so that values that fit each other are not refused one by one.
+
+    Args:
+      config: the config to begin with; it is not changed.
+      values: new values by dotted name.
+
+    Raises:
+      InputError: a name does not exist, or a value is refused.
+
+    Example:
+      >>> from unet_jax import PRESETS, replace
+      >>> config = replace(PRESETS["small"](), {"data.image_size": 64, "train.batch_size": 4})
+      >>> config.data.image_size, config.train.batch_size
+      (64, 4)
     """
     nested = config_to_dict(config)
     known = flatten_config(config)
@@ -89,13 +81,17 @@ def replace(config: Config, values: dict[str, Any]) -> Config:
 
 
 def config_differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Settings that would change a run's numbers, with both values."""
-    before, after = flatten_config(old), flatten_config(new)
-    return {k: (before[k], after[k]) for k in before if k not in _FREE_FIELDS and before[k] != after[k]}
+    """Return the settings that differ and would change a run's numbers, with both values by dotted name."""
+    after = flatten_config(new)
+    return {
+        name: (value, after[name])
+        for name, _, field, value in iterate_settings(old)
+        if value != after[name] and not field.metadata.get("may_change")
+    }
 
 
 def check_same_run(path: object, old: Config, new: Config, remedy: str) -> None:
-    """Raises `InputError` with the `config_differences` if the run in `path` has other settings."""
+    """Raise `InputError` with the `config_differences` if the run in `path` has other settings."""
     differences = config_differences(old, new)
     if differences:
         shown = "\n  ".join(f"{name}: was {a!r}, now {b!r}" for name, (a, b) in differences.items())

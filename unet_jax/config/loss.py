@@ -1,4 +1,4 @@
-"""Settings of the loss, which `unet_jax.config` has as its own."""
+"""Settings of the loss."""
 
 import dataclasses
 import math
@@ -6,20 +6,21 @@ from typing import Literal
 
 from unet_jax.config.checks import check_types, require
 from unet_jax.config.loss_catalogue import check_loss
+from unet_jax.config.settings import setting
 
 
 @dataclasses.dataclass(frozen=True)
 class RampConfig:
-    """A term's weight over the run: `first` times it until `start`, in a straight line to `last` times it at `stop`."""
+    """Change of a term's weight over the run: a factor of `first` until `start`, then linear to `last` at `stop`."""
 
     start: float = 0.0
-    """Where it begins to change, as a part of the run's steps."""
+    """Begin of the change, as a fraction of the run's steps."""
     stop: float = 1.0
-    """Where it ends to."""
+    """End of the change, as a fraction of the run's steps."""
     first: float = 0.0
-    """Factor before."""
+    """Factor on the weight before the change."""
     last: float = 1.0
-    """Factor after, and in the validation loss at all times."""
+    """Factor on the weight after the change, and in the validation loss at all times."""
 
     def __post_init__(self) -> None:
         field = "loss.terms.ramp"
@@ -35,22 +36,22 @@ _IN_ORDER = "parts of the run, 0 <= start < stop <= 1"
 
 @dataclasses.dataclass(frozen=True)
 class LossTermConfig:
-    """One term of a loss that is put together (docs/losses.md)."""
+    """One term of a weighted sum of losses (docs/losses.md)."""
 
     name: str
-    """A loss of the catalogue, or 'package.module:function' of one's own."""
+    """Name of a loss of the catalogue, or 'package.module:function' for a function of your own."""
     weight: float = 1.0
-    """Its factor in the sum."""
+    """Factor of the term in the sum."""
     options: dict[str, int | float | tuple[float, ...]] = dataclasses.field(default_factory=dict, hash=False)
-    """The loss's own options by name."""
+    """Options of the loss, by name."""
     class_weight: tuple[float, ...] = ()
-    """One factor per class in the mean over classes; empty: all the same."""
+    """One factor per class in the mean over classes. Empty: all classes count the same."""
     over: Literal["image", "batch"] = "image"
-    """One ratio or ranking per image and class, or per class over the batch."""
+    """Pixels that one ratio or ranking is taken over: those of one image and class, or of one class over the batch."""
     ramp: RampConfig | None = None
-    """How its weight changes over the run; by default it does not."""
+    """Change of the weight over the run. None: the weight stays."""
     label: str = ""
-    """Name of the term among the metrics; the loss's name if empty."""
+    """Name of the term among the metrics. Empty: the name of the loss."""
 
     def __post_init__(self) -> None:
         field = "loss.terms"
@@ -71,24 +72,27 @@ class LossTermConfig:
 
     @property
     def metric(self) -> str:
-        """What the term's value is called."""
+        """Name of the term among the metrics."""
         return self.label or self.name.rpartition(":")[2]
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """bce_weight * BCE + dice_weight * Dice loss, both on sigmoid outputs of independent class channels."""
+    """bce_weight * BCE + dice_weight * Dice loss, both on sigmoid outputs of independent class channels; or `terms`."""
 
-    bce_weight: float = 1.0
+    bce_weight: float = setting(1.0, not_with=("terms",))
     """Factor of the mean binary cross entropy."""
-    dice_weight: float = 1.0
+    dice_weight: float = setting(1.0, not_with=("terms",))
     """Factor of the mean soft Dice loss."""
-    dice_reduction: Literal["batch", "class", "image"] = "batch"
-    """One Dice over batch and classes together; one per class over the batch; or one per image and class."""
-    dice_smooth: float = 1.0
-    """Added to both sides of the Dice ratio."""
+    dice_reduction: Literal["batch", "class", "image"] = setting(
+        "batch", not_with=("terms",), only_with=("dice_weight",)
+    )
+    """Pixels that one Dice ratio is taken over: batch and classes together; one class over the batch; or one image and
+    class."""
+    dice_smooth: float = setting(1.0, not_with=("terms",), only_with=("dice_weight",))
+    """Number added to numerator and denominator of the Dice ratio."""
     terms: tuple[LossTermConfig, ...] = ()
-    """A weighted sum of losses of the catalogue, instead of BCE and Dice: the fields above are not used then."""
+    """Weighted sum of losses of the catalogue, in the place of BCE and Dice and of the fields above."""
 
     def __post_init__(self) -> None:
         check_types(self, "loss.")

@@ -1,6 +1,6 @@
-"""The closed table of losses: what each is called, returns and can be given. Names only; nothing here needs jax.
+"""The closed table of losses: the name, output and options of each. It holds names only and needs no jax.
 
-`NAME` is `unet_jax.losses.NAME_loss`. An entry is added here and nowhere else (docs/losses.md).
+Entry `NAME` is the function `unet_jax.losses.NAME_loss`. A new loss is added here and nowhere else (docs/losses.md).
 """
 
 import dataclasses
@@ -16,21 +16,22 @@ Output = Literal["pixel", "image_class", "image", "class", "scalar"]
 
 @dataclasses.dataclass(frozen=True)
 class LossEntry:
-    """What `unet_jax.losses.objective` must know of a loss."""
+    """Facts that `unet_jax.losses.objective` needs about a loss."""
 
     output: Output
-    """Shape of its values: `[*b h w k]`, `[*b k]`, `[*b]`, `[k]` or `[]`."""
+    """Shape of the values: `[*b h w k]`, `[*b k]`, `[*b]`, `[k]` or `[]`."""
     numbers: tuple[str, ...] = ()
-    """Options that may be traced numbers: another value compiles nothing anew."""
+    """Options that may be traced numbers: another value needs no new compilation."""
     static: tuple[str, ...] = ()
-    """Options that shape the computation."""
+    """Options that change the computation itself: another value is another program."""
     accepts_packed: bool = False
-    """Gives the same for packed logits (with `num_subpixels`, unless its output is per pixel)."""
+    """True if packed logits give the same value (with `num_subpixels`, unless the output is per pixel)."""
     spatial: bool = False
-    """Looks at neighbouring pixels, so images cannot be stacked into one."""
+    """True if the loss compares neighbouring pixels, so that images cannot be stacked into one."""
 
     @property
     def options(self) -> tuple[str, ...]:
+        """Names of all options."""
         return (*self.numbers, *self.static)
 
 
@@ -81,16 +82,16 @@ LOSSES: dict[str, LossEntry] = {
 
 
 def is_user_loss(name: str) -> bool:
-    """Whether a name means a Python function, as in 'package.module:function'."""
+    """Return whether a name means a Python function, as in 'package.module:function'."""
     return ":" in name
 
 
 def check_loss(
     name: str, options: Collection[str], over: str = "image", has_class_weight: bool = False, field: str = "loss"
 ) -> None:
-    """Raises `InputError` for a name that is not in the table, or what a loss in it cannot be given.
+    """Raise `InputError` for a name that is not in the table, or for an option that its loss does not have.
 
-    Of a 'module:function' only the form is checked: nothing is imported.
+    A 'module:function' is checked for its form only: nothing is imported.
     """
     if is_user_loss(name):
         if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", name):

@@ -5,44 +5,45 @@ from typing import Literal
 
 from unet_jax.config.checks import check_types, require
 from unet_jax.config.packing import parse_packing
+from unet_jax.config.settings import setting
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The U-Net: one encoder and one decoder stage per width, and a centre between them."""
+    """A U-Net with one encoder and one decoder stage per width, and a centre between them."""
 
     widths: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
-    """Channels of each encoder stage, highest resolution first; the decoder mirrors them."""
+    """Channels of each encoder stage, highest resolution first. The decoder mirrors them."""
     center_width: int = 1024
     """Channels at the lowest resolution."""
     num_convs_down: int = 2
-    """3x3 convolutions in an encoder stage and in the centre."""
+    """Number of 3x3 convolutions in each encoder stage and in the centre."""
     num_convs_up: int = 3
-    """3x3 convolutions in a decoder stage."""
+    """Number of 3x3 convolutions in each decoder stage."""
     norm: Literal["batch", "group", "none"] = "batch"
     """Normalisation after each 3x3 convolution."""
-    batch_norm_momentum: float = 0.99
-    """Share of the old running statistics kept at each step."""
-    batch_norm_variance: Literal["biased", "keras2.1"] = "biased"
-    """What the running variance follows: the batch's (Keras 2.0 and 3), or that corrected by n / (n - 1 - eps)."""
-    norm_eps: float = 1e-3
-    """Added to the variance (Keras's default; Flax's is 1e-5)."""
-    group_size: int = 8
-    """Channels in a group of group normalisation (all channels where there are fewer)."""
+    batch_norm_momentum: float = setting(0.99, only_if={"norm": ("batch",)})
+    """Share of the old running statistics that each step keeps."""
+    batch_norm_variance: Literal["biased", "keras2.1"] = setting("biased", only_if={"norm": ("batch",)})
+    """Variance that the running variance follows: the batch's (Keras 2.0 and 3), or that times n / (n - 1 - eps)."""
+    norm_eps: float = setting(1e-3, only_if={"norm": ("batch", "group")})
+    """Number added to the variance before the square root (Keras's default; Flax's is 1e-5)."""
+    group_size: int = setting(8, only_if={"norm": ("group",)})
+    """Channels in a group of group normalisation. A stage with fewer channels is one group."""
     kernel_init: Literal["glorot_uniform", "he_normal"] = "glorot_uniform"
-    """How convolution kernels start."""
+    """Distribution of the first convolution kernels."""
     head_bias: Literal["zero", "prior"] = "zero"
-    """The last bias starts at 0, or at the log-odds of each class's share of the training pixels."""
+    """First bias of the output layer: 0, or the log-odds of each class's share of the training pixels."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of activations; parameters, statistics, the head and the loss are always float32."""
-    packing: str = "auto"
-    """How the highest resolutions are laid out, for speed: results and weights do not depend on it. "none", "auto"
-    (what was measured to be fastest on this kind of device), or factors per level, as in "4,2,2" or "1x2,2" (rows x
-    columns; powers of two; at most 2 to the number of poolings below the level; 1 where left out)."""
-    remat: Literal["none", "conv", "block", "full"] = "none"
-    """What is computed again in the backward pass to save memory: nothing; normalisations and ReLUs, from the results
-    of the convolutions; every stage, from its input; or both, one stage after the other (docs/memory.md). Results do
-    not depend on it."""
+    """Data type of activations. Parameters, statistics, the output layer and the loss are always float32."""
+    packing: str = setting("auto", may_change=True)
+    """Memory layout of the highest resolutions, for speed; results and weights do not depend on it. "none", "auto"
+    (the fastest known for this kind of device), or factors per level, as in "4,2,2" or "1x2,2" (rows x columns;
+    powers of two; at most 2 to the number of poolings below the level; 1 where left out)."""
+    remat: Literal["none", "conv", "block", "full"] = setting("none", may_change=True)
+    """Activations that the backward pass computes again to save memory (docs/memory.md). none: nothing. conv:
+    normalisations and ReLUs, from the results of the convolutions. block: every stage, from its input. full: both,
+    one stage after the other. Results do not depend on it."""
 
     def __post_init__(self) -> None:
         check_types(self, "model.")
@@ -60,5 +61,5 @@ class ModelConfig:
 
     @property
     def size_multiple(self) -> int:
-        """Height and width of the network's input must be multiples of this: 2 to the number of poolings."""
+        """Number that divides height and width of every input of the network: 2 to the number of poolings."""
         return 2 ** len(self.widths)

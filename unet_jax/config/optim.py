@@ -4,36 +4,39 @@ import dataclasses
 from typing import Literal
 
 from unet_jax.config.checks import check_types, require
+from unet_jax.config.settings import setting
+
+_PLATEAU = {"schedule": ("plateau",)}
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """The optimizer and how its learning rate moves."""
+    """The optimizer, and the learning rate over the run."""
 
     name: Literal["rmsprop", "adamw", "sgd"] = "adamw"
-    """rmsprop has Keras's semantics (see rmsprop_variant); sgd has Nesterov momentum."""
+    """Optimizer: rmsprop as in Keras (see rmsprop_variant), adamw, or sgd with Nesterov momentum."""
     learning_rate: float = 2e-3
-    """The schedule's highest value."""
+    """Highest learning rate of the schedule."""
     schedule: Literal["constant", "cosine", "polynomial", "plateau"] = "cosine"
-    """cosine and polynomial fall to 0 over the run; plateau is divided when validation stops improving."""
+    """Learning rate over the run: cosine and polynomial fall to 0; plateau falls when validation stops improving."""
     warmup_fraction: float = 0.0
-    """Part of the run in which the learning rate rises linearly from a 25th of its highest value."""
-    polynomial_power: float = 0.9
+    """Share of the run in which the learning rate rises linearly, from a 25th of its highest value."""
+    polynomial_power: float = setting(0.9, only_if={"schedule": ("polynomial",)})
     """Exponent of the polynomial schedule."""
-    rmsprop_variant: Literal["keras2.0", "keras2.1", "keras3"] = "keras2.0"
-    """Size and place of RMSprop's epsilon, which differ between versions of Keras."""
-    momentum: float = 0.9
-    """Of sgd."""
-    weight_decay: float = 1e-4
-    """Of adamw (decoupled), on kernels only."""
+    rmsprop_variant: Literal["keras2.0", "keras2.1", "keras3"] = setting("keras2.0", only_if={"name": ("rmsprop",)})
+    """Version of Keras whose RMSprop is computed. They differ in the size and place of epsilon."""
+    momentum: float = setting(0.9, only_if={"name": ("sgd",)})
+    """Nesterov momentum of sgd."""
+    weight_decay: float = setting(1e-4, only_if={"name": ("adamw",)})
+    """Decoupled weight decay of adamw, on kernels only."""
     clip_norm: float = 0.0
-    """Scale gradients down to this global norm; 0 leaves them."""
-    plateau_factor: float = 0.1
-    """The learning rate's factor at a plateau."""
-    plateau_patience: int = 4
-    """Evaluations without improvement before a plateau is called."""
-    plateau_min_delta: float = 1e-4
-    """Smaller changes of the validation loss are no improvement."""
+    """Largest global norm of the gradients, which are scaled down to it. 0 leaves them as they are."""
+    plateau_factor: float = setting(0.1, only_if=_PLATEAU)
+    """Factor on the learning rate at a plateau."""
+    plateau_patience: int = setting(4, only_if=_PLATEAU)
+    """Evaluations without improvement after which the validation loss is at a plateau."""
+    plateau_min_delta: float = setting(1e-4, only_if=_PLATEAU)
+    """Smallest fall of the validation loss that counts as an improvement."""
 
     def __post_init__(self) -> None:
         check_types(self, "optim.")

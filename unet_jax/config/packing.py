@@ -1,4 +1,4 @@
-"""The order of the pixels of a packed block, which host and devices share. docs/packing.md says what packing is for."""
+"""Packing factors, and the order of the pixels in a packed block, for host and devices (docs/packing.md)."""
 
 import functools
 import itertools
@@ -8,11 +8,11 @@ from typing import NamedTuple
 from unet_jax._types import InputError
 
 Factor = tuple[int, int]
-"""Rows and columns of a block; powers of two."""
+"""Rows and columns of a block; both are powers of two."""
 
 
 class Packing(NamedTuple):
-    """How the two arrays of a sample are packed."""
+    """Factors that the image and the label of a sample are packed by."""
 
     image: Factor = (1, 1)
     label: Factor = (1, 1)
@@ -22,15 +22,16 @@ UNPACKED = Packing()
 
 
 def num_subpixels(factor: Factor) -> int:
+    """Return the number of pixels in a block."""
     return factor[0] * factor[1]
 
 
 @functools.cache
 def subpixels(factor: Factor) -> tuple[Factor, ...]:
-    """Row and column of each sub-pixel in its block.
+    """Return row and column of each sub-pixel in its block, in the order of the channels.
 
-    Interleaved: sorted by the lowest bits of row and column, then by the next bits, and so on. So the four pixels that
-    2x2 pooling compares are contiguous slices of the channels, and what is left is in the order of half the factor.
+    Sub-pixels are sorted by the lowest bits of row and column, then by the next bits, and so on. So the four pixels
+    that 2x2 pooling compares are contiguous slices of the channels, and the result is in the order of half the factor.
     """
     bits = range(max(factor).bit_length())
     block = itertools.product(range(factor[0]), range(factor[1]))
@@ -38,16 +39,19 @@ def subpixels(factor: Factor) -> tuple[Factor, ...]:
 
 
 def parse_packing(packing: str, num_levels: int) -> list[tuple[int, int]]:
-    """Rows and columns for each level of a `ModelConfig.packing`: "2,1x2" gives [(2, 2), (1, 2), (1, 1), ...].
+    """Return rows and columns for each level of a `ModelConfig.packing`: [(2, 2), (1, 2), (1, 1), ...] for "2,1x2".
 
-    "none" and "auto" give (1, 1) everywhere: what "auto" means is up to the model.
+    The result is (1, 1) everywhere for "none" and for "auto": the model decides what "auto" means.
+
+    Raises:
+      InputError: the text is not understood, or a factor is too large for its level.
     """
     if packing in ("none", "auto"):
         return [(1, 1)] * num_levels
     factors = []
     for level, part in enumerate(packing.split(",")):
-        found = re.fullmatch(r"\s*(\d+)(?:x(\d+))?\s*", part)
-        factor = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+        match = re.fullmatch(r"\s*(\d+)(?:x(\d+))?\s*", part)
+        factor = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if not all(f > 0 and f & (f - 1) == 0 for f in factor):
             raise InputError(
                 f"model.packing is {packing!r}, of which {part!r} is not understood: it must be 'none', 'auto', or "

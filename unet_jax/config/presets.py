@@ -1,19 +1,22 @@
-"""Named configs. Each docstring says what it is for, the command, and what to expect."""
+"""Named configs, and the check of settings that somebody gave but that are not used."""
 
 from collections.abc import Callable
+from typing import Any
 
 from unet_jax.config import AugmentConfig, Config, LossConfig
 from unet_jax.config.data import DataConfig
+from unet_jax.config.dicts import flatten_config
 from unet_jax.config.model import ModelConfig
 from unet_jax.config.optim import OptimConfig
+from unet_jax.config.settings import check_used
 from unet_jax.config.train import TrainConfig
 
 
 def seed() -> Config:
     """The Keras original: 8 to 1024 channels at 1024x1024, RMSprop 1e-4, BCE + Dice over the whole batch.
 
-    Masks are resized and warped bilinearly, hue shifts are large and clamp at red, the learning rate falls and the run
-    stops by validation loss, as there.
+    As there, masks are resized and warped bilinearly, and large hue shifts are clamped at red. The learning rate falls,
+    and the run stops, by the validation loss.
     """
     return Config(
         data=DataConfig(image_size=1024, mask_interpolation="linear"),
@@ -26,7 +29,7 @@ def seed() -> Config:
 
 
 def default() -> Config:
-    """A good modern recipe: AdamW, one rise and fall of the learning rate, gentle colours, both flips."""
+    """A modern recipe: AdamW, a learning rate that rises and falls once, gentle colour shifts, flips both ways."""
     return Config(
         data=DataConfig(image_size=256),
         augment=AugmentConfig(
@@ -45,7 +48,7 @@ def default() -> Config:
 
 
 def small() -> Config:
-    """A small network for a first try on a CPU, in a minute or a few."""
+    """A small network for a first try on a CPU, in a few minutes."""
     return Config(
         data=DataConfig(image_size=128),
         model=ModelConfig(
@@ -61,3 +64,16 @@ def small() -> Config:
 
 
 PRESETS: dict[str, Callable[[], Config]] = {"default": default, "seed": seed, "small": small}
+
+
+def check_settings(config: Config) -> None:
+    """Raise `InputError` for a setting that somebody gave and that does nothing in this config.
+
+    Values of presets are not taken for given: a preset's momentum of batch normalisation stays in the config if
+    somebody chooses group normalisation, and is no mistake.
+    """
+    known_values: dict[str, list[Any]] = {}
+    for make_preset in PRESETS.values():
+        for name, value in flatten_config(make_preset()).items():
+            known_values.setdefault(name, []).append(value)
+    check_used(config, known_values)

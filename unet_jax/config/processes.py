@@ -1,16 +1,16 @@
-"""Settings of connected processes."""
+"""Settings of several processes that train one run together."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """Where the processes of one command meet. Cloud TPU pods and SLURM are found without it."""
+    """Address and number of the processes that run one command. Cloud TPU pods and SLURM need none of it."""
 
     coordinator: str = ""
-    """HOST:PORT where process 0 waits for the others. Give the same to every process, with the two below; nothing on
-    one machine, on a Cloud TPU pod and under SLURM."""
+    """HOST:PORT where process 0 waits for the others. Give all three options to every process, or none of them: on one
+    machine, on a Cloud TPU pod and under SLURM none is needed."""
     num_processes: int = 0
-    """Processes that the same command is started in."""
+    """Number of processes that run the command."""
     process_id: int = -1
-    """Which of them this is: 0, 1, ..."""
+    """Number of this process: 0, 1, ..."""

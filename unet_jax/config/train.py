@@ -5,49 +5,51 @@ from typing import Literal
 
 from unet_jax._types import InputError
 from unet_jax.config.checks import check_types, require
+from unet_jax.config.settings import setting
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How long to train, and what to keep."""
+    """The length of training, and what is kept of it."""
 
     num_epochs: int = 25
     """Passes over the training images."""
     batch_size: int = 8
     """Images in a step, over all devices."""
-    devices_per_image: int = 1
-    """Devices that the rows of each image are divided over, for images that do not fit one (docs/scaling.md). Results
-    do not depend on it."""
+    devices_per_image: int = setting(1, may_change=True)
+    """Number of devices that share the rows of one image, for images too large for one device (docs/scaling.md).
+    Results do not depend on it."""
     accumulation: int = 1
-    """Micro-batches that a step's images are divided into, one after the other, to need less memory."""
+    """Number of micro-batches that the images of a step are divided into. They run one after the other and need less
+    memory. Each is normalised by its own statistics (ghost batch normalisation)."""
     accumulation_statistics: Literal["ghost", "exact"] = "ghost"
-    """Batch statistics (and ratios that the loss takes over a batch) of a divided batch. ghost: every micro-batch's
-    own, in a part of the memory. exact: the whole batch's; every layer then needs all images at once, so nothing is
-    divided and --model.remat is full instead."""
+    """Batch statistics of a divided batch. ghost: those of every micro-batch. exact, those of the whole batch, cannot
+    be divided and is refused: use --model.remat full instead (docs/memory.md)."""
     eval_every_epochs: int = 1
-    """Epochs between evaluations on val; each saves a checkpoint."""
+    """Epochs between evaluations on val. Each evaluation saves a checkpoint."""
     checkpoint_every_steps: int = 0
-    """Further checkpoints between evaluations, for long epochs; 0 saves at evaluations only."""
+    """Steps between further checkpoints, for long epochs. 0 saves at evaluations only."""
     keep_last: int = 1
     """Newest checkpoints to keep, besides the best."""
     monitor: Literal["dice", "loss"] = "dice"
-    """What makes a checkpoint the best one: mean per-image Dice on val, or the loss on val."""
+    """Score that makes a checkpoint the best one: mean per-image Dice on val, or the loss on val."""
     early_stop_patience: int = 0
-    """Stop after so many evaluations without a better validation loss; 0 never stops."""
-    early_stop_min_delta: float = 1e-4
-    """Smaller changes of the validation loss are no improvement."""
-    on_non_finite: Literal["stop", "skip", "rollback"] = "stop"
-    """When the loss or its gradient is not finite: stop; leave the step out (but stop after 10 in a row); or go back to
-    the newest checkpoint and on from there with later images (but stop after 3 returns to the same one)."""
+    """Evaluations without a better validation loss after which training stops. 0 never stops early."""
+    early_stop_min_delta: float = setting(1e-4, only_with=("early_stop_patience",))
+    """Smallest fall of the validation loss that counts as an improvement."""
+    on_non_finite: Literal["stop", "skip", "rollback"] = setting("stop", may_change=True)
+    """Reaction to a loss or gradient that is not finite. stop: end the run. skip: leave the step out, but stop after 10
+    in a row. rollback: go back to the newest checkpoint and on with later images, but stop after 3 returns to the same
+    one."""
     threshold: float = 0.5
     """Probability above which a pixel belongs to a class."""
     num_pictures: int = 4
-    """Validation images in the picture drawn after an evaluation; 0 draws none."""
-    log_gradients_every_steps: int = 0
-    """Write how the loss's terms and the classes pull at the parameters, and where they conflict (docs/losses.md), of
-    every so-manieth step; 0 never does. Each time costs a backward pass per term and class."""
-    tensorboard: bool = False
-    """Write TensorBoard files as well (needs the package tensorboardX)."""
+    """Validation images in the picture that each evaluation draws. 0 draws none."""
+    log_gradients_every_steps: int = setting(0, may_change=True)
+    """Every this many steps, log how strongly each term of the loss and each class pulls at the parameters, and where
+    they conflict (docs/losses.md). 0 never does. It costs one backward pass per term and class."""
+    tensorboard: bool = setting(False, may_change=True)
+    """Write TensorBoard files as well. Needs the package tensorboardX."""
 
     def __post_init__(self) -> None:
         check_types(self, "train.")
@@ -58,6 +60,12 @@ class TrainConfig:
             raise InputError(
                 f"train.accumulation is {self.accumulation}, but must divide train.batch_size, which is "
                 f"{self.batch_size}: use --train.batch-size {larger}, or another --train.accumulation."
+            )
+        if self.accumulation_statistics == "exact" and self.accumulation > 1:
+            raise InputError(
+                f"train.accumulation_statistics is 'exact', but then every layer needs all images at once, and "
+                f"train.accumulation {self.accumulation} would divide nothing: leave both out, and save memory with "
+                f"--model.remat full (docs/memory.md)."
             )
         for name in (
             "checkpoint_every_steps",

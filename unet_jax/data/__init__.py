@@ -1,1 +1,1 @@
-"""Files to samples to batches, in NumPy and OpenCV."""
+"""Data on the host, in NumPy and OpenCV: files are read as samples, and samples are put together into batches."""

@@ -1,4 +1,4 @@
-"""What is in a data set and what is wrong with it, read once before training, with file names."""
+"""An audit of the data set before training: every sample is decoded once, faults are reported with file names."""
 
 import dataclasses
 import hashlib
@@ -14,35 +14,38 @@ from unet_jax.data.pixels import BadSampleError, read_bytes
 from unet_jax.data.sources import FileSource
 
 DARK = 32
-"""An image without a value of at least this, of 255, is called dark."""
-_ROWS_AT_ONCE = 2**20  # float32 counts exactly up to 2**24
+"""Threshold for dark images: an image is dark if none of its values, 0 to 255, reaches this one."""
+_ROWS_AT_ONCE = 2**20  # pixels per matrix product; float32 counts exactly up to 2**24
 
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
-    """Facts about the samples that can be used, and the reasons why the others cannot."""
+    """Facts about the usable samples, and the reasons why the others cannot be used."""
 
-    ids: tuple[str, ...]  # of usable samples
+    ids: tuple[str, ...]  # ids of the usable samples
     class_names: tuple[str, ...]
-    prevalence: tuple[float, ...]  # per class: mean over images of the share of its pixels
-    num_empty: tuple[int, ...]  # per class: images without a pixel of it
-    overlap: tuple[tuple[float, ...], ...]  # [i][j]: part of class i's pixels that are also class j
-    smallest: tuple[int, int]  # height, width
-    largest: tuple[int, int]
+    prevalence: tuple[float, ...]  # per class: mean over images of the fraction of pixels inside it
+    num_empty: tuple[int, ...]  # per class: number of images without a pixel of it
+    overlap: tuple[tuple[float, ...], ...]  # [i][j]: fraction of class i's pixels that are also in class j
+    smallest: tuple[int, int]  # smallest height and smallest width, in pixels
+    largest: tuple[int, int]  # largest height and largest width, in pixels
     duplicates: tuple[tuple[str, ...], ...]  # groups of ids whose image files are byte for byte the same
-    dark: tuple[str, ...]  # ids of images with no value of at least `DARK`
-    bad: tuple[str, ...]  # why samples were left out, with file names
+    dark: tuple[str, ...]  # ids of images without a value of at least `DARK`
+    bad: tuple[str, ...]  # one reason per sample that was left out, with file names
 
     def to_dict(self) -> dict[str, Any]:
+        """Return all fields as values that JSON can hold."""
         return dataclasses.asdict(self)
 
 
 class _Facts(NamedTuple):
-    size: tuple[int, int]
-    joint: np.ndarray  # [k k] float64, pixels in both classes
+    """Facts about one usable sample."""
+
+    size: tuple[int, int]  # height, width
+    joint: np.ndarray  # [k k] float64: number of pixels in both classes
     num_pixels: int
-    brightest: int
-    digest: str
+    brightest: int  # largest value of the image, 0 to 255
+    digest: str  # SHA-256 of the image file
 
 
 def audit_source(
@@ -53,11 +56,21 @@ def audit_source(
     num_threads: int = 4,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Audit:
-    """Decodes every sample and reports.
+    """Decode every sample and collect facts about the data set.
+
+    Args:
+      source: samples at their own size.
+      class_names: names of the k mask channels.
+      skip_bad: leave samples out that cannot be used, instead of raising an error.
+      num_threads: number of threads that decode.
+      on_progress: called with (samples done, all samples) after each sample.
+
+    Returns:
+      Counts and lists over all usable samples.
 
     Raises:
-      InputError: samples cannot be used and `skip_bad` is off (names the first ten), none can be used, or a class has
-        no pixel in the whole set.
+      InputError: samples cannot be used and `skip_bad` is off (the message names the first ten), no sample can be
+        used, or a class has no pixel in the whole set.
     """
 
     def facts_of(index: int) -> _Facts | str:
@@ -82,7 +95,7 @@ def audit_source(
         shown = first_ten(bad)
         raise InputError(
             f"{len(bad)} of {len(source)} samples cannot be used:\n  {shown}\n"
-            f"Correct them, or leave them out with --data.on-bad-sample skip."
+            f"Correct these files, or leave the samples out with --data.on-bad-sample skip."
         )
     if not good:
         raise InputError("no sample can be used:\n  " + "\n  ".join(bad[:10]))
@@ -90,7 +103,7 @@ def audit_source(
 
 
 def _joint_counts(mask: np.ndarray) -> np.ndarray:
-    """`[k k]` float64: [i, j] pixels in class i and in class j."""
+    """Count the pixels that are in class i and in class j, for all i and j: `[k k]` float64."""
     inside = (mask >= 128).reshape(-1, mask.shape[-1])
     joint = np.zeros((mask.shape[-1], mask.shape[-1]))
     for start in range(0, len(inside), _ROWS_AT_ONCE):
@@ -100,6 +113,7 @@ def _joint_counts(mask: np.ndarray) -> np.ndarray:
 
 
 def _summary(good: dict[str, _Facts], class_names: tuple[str, ...], bad: tuple[str, ...]) -> Audit:
+    """Summarise the facts of all usable samples; raise InputError if a class has no pixel in any of them."""
     shares = np.stack([np.diag(f.joint) / f.num_pixels for f in good.values()])
     joint = np.sum([f.joint for f in good.values()], axis=0)
     never = [name for name, total in zip(class_names, np.diag(joint), strict=True) if total == 0]

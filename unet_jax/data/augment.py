@@ -1,7 +1,8 @@
-"""Random changes of a sample: `(rng, sample, config) -> sample`, NumPy and OpenCV.
+"""Augmentation of a sample on the host: `(rng, sample, config) -> sample`, in NumPy and OpenCV.
 
-`changes` draws what happens; here pixels follow. Colours, warp and flips are those of the Keras original, bit for bit
-(with soft masks: nearest pixels it did not have). `device_augment` does the same on an accelerator.
+`augment_draws` draws the random numbers of a change; this module changes the pixels accordingly. Colour shift, warp
+and flips are bit for bit those of the Keras original if masks are warped bilinearly (the original had no
+nearest-neighbour warp). `unet_jax.program.augment_step` applies the same changes on the devices.
 """
 
 import math
@@ -15,17 +16,26 @@ from unet_jax.config import AugmentConfig
 from unet_jax.data.augment_draws import Change, draw_change, grid_unit, noise_factor, spline_weights
 
 _BORDERS = {"constant": cv2.BORDER_CONSTANT, "reflect": cv2.BORDER_REFLECT_101}
-_MOST_CHANNELS = 32  # that all of OpenCV's functions used here can do at once
+_MOST_CHANNELS = 32  # most channels of an array that all OpenCV functions used here accept
 _HUES = np.arange(256)
 
 Operation = Callable[[np.ndarray, bool], np.ndarray]
+"""Warp `(pixels, linear) -> pixels`: bilinear if `linear`, else by nearest neighbour."""
 
 
 def shift_color(image: np.ndarray, shifts: tuple[float, float, float], *, circular_hue: bool) -> np.ndarray:
-    """Adds to hue (of 180), saturation and value (of 255) of an `[h w 3]` uint8 RGB image.
+    """Shift hue, saturation and value of an image.
 
-    Shifts are rounded half to even and the sums saturate at 0 and 255. A hue above 180 means the hue 180 below it; a
-    negative sum is 0, which is red, unless `circular_hue` wraps it.
+    The shifts are rounded half to even. Sums saturate at 0 and 255. A hue h above 180 means the hue h - 180; a
+    negative hue becomes 0, which is red, unless `circular_hue` is on.
+
+    Args:
+      image: `[h w 3]` uint8, RGB.
+      shifts: numbers added to hue (in units of 2 degrees), saturation and value (in gray levels).
+      circular_hue: wrap the hue at red (modulo 180) instead of clamping it.
+
+    Returns:
+      `[h w 3]` uint8, RGB.
     """
     hue, saturation, value = (min(max(round(shift), -(10**6)), 10**6) for shift in shifts)
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
@@ -37,13 +47,13 @@ def shift_color(image: np.ndarray, shifts: tuple[float, float, float], *, circul
 
 
 def tone_table(brightness: float, contrast: float, gamma: float) -> np.ndarray:
-    """`[256]` uint8: contrast (x^gamma - 1/2) + 1/2 + brightness for x in [0, 1]."""
+    """Tabulate contrast * (x^gamma - 1/2) + 1/2 + brightness for all 256 gray levels x in [0, 1]: `[256]` uint8."""
     values = contrast * ((np.arange(256) / 255.0) ** gamma - 0.5) + 0.5 + brightness
     return np.rint(255.0 * values).clip(0, 255).astype(np.uint8)
 
 
 def _warp_operation(matrix: np.ndarray, elastic: np.ndarray | None, size: tuple[int, int], border: str) -> Operation:
-    """`(pixels, linear) -> pixels` for arrays of 1, 3 or 4 channels that OpenCV treats as if each were alone."""
+    """Build a warp for arrays of 1, 3 or 4 channels; with these numbers OpenCV treats each channel independently."""
     height, width = size
     options = {"borderMode": _BORDERS[border], "borderValue": (0, 0, 0, 0)}
     if elastic is None:
@@ -69,20 +79,26 @@ def _warp_operation(matrix: np.ndarray, elastic: np.ndarray | None, size: tuple[
 
 
 def warp(pixels: np.ndarray, matrix: np.ndarray, *, linear: bool, border: str) -> np.ndarray:
-    """An `[h w c]` uint8 array whose pixels come from where the matrix says; any c.
+    """Warp an array of any number of channels by an affine matrix.
 
     Args:
-      pixels: the input.
-      matrix: `[3 3]`, from output to input coordinates (x, y, 1).
-      linear: bilinear, else the nearest pixel.
-      border: "constant" is 0 in every channel, "reflect" mirrors.
+      pixels: `[h w c]` uint8.
+      matrix: `[3 3]`, maps output to input coordinates (x, y, 1), in pixels.
+      linear: interpolate bilinearly; if False, take the nearest pixel.
+      border: filling outside the input: "constant" is 0 in every channel, "reflect" mirrors without the edge row.
+
+    Returns:
+      `[h w c]` uint8.
     """
     operation = _warp_operation(matrix, None, pixels.shape[:2], border)
     return _joined(_warp_planes(operation, _planes(pixels), linear=linear))
 
 
 def _warp_planes(operation: Operation, planes: Sequence[np.ndarray], *, linear: bool) -> list[np.ndarray]:
-    """Four planes at a time, which OpenCV warps in half the time of three and a quarter of the time of two."""
+    """Warp `[h w]` planes four at a time.
+
+    OpenCV needs half the time for four channels that it needs for three, and a quarter of the time for two.
+    """
     out = []
     for start in range(0, len(planes), 4):
         part = list(planes[start : start + 4])
@@ -95,20 +111,22 @@ def _warp_planes(operation: Operation, planes: Sequence[np.ndarray], *, linear: 
 
 
 def _planes(pixels: np.ndarray) -> Sequence[np.ndarray]:
-    """`[h w]` each."""
+    """Split `[h w c]` into c planes `[h w]`."""
     if pixels.shape[-1] <= _MOST_CHANNELS:
         return cv2.split(pixels)
     return [np.ascontiguousarray(pixels[..., k]) for k in range(pixels.shape[-1])]
 
 
 def _joined(planes: Sequence[np.ndarray]) -> np.ndarray:
+    """Stack planes `[h w]` into `[h w c]`."""
     if len(planes) > _MOST_CHANNELS:
         return np.stack(planes, axis=-1)
     return cv2.merge(planes).reshape(*planes[0].shape, len(planes))
 
 
 def _warp_sample(sample: Sample, operation: Operation, *, linear_masks: bool) -> Sample:
-    if linear_masks:  # image and masks together
+    """Warp the image bilinearly, and the masks bilinearly or by nearest neighbour."""
+    if linear_masks:  # one interpolation for all, so image and masks share groups of four planes
         planes = _warp_planes(operation, [*_planes(sample.image), *_planes(sample.mask)], linear=True)
         return Sample(_joined(planes[:3]), _joined(planes[3:]))
     image = cv2.cvtColor(operation(cv2.cvtColor(sample.image, cv2.COLOR_RGB2RGBA), True), cv2.COLOR_RGBA2RGB)
@@ -116,11 +134,11 @@ def _warp_sample(sample: Sample, operation: Operation, *, linear_masks: bool) ->
 
 
 def _flip(pixels: np.ndarray, flips: tuple[bool, bool, bool]) -> np.ndarray:
-    """OpenCV's are 50 times faster than copying a reversed view."""
+    """Flip left to right and top to bottom, then transpose."""
     left_right, top_bottom, transposed = flips
     if left_right or top_bottom:
         code = -1 if left_right and top_bottom else 1 if left_right else 0
-        if pixels.shape[-1] <= _MOST_CHANNELS:
+        if pixels.shape[-1] <= _MOST_CHANNELS:  # cv2.flip is 50 times faster than copying a reversed view
             pixels = cv2.flip(pixels, code).reshape(pixels.shape)
         else:
             pixels = np.ascontiguousarray(pixels[:: -1 if top_bottom else 1, :: -1 if left_right else 1])
@@ -128,15 +146,23 @@ def _flip(pixels: np.ndarray, flips: tuple[bool, bool, bool]) -> np.ndarray:
 
 
 def blur_radius(config: AugmentConfig) -> int:
-    """Of the kernel that every blur of this config uses: three of its largest standard deviation."""
+    """Return the radius, in pixels, of every blur kernel of this config: 3 times the largest standard deviation."""
     return math.ceil(3 * config.blur)
 
 
 def add_noise(image: np.ndarray, factor: int, key: int) -> np.ndarray:
-    """Adds `factor` (see `noise_factor`) times the sum of four random bytes less 510 to every value.
+    """Add approximately normal noise to every value of an image.
 
-    The bytes are a hash (the finaliser of MurmurHash3) of the value's position and the key, in integers, so that any
-    device gets the same.
+    The noise is `factor` times (the sum of four random bytes, less its mean 510). The bytes are a hash (the finaliser
+    of MurmurHash3) of the value's position and the key, computed in integers, so that every device gets the same noise.
+
+    Args:
+      image: `[h w 3]` uint8.
+      factor: scale of the noise in 2**-16 gray levels, from `noise_factor`.
+      key: 32 random bits; equal keys give equal noise.
+
+    Returns:
+      `[h w 3]` uint8, clipped to 0 to 255.
     """
     bits = np.arange(image.size, dtype=np.uint32) * np.uint32(0x9E3779B1) + np.uint32(key)
     for shift, multiplier in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
@@ -148,7 +174,17 @@ def add_noise(image: np.ndarray, factor: int, key: int) -> np.ndarray:
 
 
 def apply_change(sample: Sample, change: Change, config: AugmentConfig, *, linear_masks: bool) -> Sample:
-    """The sample after a change; the input is left alone, and returned where nothing happens."""
+    """Apply a change to a sample. The input's arrays are not modified; they are returned where nothing changes.
+
+    Args:
+      sample: image `[h w 3]` and masks `[h w k]` of one size.
+      change: random numbers from `draw_change`.
+      config: configuration that `change` was drawn with.
+      linear_masks: value that `change` was drawn with: warp masks bilinearly instead of by nearest neighbour.
+
+    Returns:
+      The changed sample, `[h w 3]` and `[h w k]` uint8; h and w are exchanged if the change transposes.
+    """
     image, mask = sample
     if change.color is not None:
         image = shift_color(image, change.color, circular_hue=config.circular_hue)
@@ -172,13 +208,28 @@ def apply_change(sample: Sample, change: Change, config: AugmentConfig, *, linea
 
 
 def augment(rng: np.random.Generator, sample: Sample, config: AugmentConfig, *, linear_masks: bool = False) -> Sample:
-    """One random variant of a sample; the input is left alone.
+    """Return one random variant of a sample; the input's arrays are not modified.
+
+    Colour shift, shift-scale-rotate and horizontal flip follow the Keras original (see `augment_draws`).
 
     Args:
       rng: the only source of randomness.
-      sample: image and masks of one size.
-      config: probabilities and limits.
-      linear_masks: warp masks bilinearly into soft borders instead of by nearest neighbour.
+      sample: image `[h w 3]` uint8 RGB and masks `[h w k]` uint8 (0 to 255) of one size.
+      config: probabilities and limits of the changes.
+      linear_masks: warp masks bilinearly, which makes soft borders, instead of by nearest neighbour.
+
+    Returns:
+      A sample of the same shapes; h and w are exchanged if it was transposed.
+
+    Example:
+      >>> import numpy as np
+      >>> from unet_jax import Sample
+      >>> from unet_jax.config import AugmentConfig
+      >>> from unet_jax.data.augment import augment
+      >>> sample = Sample(np.zeros((1, 4, 3), np.uint8), np.array([[[255], [0], [0], [0]]], np.uint8))
+      >>> only_flip = AugmentConfig(color_prob=0.0, geometry_prob=0.0, horizontal_flip_prob=1.0)
+      >>> augment(np.random.default_rng(0), sample, only_flip).mask[0, :, 0].tolist()
+      [0, 0, 0, 255]
     """
     change = draw_change(rng, config, sample.mask, linear_masks=linear_masks)
     return apply_change(sample, change, config, linear_masks=linear_masks)

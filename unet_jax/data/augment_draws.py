@@ -1,9 +1,11 @@
-"""What happens to a sample, as numbers: drawn once, on the host, whether pixels are changed there or on the device.
+"""The random numbers of augmentation: a `Change` is drawn once, on the host, wherever the pixels are changed.
 
-The draws of the colour shift, of shift-scale-rotate and of the horizontal flip are, in this order, those of the Keras
+`unet_jax.data.augment` applies a change on the host, `unet_jax.program.augment_step` on the devices.
+
+The colour shift, shift-scale-rotate and the horizontal flip are drawn first and in this order, as in the Keras
 original (petrosgk, Kaggle-Carvana-Image-Masking-Challenge, `train.py`), so that equal random numbers give equal
-pixels. The one exception is an aspect limit above 0 (the original was used with 0), where its formula changes the
-size instead of the ratio of width to height. Everything that it did not have is drawn after that.
+pixels. The one exception is an aspect limit above 0 (the original was used with 0): there the original's formula
+changes the size instead of the ratio of width to height. Changes that the original did not have are drawn after these.
 """
 
 import math
@@ -15,41 +17,49 @@ import numpy as np
 
 from unet_jax.config import AugmentConfig
 
-_ELASTIC_LIMIT = 100.0  # pixels at a control point
-# Displacements of control points are multiples of this and their weights of 1/64, so that sums are exact in float32.
+_ELASTIC_LIMIT = 100.0  # largest displacement of a control point, in pixels
+# Displacements of control points, in pixels, are multiples of this unit, and spline weights are multiples of 1/64, so
+# that their sums are exact in float32.
 _ELASTIC_UNIT = 1 / 16
-_FOREGROUND_TRIES = 10
+_FOREGROUND_TRIES = 10  # pixels tried per class, since a warp may move a pixel out of the image
 
 
 class Geometry(NamedTuple):
-    """A shift, scale and rotation about the centre of an image."""
+    """Shift, scale and rotation about the centre of an image."""
 
     angle: float  # degrees, clockwise in image coordinates
-    scale: float
-    aspect: float
+    scale: float  # factor of size
+    aspect: float  # factor of the ratio of width to height
     dx: int  # pixels to the right
     dy: int  # pixels down
 
 
 class Change(NamedTuple):
-    """All that happens to one sample, in this order. None: that does not happen."""
+    """All changes of one sample, in the order of their application. None (or 0, or False) means no such change."""
 
-    color: tuple[float, float, float] | None = None  # shifts of hue (of 180), saturation and value (of 255)
-    tone: tuple[float, float, float] | None = None  # brightness added (of 1), contrast factor, gamma exponent
-    matrix: np.ndarray | None = None  # [3 3] float64: where in the input (x, y, 1) an output pixel comes from
-    elastic: np.ndarray | None = None  # [2 n n] float32: x and y displacement in the input at control points
+    color: tuple[float, float, float] | None = None  # shifts from `draw_color`
+    tone: tuple[float, float, float] | None = None  # brightness added (white is 1), contrast factor, gamma exponent
+    matrix: np.ndarray | None = None  # [3 3] float64: from output to input coordinates (x, y, 1), in pixels
+    elastic: np.ndarray | None = None  # [2 n n] float32: x and y displacement of control points, in input pixels
     flips: tuple[bool, bool, bool] = (False, False, False)  # left to right, top to bottom, transposed
     blur: float = 0.0  # standard deviation in pixels
-    noise: float = 0.0  # standard deviation, of 1
-    noise_key: int = 0  # 32 bits
-    cutout: tuple[int, int, int, int] = (0, 0, 0, 0)  # rows from, to; columns from, to
+    noise: float = 0.0  # standard deviation (white is 1)
+    noise_key: int = 0  # 32 random bits
+    cutout: tuple[int, int, int, int] = (0, 0, 0, 0)  # rows from, to (exclusive); columns from, to (exclusive)
 
 
 def draw_change(rng: np.random.Generator, config: AugmentConfig, mask: np.ndarray, *, linear_masks: bool) -> Change:
-    """The change of a sample with this `[h w k]` mask, which only a crop looks into.
+    """Draw the change of one sample.
 
-    Unless `linear_masks`, the matrix is snapped to a grid (see `snapped`), so that the nearest pixel does not depend on
-    who computes it; with `linear_masks` it is the Keras original's.
+    Args:
+      rng: the only source of randomness.
+      config: probabilities and limits of the changes.
+      mask: `[h w k]` uint8; its values are read only to place a crop around foreground.
+      linear_masks: masks will be warped bilinearly, by the Keras original's matrix. If False, the matrix is snapped to
+        a grid (see `snapped`), so that the nearest pixel is the same wherever it is computed.
+
+    Returns:
+      Numbers that `apply_change` on the host or, after `stack_changes`, the augmentation on the devices takes.
     """
     height, width = mask.shape[:2]
     color = draw_color(rng, config) if rng.random() < config.color_prob else None
@@ -80,7 +90,7 @@ def draw_change(rng: np.random.Generator, config: AugmentConfig, mask: np.ndarra
 
 
 def draw_color(rng: np.random.Generator, config: AugmentConfig) -> tuple[float, float, float]:
-    """Shifts of hue, saturation and value."""
+    """Draw the shifts of hue (in units of 2 degrees), saturation and value (in gray levels)."""
     hue = rng.uniform(-config.hue, config.hue)
     saturation = rng.uniform(-config.saturation, config.saturation)
     value = rng.uniform(-config.value, config.value)
@@ -88,7 +98,7 @@ def draw_color(rng: np.random.Generator, config: AugmentConfig) -> tuple[float, 
 
 
 def draw_geometry(rng: np.random.Generator, config: AugmentConfig, height: int, width: int) -> Geometry:
-    """Parameters of one warp; the shift is a whole number of pixels."""
+    """Draw shift, scale and rotation; the shift is a whole number of pixels."""
     angle = rng.uniform(-config.rotate, config.rotate)
     scale = rng.uniform(1.0 - config.scale, 1.0 + config.scale)
     aspect = rng.uniform(1.0 - config.aspect, 1.0 + config.aspect)
@@ -98,7 +108,10 @@ def draw_geometry(rng: np.random.Generator, config: AugmentConfig, height: int, 
 
 
 def geometry_matrix(geometry: Geometry, height: int, width: int) -> np.ndarray:
-    """`[3 3]` float64: where the image's corners go, as `cv2.warpPerspective` takes it."""
+    """Return the `[3 3]` float64 matrix from input to output coordinates, as `cv2.warpPerspective` takes it.
+
+    It is computed from where the image's four corners move, in float32, as in the Keras original.
+    """
     sx = geometry.scale * geometry.aspect / geometry.aspect**0.5
     sy = geometry.scale / geometry.aspect**0.5
     cos, sin = math.cos(geometry.angle / 180 * math.pi), math.sin(geometry.angle / 180 * math.pi)
@@ -110,12 +123,15 @@ def geometry_matrix(geometry: Geometry, height: int, width: int) -> np.ndarray:
 
 
 def snapped(matrix: np.ndarray, height: int, width: int) -> np.ndarray:
-    """An affine `[3 3]` matrix on a grid that makes the coordinates of every pixel exact in float32.
+    """Round an affine `[3 3]` matrix to a grid on which the coordinates of every pixel are exact in float32.
 
-    The four linear numbers become even multiples of 2**-f and the two offsets odd ones. So no rounding occurs in any
-    order of operations, and no coordinate is half way between two pixels: OpenCV, NumPy and any device agree on the
-    nearest one. At 1024x1024 the linear numbers move by at most 2**-11, about the centre.
+    The four linear numbers become even multiples of 2**-f, and the two offsets become odd multiples of it. So no
+    rounding occurs in any order of operations, and no coordinate lies half way between two pixels: OpenCV, NumPy and
+    all devices agree on the nearest pixel. At 1024x1024 the linear numbers change by at most 2**-11, about the centre.
     """
+    # float32 has 24 significant bits. No coordinate, elastic displacement included, exceeds `reach`, so multiples of
+    # reach / 2**23 (rounded up to a power of two) are exact. Even plus odd is odd, while half-way points are even
+    # multiples of the unit, so they never occur.
     center = np.array([(width - 1) / 2, (height - 1) / 2])
     linear, target = matrix[:2, :2], matrix[:2, :2] @ center + matrix[:2, 2]
     reach = np.abs(linear).sum(axis=1).max() * max(height, width) + np.abs(matrix[:2, 2]).max() + _ELASTIC_LIMIT
@@ -128,8 +144,11 @@ def snapped(matrix: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def grid_unit(matrix: np.ndarray) -> float:
-    """What displacements are rounded to beside a snapped matrix: twice the power of two that its offsets are odd
-    multiples of."""
+    """Return the unit, in pixels, that elastic displacements are rounded to when they are added to a matrix.
+
+    For a snapped matrix it is twice the power of two of which the offsets are odd multiples, so that sums stay odd
+    multiples of that power.
+    """
     if not matrix[0, 2]:
         return 2.0**-20  # not snapped
     mantissa, exponent = math.frexp(abs(matrix[0, 2]))
@@ -138,23 +157,26 @@ def grid_unit(matrix: np.ndarray) -> float:
 
 
 def _draw_crop(rng: np.random.Generator, config: AugmentConfig, mask: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """`[3 3]`: a part of the warped image, enlarged to the whole."""
+    """Draw a crop of the warped image, enlarged to the whole: `[3 3]`, from output to warped coordinates."""
     height, width = mask.shape[:2]
     size = rng.uniform(config.crop_size, 1.0)
     room_x, room_y = (1.0 - size) * width, (1.0 - size) * height
     x, y = rng.uniform(0.0, room_x), rng.uniform(0.0, room_y)
     if rng.random() < config.crop_foreground:
-        found = _foreground_pixel(rng, mask, matrix)
-        if found is not None:  # it comes to lie in the crop's middle, where the image's border allows
+        foreground = _foreground_pixel(rng, mask, matrix)
+        if foreground is not None:  # it is placed in the inner 80 % of the crop, where the image's border allows
             along_x, along_y = rng.uniform(0.1, 0.9, 2) * size
-            x = min(max(found[0] - along_x * width, 0.0), room_x)
-            y = min(max(found[1] - along_y * height, 0.0), room_y)
-    offset = 0.5 * size - 0.5  # of pixel centres
+            x = min(max(foreground[0] - along_x * width, 0.0), room_x)
+            y = min(max(foreground[1] - along_y * height, 0.0), room_y)
+    offset = 0.5 * size - 0.5  # pixel centres lie at whole numbers, so a pixel's outer edge is at -0.5
     return np.array([[size, 0.0, x + offset], [0.0, size, y + offset], [0.0, 0.0, 1.0]])
 
 
 def _foreground_pixel(rng: np.random.Generator, mask: np.ndarray, matrix: np.ndarray) -> tuple[float, float] | None:
-    """Where a random pixel of a random class lies after the warp; every class that is there is as likely."""
+    """Return where a random pixel (x, y) of a random class lies after the warp, or None if none was found inside.
+
+    All classes that occur in the image are equally likely.
+    """
     height, width, num_classes = mask.shape
     back = np.linalg.inv(matrix)
     for class_ in rng.permutation(num_classes):
@@ -168,14 +190,17 @@ def _foreground_pixel(rng: np.random.Generator, mask: np.ndarray, matrix: np.nda
 
 
 def _draw_elastic(rng: np.random.Generator, config: AugmentConfig, height: int, width: int) -> np.ndarray:
-    """Normal displacements of the control points of a cubic B-spline with `elastic_cells` cells along each side."""
+    """Draw normal displacements of the control points of a cubic B-spline with `elastic_cells` cells along each side.
+
+    Returns `[2 n n]` float32, in pixels, with n = `elastic_cells` + 3.
+    """
     count = config.elastic_cells + 3
     pixels = rng.normal(0.0, 1.0, (2, count, count)) * (config.elastic * max(height, width))
     return np.rint(pixels.clip(-_ELASTIC_LIMIT, _ELASTIC_LIMIT) / _ELASTIC_UNIT).astype(np.float32) * _ELASTIC_UNIT
 
 
 def spline_weights(size: int, num_points: int) -> np.ndarray:
-    """`[size num_points]` float32, cubic B-spline weights in multiples of 1/64 whose rows add to 1."""
+    """Return cubic B-spline weights `[size num_points]` float32: multiples of 1/64 whose rows add up to 1."""
     cells = num_points - 3
     position = (np.arange(size) + 0.5) / size * cells
     cell = np.minimum(position.astype(int), cells - 1)
@@ -189,6 +214,7 @@ def spline_weights(size: int, num_points: int) -> np.ndarray:
 
 
 def _draw_tone(rng: np.random.Generator, config: AugmentConfig) -> tuple[float, float, float] | None:
+    """Draw brightness, contrast and gamma; None if none of them changes."""
     brightness, contrast, gamma = 0.0, 1.0, 1.0
     if rng.random() < config.brightness_prob:
         brightness = rng.uniform(-config.brightness, config.brightness)
@@ -200,7 +226,7 @@ def _draw_tone(rng: np.random.Generator, config: AugmentConfig) -> tuple[float, 
 
 
 def _draw_cutout(rng: np.random.Generator, config: AugmentConfig, height: int, width: int) -> tuple[int, int, int, int]:
-    """A rectangle whose centre may lie anywhere."""
+    """Draw a rectangle whose centre may lie anywhere in the image; parts outside are cut off."""
     rows, columns = rng.uniform(0.0, config.cutout, 2) * (height, width)
     y, x = rng.uniform(0.0, 1.0, 2) * (height, width)
     top, bottom, left, right = y - rows / 2, y + rows / 2, x - columns / 2, x + columns / 2
@@ -208,7 +234,17 @@ def _draw_cutout(rng: np.random.Generator, config: AugmentConfig, height: int, w
 
 
 def stack_changes(changes: Sequence[Change], num_points: int) -> dict[str, np.ndarray]:
-    """The numbers of a batch, for `device_augment`: what does not happen gets the values that change nothing."""
+    """Stack the changes of a batch into arrays for the augmentation on the devices.
+
+    A change that does not happen gets values that change nothing.
+
+    Args:
+      changes: one change per sample of the batch, b in all.
+      num_points: control points along each side of the elastic grid, n.
+
+    Returns:
+      One array with leading axis b per kind of change, such as "matrix" `[b 2 3]` and "elastic" `[b 2 n n]`, float32.
+    """
     no_color, no_tone, no_elastic = (0.0, 0.0, 0.0), (0.0, 1.0, 1.0), np.zeros((2, num_points, num_points), np.float32)
     identity = np.eye(3)
     return {
@@ -227,12 +263,16 @@ def stack_changes(changes: Sequence[Change], num_points: int) -> dict[str, np.nd
 
 
 def _bounded(shift: float) -> int:
+    """Round a colour shift and clamp it to +-1e6, which int32 can hold; 255 saturates already."""
     return round(min(max(shift, -1e6), 1e6))
 
 
 def noise_factor(noise: float) -> int:
-    """What a sum of four random bytes, less its mean 510, is multiplied by, in 2**-16 gray levels.
+    """Return the factor, in 2**-16 gray levels, that scales a sum of four random bytes, less its mean 510, to noise.
 
     Such a sum is close to normal; its standard deviation is sqrt(4 (256**2 - 1) / 12).
+
+    Args:
+      noise: standard deviation of the noise (white is 1).
     """
     return round(noise * 255.0 / math.sqrt((256**2 - 1) / 3) * 2**16)

@@ -1,4 +1,4 @@
-"""Where decoded, resized samples are kept between epochs."""
+"""Choice of the cache that keeps decoded, resized samples between epochs: memory, disk or none."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ from unet_jax.config import DataConfig
 from unet_jax.data.disk_cache import cache_bytes, disk_source, free_bytes
 from unet_jax.data.sources import FileSource, MemorySource, ResizedSource, Source
 
-_AUTO_MEMORY_BYTES = 2 * 2**30
+_AUTO_MEMORY_BYTES = 2 * 2**30  # most bytes that data.cache "auto" keeps in memory
 
 
 def training_source(
@@ -16,7 +16,20 @@ def training_source(
     num_threads: int = 1,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Source:
-    """Resized samples, kept where data.cache says."""
+    """Return resized samples, cached as data.cache says.
+
+    Args:
+      source: samples at their own size.
+      config: settings of the data set.
+      num_threads: number of threads that build a disk cache.
+      on_progress: called with (samples done, all samples) while a disk cache is built.
+
+    Returns:
+      Samples of data.image_size: image `[h w 3]` and mask `[h w k]`, uint8.
+
+    Raises:
+      InputError: the disk cache cannot be built or used.
+    """
     match cache_kind(len(source), config, len(source.layout.class_names)):
         case "disk":
             return disk_source(source, config, num_threads=num_threads, on_progress=on_progress)
@@ -27,7 +40,10 @@ def training_source(
 
 
 def cache_kind(num_samples: int, config: DataConfig, num_classes: int) -> str:
-    """data.cache, with "auto" decided: memory below 2 GiB, else the disk where there is room."""
+    """Return "memory", "disk" or "none": data.cache, or for "auto" the choice made here.
+
+    That is memory below 2 GiB of samples, else disk if the cache takes less than 90 % of the free space, else none.
+    """
     if config.cache != "auto":
         return config.cache
     if num_samples * config.image_size**2 * (3 + num_classes) < _AUTO_MEMORY_BYTES:

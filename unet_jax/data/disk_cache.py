@@ -1,11 +1,12 @@
-"""Decoded, resized samples in files: built once, then memory-mapped by every epoch, run and worker process.
+"""Cache of decoded, resized samples in files: built once, then memory-mapped by every epoch, run and worker process.
 
-One folder holds `images.npy`, `masks.npy` (8 masks' pixels in a byte where masks are hard) and `meta.json`, which says
-what is inside and from which files it was made. The folder appears under its name in one rename, when it is complete:
-a build that was killed leaves nothing that looks finished, and of two that run at once the first to finish wins.
+One folder holds `images.npy`, `masks.npy` (8 mask values in a byte where masks are hard) and `meta.json`, which records
+the settings and the files that the cache was built from. The folder appears under its name by one rename, when it is
+complete: a build that was killed leaves nothing that looks finished, and of two builds at once the first to finish
+wins.
 
-A file's identity is its content. Size and time of change are compared first; content is read again where only the time
-differs, as after a copy.
+The cache is used only while the files it was built from have the same content. Their size and time of change are
+compared first; the content is read again where only the time differs, as after a copy.
 """
 
 import contextlib
@@ -32,16 +33,26 @@ from unet_jax.data.pixels import BadSampleError, read_bytes
 from unet_jax.data.sources import FileSource, ResizedSource
 from unet_jax.data.threads import one_thread_opencv
 
-_FORMAT = 1  # higher when equal files and settings give other arrays
-_REMEDY = "Build it anew with --data.rebuild-cache, or delete the folder."
+_FORMAT = 1  # to be raised when equal files and settings lead to other arrays
+_REMEDY = "Rebuild it with --data.rebuild-cache, or delete the folder."
 
 
 class DiskSource:
-    """Samples from a cache folder; images are read-only views of the file. Pickled as its path."""
+    """Samples from a cache folder; images are read-only views of the file.
+
+    It is pickled as the folder's path, so that worker processes map the same files instead of receiving a copy.
+
+    Args:
+      folder: complete cache folder.
+      ids: id of each sample.
+      size: height and width of the samples, in pixels.
+      num_classes: number k of mask channels.
+      as_bits: True if masks are stored as bits.
+    """
 
     def __init__(self, folder: Path, ids: Sequence[str], size: int, num_classes: int, as_bits: bool):
         self._folder, self._ids, self._size, self._num_classes, self._as_bits = folder, ids, size, num_classes, as_bits
-        self._files: list[tuple[int, int]] = []  # descriptor, bytes
+        self._files: list[tuple[int, int]] = []  # file descriptor, size in bytes
         self._arrays: list[np.ndarray] = []
         for name in ("images", "masks"):
             with open(folder / f"{name}.npy", "rb") as file:
@@ -55,7 +66,7 @@ class DiskSource:
 
     @property
     def folder(self) -> Path:
-        """Where the files are."""
+        """Folder that holds the files."""
         return self._folder
 
     @property
@@ -68,9 +79,9 @@ class DiskSource:
     def __getitem__(self, index: int) -> Sample:
         for descriptor, num_bytes in self._files:
             left = os.fstat(descriptor).st_size
-            if left < num_bytes:  # reading past its end would kill the process
+            if left < num_bytes:  # reading a map past the end of its file would kill the process
                 raise BadSampleError(
-                    f"{self._folder}: a file was cut from {num_bytes} to {left} bytes before sample "
+                    f"{self._folder}: a file was truncated from {num_bytes} to {left} bytes before sample "
                     f"{self._ids[index]!r} was read. {_REMEDY}"
                 )
         images, masks = self._arrays
@@ -83,7 +94,7 @@ class DiskSource:
 
 
 def _map(file: BinaryIO) -> np.ndarray:
-    """Read-only. Raises ValueError when the file is no array or too short for its shape."""
+    """Map a .npy file read-only; raise ValueError if it holds no array or is too short for the array's shape."""
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError("another version of the npy format")
     shape, _, dtype = np.lib.format.read_array_header_1_0(file)
@@ -91,6 +102,7 @@ def _map(file: BinaryIO) -> np.ndarray:
 
 
 def _shapes(num_samples: int, size: int, num_classes: int, as_bits: bool) -> dict[str, tuple[int, ...]]:
+    """Return the uint8 array shape of each file, by file name without suffix."""
     masks = (num_samples, size, size, num_classes)
     if as_bits:
         masks = (num_samples, math.ceil(size * size * num_classes / 8))
@@ -98,26 +110,32 @@ def _shapes(num_samples: int, size: int, num_classes: int, as_bits: bool) -> dic
 
 
 def cache_bytes(num_samples: int, config: DataConfig, num_classes: int) -> int:
-    """Of the files on disk."""
+    """Return the size of the cache's arrays on disk, in bytes."""
     return sum(map(math.prod, _shapes(num_samples, config.image_size, num_classes, _stores_bits(config)).values()))
 
 
 def _stores_bits(config: DataConfig) -> bool:
-    """Masks without values between 0 and 255 are stored as bits."""
+    """Return True if masks are stored as bits, which is possible if they have no values between 0 and 255."""
     return config.mask_interpolation == "nearest" and not config.soft_masks
 
 
 def cache_root(config: DataConfig) -> Path:
-    """The folder that caches lie in: data.cache_dir, or one in the user's cache folder."""
+    """Return the folder that holds all caches: data.cache_dir, or our folder in the user's cache folder.
+
+    Raises:
+      InputError: data.cache_dir is a bucket.
+    """
     if "://" in config.cache_dir:
-        raise InputError(f"data.cache_dir is {config.cache_dir!r}, but must be on a local disk: files are mapped.")
+        raise InputError(
+            f"data.cache_dir is {config.cache_dir!r}, but must be on a local disk, because its files are memory-mapped."
+        )
     if config.cache_dir:
         return Path(config.cache_dir).expanduser().absolute()
     return user_cache()
 
 
 def free_bytes(config: DataConfig) -> int:
-    """Room where the cache would lie."""
+    """Return the free space on the disk that the cache would be written to, in bytes."""
     folder = cache_root(config)
     while not folder.exists():
         folder = folder.parent
@@ -131,10 +149,17 @@ def disk_source(
     num_threads: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> DiskSource:
-    """The cache of these samples, built when there is none or data.rebuild_cache says so.
+    """Open the cache of these samples; build it first if there is none or data.rebuild_cache is on.
+
+    Args:
+      source: samples at their own size.
+      config: settings of the data set.
+      num_threads: number of threads that decode during a build.
+      on_progress: called with (samples done, all samples) during a build.
 
     Raises:
-      InputError: a folder of its name cannot be used (says why), a sample cannot be read, or there is no room.
+      InputError: the existing cache cannot be used (the message says why), a sample cannot be read, or the disk has
+        not enough free space.
     """
     num_classes, as_bits = len(source.layout.class_names), _stores_bits(config)
     settings = _settings(source, config)
@@ -156,6 +181,8 @@ def disk_source(
                 f"{root}: the cache cannot be written there ({error}). Name another folder with --data.cache-dir, or "
                 f"use --data.cache memory or none."
             ) from error
+    # Another process may be replacing the folder, which is absent for a moment between the two renames of that. So an
+    # error is final only if the folder (by its inode) is still the one that was checked; otherwise try the new one.
     for _ in range(100):
         with contextlib.suppress(FileNotFoundError):
             inode = folder.stat().st_ino
@@ -165,12 +192,12 @@ def disk_source(
             except (InputError, FileNotFoundError):
                 if folder.stat().st_ino == inode:
                     raise
-        time.sleep(0.02)  # another process is replacing it
+        time.sleep(0.02)
     raise InputError(f"{folder}: disappeared while it was opened. Does another process delete it?")
 
 
 def _settings(source: FileSource, config: DataConfig) -> dict[str, Any]:
-    """All besides the files' content that decides what the arrays hold, as JSON values."""
+    """Return everything that the arrays depend on, except the content of the files, as JSON values."""
     layout = source.layout
     return {
         "ids": list(source.ids),
@@ -184,7 +211,7 @@ def _settings(source: FileSource, config: DataConfig) -> dict[str, Any]:
 
 
 def _identity(path: epath.Path, *, content: bool = True) -> list[Any]:
-    """Size, time of the last change in ns, and digest of the content."""
+    """Return size in bytes, time of the last change in ns, and digest of the content ("" without `content`)."""
     try:
         if "://" in str(path):
             stat = path.stat()
@@ -205,6 +232,7 @@ def _build(
     num_threads: int,
     on_progress: Callable[[int, int], None],
 ) -> None:
+    """Write the arrays and, last, `meta.json` into the folder `new`."""
     resized, as_bits = ResizedSource(source, config), _stores_bits(config)
     shapes = _shapes(len(source), config.image_size, len(settings["classes"]), as_bits)
     with contextlib.ExitStack() as stack:
@@ -243,7 +271,10 @@ def _build(
 
 
 def _write_at(descriptor: int, array: np.ndarray, offset: int) -> None:
-    """Not through a map: there a full disk would kill the process instead of raising an error."""
+    """Write the array's bytes at an offset of a file.
+
+    This is not done through a memory map, where a full disk would kill the process instead of raising an error.
+    """
     view = np.ascontiguousarray(array).data.cast("B")
     while view:
         written = os.pwrite(descriptor, view, offset)
@@ -251,17 +282,20 @@ def _write_at(descriptor: int, array: np.ndarray, offset: int) -> None:
 
 
 def _check(folder: Path, settings: dict[str, Any], source: FileSource, config: DataConfig, num_classes: int) -> None:
-    """Raises `InputError` unless the folder holds exactly these samples."""
+    """Raise `InputError` unless the folder holds exactly these samples."""
     try:
         meta = json.loads((folder / "meta.json").read_text())
-        found, kept, files = meta["format"], meta["settings"], meta["files"]
+        cache_format, kept, files = meta["format"], meta["settings"], meta["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: is not a complete cache of unet_jax ({error!r}). {_REMEDY}") from error
-    if found != _FORMAT:
-        raise InputError(f"{folder}: is a cache of format {found!r}, but this version reads {_FORMAT}. {_REMEDY}")
+    if cache_format != _FORMAT:
+        raise InputError(
+            f"{folder}: is a cache of format {cache_format!r}, but this version reads {_FORMAT}. {_REMEDY}"
+        )
     for name, wanted in settings.items():
         if kept.get(name) != wanted:
-            raise InputError(f"{folder}: is foreign: {_difference(name, kept.get(name), wanted)}. {_REMEDY}")
+            difference = _difference(name, kept.get(name), wanted)
+            raise InputError(f"{folder}: was built from other samples or settings: {difference}. {_REMEDY}")
     for name, shape in _shapes(len(source), config.image_size, num_classes, _stores_bits(config)).items():
         path = folder / f"{name}.npy"
         try:
@@ -270,8 +304,8 @@ def _check(folder: Path, settings: dict[str, Any], source: FileSource, config: D
         except (OSError, ValueError) as error:
             size = path.stat().st_size if path.exists() else 0
             raise InputError(
-                f"{path}: is cut or damaged ({size} bytes, but {math.prod(shape)} of pixels are needed; {error}). "
-                f"{_REMEDY}"
+                f"{path}: is truncated or damaged ({size} bytes, but {math.prod(shape)} bytes of pixels are needed; "
+                f"{error}). {_REMEDY}"
             ) from error
         if array.shape != shape or array.dtype != np.uint8:
             raise InputError(f"{path}: is {array.dtype} {array.shape}, but must be uint8 {shape}. {_REMEDY}")
@@ -281,6 +315,7 @@ def _check(folder: Path, settings: dict[str, Any], source: FileSource, config: D
 
 
 def _check_file(folder: Path, id_: str, path: epath.Path | None, kept: list[Any] | None) -> None:
+    """Raise `InputError` if a file differs from the identity that the cache was built from; None means no file."""
     if path is None or kept is None:
         if (path is None) != (kept is None):
             raise InputError(
@@ -305,7 +340,8 @@ def _check_file(folder: Path, id_: str, path: epath.Path | None, kept: list[Any]
 
 
 def _difference(name: str, kept: Any, wanted: Any) -> str:
+    """Describe how a setting differs; long lists are described by their lengths and one differing entry."""
     if isinstance(kept, list) and len(str(kept)) + len(str(wanted)) > 200:
         only = sorted(set(map(str, kept)) ^ set(map(str, wanted)))
         return f"it holds other {name} ({len(kept)}, wanted {len(wanted)}; {only[0] if only else 'the order'} differs)"
-    return f"{name} was {kept!r} when it was built, now {wanted!r}"
+    return f"{name} was {kept!r}, and is {wanted!r} now"

@@ -1,4 +1,4 @@
-"""Which files belong to which sample: joined by id, never by position in a listing."""
+"""Layout of a data set: image and mask files are joined to samples by id, never by position in a listing."""
 
 import dataclasses
 import re
@@ -16,36 +16,36 @@ SPLITS = ("train", "val", "test")
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One sample's files."""
+    """Files of one sample."""
 
     id: str
     image: epath.Path
-    masks: tuple[epath.Path | None, ...]  # one per class; None: no such file, and that means empty
-    split: str = ""  # where the folders say it
+    masks: tuple[epath.Path | None, ...]  # one per class, or one index map; None: no file, so the mask is empty
+    split: str = ""  # train, val or test, if the data set has folders of these names
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A data set before any pixel is read."""
+    """Files and classes of a data set, known before any pixel is read."""
 
     records: tuple[Record, ...]  # sorted by id
     class_names: tuple[str, ...]
-    index_values: tuple[frozenset[int], ...] = ()  # per class, when masks are one index map
-    known_values: frozenset[int] = frozenset()  # that the index map may hold, also of classes not chosen
-    bad: tuple[str, ...] = ()  # samples left out because files are missing, with the reason
+    index_values: tuple[frozenset[int], ...] = ()  # per class, if masks are one index map
+    known_values: frozenset[int] = frozenset()  # values that the index map may hold, also of classes not chosen
+    bad: tuple[str, ...] = ()  # one reason per sample that was left out because a file is missing
 
 
 def first_ten(reasons: Sequence[str]) -> str:
-    """The first ten on lines of their own, and how many more there are."""
+    """Join the first ten reasons, one a line, and the number of the others."""
     more = f"\n  and {len(reasons) - 10} more" if len(reasons) > 10 else ""
     return "\n  ".join(reasons[:10]) + more
 
 
 def find_layout(config: DataConfig) -> Layout:
-    """Lists the data set's files.
+    """List the files of the data set that the config describes, and join them to samples.
 
     Raises:
-      InputError: a folder or file is missing, an id occurs twice, or nothing was found; with the path.
+      InputError: a folder or file is missing, an id occurs twice, or no sample was found. The message names the path.
     """
     if not config.root:
         raise InputError("data.root is empty: say where the data set is with --data.root DIR.")
@@ -81,6 +81,7 @@ def find_layout(config: DataConfig) -> Layout:
 
 
 def _folder_layout(root: epath.Path, config: DataConfig, split: str) -> Layout:
+    """Join images/ID.ext and masks/CLASS/ID.ext."""
     masks_root = root / "masks"
     for folder in (root / "images", masks_root):
         if not folder.is_dir():
@@ -88,13 +89,15 @@ def _folder_layout(root: epath.Path, config: DataConfig, split: str) -> Layout:
                 f"{folder}: there is no such folder. Expected {root}/images/ID.ext and {root}/masks/CLASS/ID.ext; for "
                 f"files that lie elsewhere see --data.image-pattern, --data.mask-patterns and --data.index-map."
             )
-    found = sorted(p.name for p in masks_root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    class_names = config.classes or tuple(found)
+    class_folders = sorted(p.name for p in masks_root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    class_names = config.classes or tuple(class_folders)
     if not class_names:
         raise InputError(f"{masks_root}: has no class folders. Put each class's masks into {masks_root}/CLASS/.")
     for name in class_names:
-        if name not in found:
-            raise InputError(f"{masks_root / name}: there is no such folder, but data.classes names it; found {found}.")
+        if name not in class_folders:
+            raise InputError(
+                f"{masks_root / name}: there is no such folder, but data.classes names it; found {class_folders}."
+            )
     images = _files_by_id(root / "images")
     masks = [_files_by_id(masks_root / name) for name in class_names]
     records, bad = [], []
@@ -116,7 +119,7 @@ def _folder_layout(root: epath.Path, config: DataConfig, split: str) -> Layout:
 
 
 def _files_by_id(folder: epath.Path) -> dict[str, epath.Path]:
-    """Image files of a folder and its subfolders by id: the path without suffix, relative to the folder."""
+    """List the image files of a folder and its subfolders by id: their path relative to the folder, without suffix."""
     files: dict[str, epath.Path] = {}
     pending = [(folder, "")]
     while pending:
@@ -127,7 +130,7 @@ def _files_by_id(folder: epath.Path) -> dict[str, epath.Path]:
             if path.suffix.lower() in IMAGE_SUFFIXES:
                 id_ = normal_id(prefix + path.stem)
                 if id_ in files:
-                    raise InputError(f"{path}: and {files[id_]} have the same id {id_!r}. Rename one of them.")
+                    raise InputError(f"{path}: has the same id {id_!r} as {files[id_]}. Rename one of them.")
                 files[id_] = path
             elif path.is_dir():
                 pending.append((path, f"{prefix}{path.name}/"))
@@ -135,11 +138,15 @@ def _files_by_id(folder: epath.Path) -> dict[str, epath.Path]:
 
 
 def normal_id(text: str) -> str:
-    """File systems and programs disagree on whether an accented letter is one character or two; ids have one."""
+    """Normalise an id to Unicode form NFC.
+
+    File systems and programs disagree on whether an accented letter is one character or two; in ids it is one.
+    """
     return unicodedata.normalize("NFC", text)
 
 
 def _split_assignments(entries: tuple[str, ...], field: str) -> dict[str, str]:
+    """Parse entries CLASS=value of a config field into a dict."""
     pairs = {}
     for entry in entries:
         name, equals, value = entry.partition("=")
@@ -155,17 +162,17 @@ def _split_assignments(entries: tuple[str, ...], field: str) -> dict[str, str]:
 
 
 def _ordered(pairs: dict[str, str], config: DataConfig, field: str) -> dict[str, str]:
-    """The assignments in the order of data.classes."""
+    """Return the assignments of the chosen classes, in the order of data.classes."""
     if not config.classes:
         return pairs
     if set(config.classes) - set(pairs):
         missing = sorted(set(config.classes) - set(pairs))
-        raise InputError(f"{field} says nothing of {missing}, which data.classes names; it has {sorted(pairs)}.")
+        raise InputError(f"{field} has no entry for {missing}, which data.classes names; it has {sorted(pairs)}.")
     return {name: pairs[name] for name in config.classes}
 
 
 def _match_pattern(root: epath.Path, pattern: str, field: str) -> dict[str, epath.Path]:
-    """Files below root that a pattern with {id} matches, by id."""
+    """List the files below root that match a pattern with {id}, by id."""
     if pattern.count("{id}") != 1:
         raise InputError(f"{field} is {pattern!r}, but must contain {{id}} once.")
     directory, _, name = pattern.rpartition("/")
@@ -177,24 +184,26 @@ def _match_pattern(root: epath.Path, pattern: str, field: str) -> dict[str, epat
     before, after = normal_id(name).split("{id}")
     files: dict[str, epath.Path] = {}
     for path in folder.iterdir():
-        found = normal_id(path.name)
-        hidden = found.startswith(".") and not before.startswith(".")
-        long_enough = len(found) > len(before) + len(after)
-        if long_enough and not hidden and found.startswith(before) and found.endswith(after) and not path.is_dir():
-            files[found[len(before) : len(found) - len(after)]] = path
+        file_name = normal_id(path.name)
+        hidden = file_name.startswith(".") and not before.startswith(".")
+        matches = file_name.startswith(before) and file_name.endswith(after)
+        if len(file_name) > len(before) + len(after) and matches and not hidden and not path.is_dir():
+            files[file_name[len(before) : len(file_name) - len(after)]] = path
     if not files:
         raise InputError(f"{folder}: no file matches {name!r} ({field}).")
     return dict(sorted(files.items()))
 
 
 def _image_id(id_: str, config: DataConfig) -> str:
-    """The id of the image that a mask of this id belongs to."""
+    """Return the id of the image that the mask with this id belongs to."""
     if not config.image_key:
         return id_
     try:
         match = re.search(config.image_key, id_)
     except re.error as error:
-        raise InputError(f"data.image_key is {config.image_key!r}, which is no regular expression: {error}.") from error
+        raise InputError(
+            f"data.image_key is {config.image_key!r}, which is not a valid regular expression: {error}."
+        ) from error
     if match is None or not match.groups() or match.group(1) is None:
         raise InputError(
             f"data.image_key is {config.image_key!r}, which finds no group in the id {id_!r}. Put parentheses around "
@@ -204,34 +213,40 @@ def _image_id(id_: str, config: DataConfig) -> str:
 
 
 def _images(root: epath.Path, config: DataConfig, masks: Iterable[epath.Path]) -> dict[str, epath.Path]:
-    """Images by id, without files that are masks, for one folder may hold both."""
+    """List the images by id, without the given mask files, because one folder may hold both."""
     if config.image_pattern:
-        found = _match_pattern(root, config.image_pattern, "data.image_pattern")
+        images = _match_pattern(root, config.image_pattern, "data.image_pattern")
     elif (root / "images").is_dir():
-        found = _files_by_id(root / "images")
+        images = _files_by_id(root / "images")
     else:
-        raise InputError(f"{root / 'images'}: there is no such folder. Say where images are: --data.image-pattern.")
+        raise InputError(
+            f"{root / 'images'}: there is no such folder. Say where the images are with --data.image-pattern."
+        )
     taken = set(masks)
-    return {id_: path for id_, path in found.items() if path not in taken}
+    return {id_: path for id_, path in images.items() if path not in taken}
 
 
 def _pattern_layout(root: epath.Path, config: DataConfig) -> Layout:
+    """Join the files that data.mask_patterns and data.image_pattern match."""
     pairs = _split_assignments(config.mask_patterns, "data.mask_patterns")
-    found = {name: _match_pattern(root, pattern, f"data.mask_patterns {name}") for name, pattern in pairs.items()}
+    masks_of = {name: _match_pattern(root, pattern, f"data.mask_patterns {name}") for name, pattern in pairs.items()}
     names = tuple(_ordered(pairs, config, "data.mask_patterns"))
-    images = _images(root, config, [path for files in found.values() for path in files.values()])
-    masks = {id_: tuple(found[name].get(id_) for name in names) for name in names for id_ in found[name]}
+    images = _images(root, config, [path for files in masks_of.values() for path in files.values()])
+    masks = {id_: tuple(masks_of[name].get(id_) for name in names) for name in names for id_ in masks_of[name]}
     return _join(masks, images, names, config)
 
 
 def _index_map_layout(root: epath.Path, config: DataConfig) -> Layout:
+    """Join images with the class number files that data.index_map matches."""
     pairs = _split_assignments(config.index_values, "data.index_values")
     values = {}
     for name, text in pairs.items():
         try:
             values[name] = frozenset(int(part) for part in text.split(","))
         except ValueError as error:
-            raise InputError(f"data.index_values has {name}={text}, but values must be numbers: {name}=1,2.") from error
+            raise InputError(
+                f"data.index_values has {name}={text}, but values must be numbers, as in {name}=1,2."
+            ) from error
     names = tuple(_ordered(pairs, config, "data.index_values"))
     maps = _match_pattern(root, config.index_map, "data.index_map")
     images = _images(root, config, maps.values())
@@ -248,7 +263,7 @@ def _join(
     names: tuple[str, ...],
     config: DataConfig,
 ) -> Layout:
-    """Masks by id with the image each belongs to, and images to which no mask belongs."""
+    """Join masks, by id, with the images they belong to; data.missing_masks decides on images without any."""
     records, bad, used = [], [], set()
     for id_, paths in masks.items():
         image_id = _image_id(id_, config)
@@ -270,11 +285,12 @@ def _join(
 
 
 def _checked(records: list[Record], class_names: tuple[str, ...], config: DataConfig, *, bad: list[str]) -> Layout:
+    """Return the layout of these records; raise InputError if it cannot be used."""
     if bad and config.on_bad_sample == "error":
         shown = first_ten(bad)
         raise InputError(
-            f"{config.root}: {len(bad)} files have no partner:\n  {shown}\n"
-            f"Add or remove files; or use --data.missing-masks empty (no file means no object) or "
+            f"{config.root}: {len(bad)} files have no matching image or mask:\n  {shown}\n"
+            f"Add or remove files; or use --data.missing-masks empty (no mask file means no object) or "
             f"--data.on-bad-sample skip (leave these out)."
         )
     if "overlay" in class_names:
@@ -286,7 +302,7 @@ def _checked(records: list[Record], class_names: tuple[str, ...], config: DataCo
     for record in records:
         if record.id in ids:
             raise InputError(
-                f"{record.image}: and {ids[record.id].image} have the same id {record.id!r}. Rename one of them, with "
+                f"{record.image}: has the same id {record.id!r} as {ids[record.id].image}. Rename one of them, and "
                 f"its masks."
             )
         ids[record.id] = record

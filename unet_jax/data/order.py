@@ -1,4 +1,9 @@
-"""Which sample comes when, and with which random numbers: pure functions of seed, epoch and position."""
+"""Order of the samples in a run and their random numbers, as pure functions of seed, epoch and position.
+
+Epoch e visits the samples in an order that depends on (seed, e) alone. Sample i of epoch e is augmented with random
+numbers that depend on (seed, e, i) alone. So a position in the training data is one number, the count of batches so
+far, and there is no other state to save or to lose. Nothing is read here: `pipeline` makes the batches.
+"""
 
 import functools
 from typing import NamedTuple
@@ -7,24 +12,34 @@ import numpy as np
 
 from unet_jax._types import InputError
 
-# Keys that keep the streams of random numbers of different purposes apart.
+# Keys that make the random numbers of the order independent of those of augmentation.
 _ORDER_KEY, _AUGMENT_KEY = 0, 1
 
 
 class EpochSample(NamedTuple):
-    """Which sample, in which epoch."""
+    """One visit to a sample: the epoch (from 0) and the index of the sample in its source."""
 
     epoch: int
     index: int
 
 
 def steps_per_epoch(num_samples: int, batch_size: int) -> int:
-    """Full batches in one pass."""
+    """Return the number of full batches in one pass over the samples."""
     return num_samples // batch_size
 
 
 class TrainOrder:
-    """The sequence of draws of a whole run: every epoch a new permutation, its incomplete last batch dropped."""
+    """Sequence of all sample visits of a run: a new permutation in every epoch, without its incomplete last batch.
+
+    Args:
+      num_samples: samples of the training split.
+      batch_size: samples of a global batch.
+      num_epochs: passes over the samples.
+      seed: seed of the order; `augment_rng` takes the same one.
+
+    Raises:
+      InputError: there are fewer samples than one batch needs.
+    """
 
     def __init__(self, num_samples: int, batch_size: int, num_epochs: int, seed: int):
         if num_samples < batch_size:
@@ -36,7 +51,7 @@ class TrainOrder:
         self.steps_per_epoch = steps_per_epoch(num_samples, batch_size)
 
     def extended_by(self, num_batches: int) -> "TrainOrder":
-        """The same sequence, continued by at least so many batches."""
+        """Return the same sequence, continued by whole epochs that hold at least `num_batches` more batches."""
         num_epochs = self.num_epochs + -(-num_batches // self.steps_per_epoch)
         return TrainOrder(self.num_samples, self.batch_size, num_epochs, self.seed)
 
@@ -48,15 +63,16 @@ class TrainOrder:
         return EpochSample(epoch, int(_permutation(self.seed, epoch, self.num_samples)[offset]))
 
     def batch(self, step: int) -> list[EpochSample]:
-        """The draws of the batch that update number `step` (from 0) uses."""
+        """Return the sample visits of the batch that training step `step` (from 0) uses."""
         return [self[step * self.batch_size + i] for i in range(self.batch_size)]
 
 
 @functools.lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, num_samples: int) -> np.ndarray:
+    """Return the order of all samples in one epoch: `[num_samples]` int64."""
     return np.random.default_rng((seed, _ORDER_KEY, epoch)).permutation(num_samples)
 
 
 def augment_rng(seed: int, draw: EpochSample) -> np.random.Generator:
-    """The random numbers of one sample in one epoch."""
+    """Return the generator that augments one sample in one epoch."""
     return np.random.default_rng((seed, _AUGMENT_KEY, draw.epoch, draw.index))

@@ -1,8 +1,9 @@
-"""Packing on the host, as bytes: for a device it is a transposition of narrow rows, which accelerators do badly.
+"""Packing of images and masks on the host, as bytes: blocks of pixels become channels (docs/packing.md).
 
-Measured on one core with 1024x1024 pixels and blocks of 4x4: 6.5 ms for an image and 0.8 ms for two masks with
-`cv2.mixChannels`, 13.4 and 8.9 ms with NumPy's transposition. A TPU's compiler estimated for it, in float, a quarter of
-all cycles of a training step (docs/tpu.md).
+On a device, packing is a transposition of narrow rows, which accelerators do badly: a TPU's compiler estimated for it,
+in float, a quarter of all cycles of a training step (docs/tpu.md). Measured on one core of a host with 1024x1024 pixels
+and blocks of 4x4: 6.5 ms for an image and 0.8 ms for two masks with `cv2.mixChannels`, 13.4 and 8.9 ms with NumPy's
+transposition.
 """
 
 import cv2
@@ -11,11 +12,11 @@ import numpy as np
 from unet_jax._types import Sample
 from unet_jax.config.packing import Factor, Packing, num_subpixels, subpixels
 
-_MOST_CHANNELS = 128  # of an array in OpenCV 5
+_MOST_CHANNELS = 128  # most channels of an array in OpenCV 5
 
 
 def pack_pixels(x: np.ndarray, factor: Factor) -> np.ndarray:
-    """`[h w c]` uint8 to `[h/r w/s r*s*c]`, as `unet_jax.model.packing.pack` lays it out."""
+    """Pack `[h w c]` uint8 by a factor (r, s) to `[h/r w/s r*s*c]`, in the layout of `unet_jax.model.packing.pack`."""
     if factor == (1, 1):
         return x
     (r, s), (h, w, c) = factor, x.shape
@@ -35,5 +36,5 @@ def pack_pixels(x: np.ndarray, factor: Factor) -> np.ndarray:
 
 
 def pack_sample(sample: Sample, packing: Packing) -> Sample:
-    """Image and masks packed."""
+    """Pack image and masks, each by its own factor."""
     return Sample(pack_pixels(sample.image, packing.image), pack_pixels(sample.mask, packing.label))

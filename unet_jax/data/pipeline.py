@@ -1,9 +1,7 @@
-"""From samples to batches with Grain: which sample comes when, and with which random numbers, are pure functions.
+"""Input pipeline: threads and worker processes of Grain read, augment, pack and batch the samples.
 
-Sample i of epoch e is augmented with random numbers that depend on (seed, e, i) alone, and epoch e visits the samples
-in an order that depends on (seed, e) alone. So a position in the data is one number, the count of batches so far;
-threads and worker processes cannot change what comes out; and a process of many reads its block of
-rows of each global batch.
+`order` decides which sample comes when, and with which random numbers. Therefore the number of threads and workers
+cannot change the data. With several processes, each one reads its block of rows of every global batch.
 """
 
 import contextlib
@@ -27,7 +25,7 @@ from unet_jax.data.sources import Source
 from unet_jax.data.threads import num_cores, one_thread_opencv
 from unet_jax.data.worker_reads import InProgress
 
-_MEASURE_S = 0.15  # for each number of threads
+_MEASURE_S = 0.15  # seconds of measurement for each number of threads
 
 _ALL = Share()
 
@@ -35,20 +33,21 @@ BatchT = TypeVar("BatchT")
 
 
 class _MakeSample(grain.transforms.Map):
-    """Reads and augments one draw; picklable, so that worker processes can run it."""
+    """Transform that reads, augments and packs one sample; picklable, so that worker processes can run it."""
 
     def __init__(
         self, source: Source, seed: int, config: AugmentConfig, linear_masks: bool, packing: Packing = UNPACKED
     ):
         self._source, self._seed, self._config, self._linear = source, seed, config, linear_masks
         self._packing = packing
-        self.in_progress: InProgress | None = None  # where worker processes note what they read
+        self.in_progress: InProgress | None = None  # record of what worker processes are reading
 
     def map(self, element: EpochSample) -> Any:
         with self.in_progress.reading(element.index) if self.in_progress else contextlib.nullcontext():
             return self.make(element)
 
     def make(self, element: EpochSample) -> Any:
+        """Return the augmented, packed `Sample`."""
         sample, change = self.drawn(element)
         return pack_sample(apply_change(sample, change, self._config, linear_masks=self._linear), self._packing)
 
@@ -56,6 +55,7 @@ class _MakeSample(grain.transforms.Map):
         return self._source.ids[index]
 
     def drawn(self, element: EpochSample) -> tuple[Sample, Change]:
+        """Read a sample and draw its change; the sample itself is not changed."""
         one_thread_opencv()
         try:
             sample = self._source[element.index]
@@ -71,13 +71,14 @@ class _MakeSample(grain.transforms.Map):
 
 
 class _SampleWithChange(_MakeSample):
-    """Reads a sample and only draws what happens to it."""
+    """Transform that reads a sample and draws its change, but does not apply it."""
 
     def make(self, element: EpochSample) -> tuple[Sample, Change]:
         return self.drawn(element)
 
 
 def _stack(samples: Sequence[Sample]) -> Batch:
+    """Stack samples into a batch in which all weights are 1."""
     images, masks = (np.stack(arrays) for arrays in zip(*samples, strict=True))
     return Batch(images, masks, np.ones(len(samples), np.float32))
 
@@ -88,7 +89,13 @@ def _stack_with_changes(drawn: Sequence[tuple[Sample, Change]], num_points: int)
 
 
 class Batches(Iterator[BatchT]):
-    """Batches from Grain. `close()` stops its threads and workers; an error says what was being read."""
+    """Iterator over batches from Grain. Call `close()` to stop its threads and workers.
+
+    Raises:
+      InputError: a sample cannot be read; the message names the file.
+      RuntimeError: reading failed in another way; the message names the sample, or those that a killed worker process
+        was reading.
+    """
 
     def __init__(self, make_sample: _MakeSample, iterator: grain.DatasetIterator[BatchT]):
         self._make_sample, self._iterator = make_sample, iterator
@@ -106,11 +113,11 @@ class Batches(Iterator[BatchT]):
             during = f" while it read {', '.join(ids)}" if ids else ""
             raise RuntimeError(
                 f"a worker process that reads samples failed{during}: {error} Continue the run with the command that "
-                f"began it; if the machine ran out of memory, with fewer --data.num-workers."
+                f"started it; if the machine ran out of memory, use fewer --data.num-workers."
             ) from error
 
     def close(self) -> None:
-        """Stops reading."""
+        """Stop reading."""
         self._iterator.close()
         if self._make_sample.in_progress is not None:
             self._make_sample.in_progress.close()
@@ -126,16 +133,22 @@ def train_batches(
     packing: Packing = UNPACKED,
     share: Share = _ALL,
 ) -> Batches[Batch]:
-    """This process's share of every batch from `start_step` to the end of the run; `close()` it to stop the threads.
+    """Iterate over the training batches from `start_step` to the end of the run; `close()` them to stop the threads.
 
     Args:
-      source: samples of one size.
-      order: which sample comes when.
-      augment_config: what happens to each.
-      data_config: number of threads and workers, which do not change the data.
-      start_step: batches already used; continues exactly there.
-      packing: of images and labels, last of all.
-      share: the rows of each global batch that are read here.
+      source: samples of one size, image `[h w 3]` and mask `[h w k]`, uint8.
+      order: order of the samples.
+      augment_config: probabilities and limits of the changes of samples.
+      data_config: mask interpolation, and the numbers of threads and workers, which do not change the data.
+      start_step: number of batches already used; the data continue exactly there.
+      packing: factors by which images and labels are packed, after everything else.
+      share: rows of each global batch that this process reads.
+
+    Returns:
+      Batches of this process's rows, all of weight 1.
+
+    Raises:
+      InputError: the batch size is not a multiple of the number of processes.
     """
     linear = data_config.mask_interpolation == "linear"
     make_sample = _MakeSample(source, order.seed, augment_config, linear, packing)
@@ -151,7 +164,19 @@ def batches_with_changes(
     start_step: int = 0,
     share: Share = _ALL,
 ) -> Batches[tuple[Batch, dict[str, np.ndarray]]]:
-    """As `train_batches`, but pixels are as they were read, and what happens to them comes with them as numbers."""
+    """Iterate as `train_batches` does, over unchanged pixels and the changes that the devices are to apply to them.
+
+    Args:
+      source: samples of one size, image `[h w 3]` and mask `[h w k]`, uint8.
+      order: order of the samples.
+      augment_config: probabilities and limits of the changes of samples.
+      data_config: mask interpolation, and the numbers of threads and workers, which do not change the data.
+      start_step: number of batches already used; the data continue exactly there.
+      share: rows of each global batch that this process reads.
+
+    Returns:
+      Pairs of a batch, unpacked, and the arrays of `stack_changes`.
+    """
     linear = data_config.mask_interpolation == "linear"
     draw_sample = _SampleWithChange(source, order.seed, augment_config, linear)
     stack = functools.partial(_stack_with_changes, num_points=augment_config.elastic_cells + 3)
@@ -166,7 +191,11 @@ def _iterate(
     start_step: int,
     share: Share,
 ) -> Batches[Any]:
-    """Threads make samples, two each in flight at most; worker processes whole batches, with two more in a queue."""
+    """Start reading.
+
+    Without workers, threads make samples, of which each thread has at most two in flight. With workers, each worker's
+    threads make whole batches, and at most two finished batches of each worker wait in its queue.
+    """
     batch_size, workers = _rows_of(share, order.batch_size), config.num_workers
     samples = grain.MapDataset.source(_ShareOfOrder(order, start_step, share)).map(make_sample)
     threads = config.num_threads or _measured_threads(make_sample, order, start_step, num_cores() // max(1, workers))
@@ -183,9 +212,10 @@ def _iterate(
 
 
 def _measured_threads(make_sample: _MakeSample, order: TrainOrder, start_step: int, most: int) -> int:
-    """The fewest threads that reach 9 tenths of the most samples per second, tried on the samples that come next.
+    """Return the smallest number of threads that reaches 90 % of the highest rate of samples per second.
 
-    A sample that cannot be read ends the search: it becomes an error where its turn is.
+    The numbers 1, 2, 4, ... up to `most` are tried on the samples that come next. A sample that cannot be read ends the
+    search; it raises its error when its batch is read.
     """
     counts = [2**i for i in range(max(1, most).bit_length()) if 2**i <= max(1, most)]
     rates, position = [], start_step * order.batch_size
@@ -204,14 +234,14 @@ def _measured_threads(make_sample: _MakeSample, order: TrainOrder, start_step: i
 
 
 def _rows_of(share: Share, batch_size: int) -> int:
-    """Samples of each global batch that are a share."""
+    """Return the number of samples of each global batch that belong to one share."""
     if batch_size % share.count:
         raise InputError(f"train.batch_size is {batch_size}, but must be a multiple of the {share.count} processes.")
     return batch_size // share.count
 
 
 class _ShareOfOrder:
-    """A share's draws of each batch, from `start_step` on."""
+    """Sample visits of one share of every batch, from `start_step` on."""
 
     def __init__(self, order: TrainOrder, start_step: int, share: Share):
         self._order, self._start_step, self._index = order, start_step, share.index
@@ -226,7 +256,7 @@ class _ShareOfOrder:
 
 
 def _parse_absl_flags() -> None:
-    """Grain's worker processes read absl flags, which nobody else parses here."""
+    """Mark absl's flags as parsed: Grain's worker processes read them, and nothing else here parses them."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():
@@ -236,9 +266,18 @@ def _parse_absl_flags() -> None:
 def eval_batches(
     source: Source, batch_size: int, *, packing: Packing = UNPACKED, share: Share = _ALL
 ) -> Iterator[Batch]:
-    """All samples once, in order, packed but not augmented; the last batch is filled up with zeros of weight 0.
+    """Iterate over all samples once, in order, packed but not augmented.
 
-    A share has the rows of the global batches that `train_batches` would give it, and as many batches as any other.
+    The last batch is filled up with zeros of weight 0. Every share has the same number of batches.
+
+    Args:
+      source: samples of one size, image `[h w 3]` and mask `[h w k]`, uint8.
+      batch_size: samples of a global batch.
+      packing: factors by which images and labels are packed.
+      share: rows of each global batch that this process reads, the same block as in `train_batches`.
+
+    Raises:
+      InputError: the batch size is not a multiple of the number of processes, or a sample cannot be read.
     """
     num_rows = _rows_of(share, batch_size)
     for start in range(share.index * num_rows, share.index * num_rows + len(source), batch_size):

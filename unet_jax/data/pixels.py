@@ -1,4 +1,4 @@
-"""Reading and writing image and mask files, and resizing arrays with any number of channels."""
+"""Reading and writing of image and mask files, and resizing of arrays with any number of channels."""
 
 import io
 from collections.abc import Callable
@@ -16,11 +16,11 @@ _STACK_SUFFIXES = (".tif", ".tiff", ".gif")  # formats that hold several picture
 
 
 class BadSampleError(InputError):
-    """A file of one sample cannot be used; `data.on_bad_sample` decides what follows."""
+    """Error for a sample with a file that cannot be used; `data.on_bad_sample` decides what happens then."""
 
 
 def read_bytes(path: epath.Path) -> bytes:
-    """The file's content; `BadSampleError` when it is missing or unreadable."""
+    """Read a file; raise BadSampleError if it is missing or unreadable."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -28,7 +28,32 @@ def read_bytes(path: epath.Path) -> bytes:
 
 
 def read_image(path: str | epath.Path) -> np.ndarray:
-    """`[h w 3]` uint8 RGB. Gray images are repeated, alpha is dropped, 16 bits become 8, EXIF rotation is applied."""
+    """Read an image as 8-bit RGB, on the host.
+
+    Gray is repeated over the three channels, alpha is dropped, 16 bits become 8, and an EXIF rotation is applied.
+
+    Args:
+      path: file on a local disk or in a bucket.
+
+    Returns:
+      `[h w 3]` uint8, RGB, 0 to 255.
+
+    Raises:
+      BadSampleError: the file cannot be read, is not an image that OpenCV can decode, or holds several pictures of one
+        size. It is an `InputError`.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> import numpy as np
+      >>> from PIL import Image
+      >>> import unet_jax
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder) / "gray.png"
+      ...     Image.fromarray(np.full((2, 4), 7, np.uint8)).save(path)
+      ...     image = unet_jax.read_image(str(path))
+      >>> image.shape, image[0, 0].tolist()
+      ((2, 4, 3), [7, 7, 7])
+    """
     path = epath.Path(path)
     data = read_bytes(path)
     if path.suffix.lower() in _STACK_SUFFIXES:
@@ -46,7 +71,10 @@ def read_image(path: str | epath.Path) -> np.ndarray:
 
 
 def _refuse_stack(path: epath.Path, data: bytes) -> None:
-    """Of several pictures only the first would be used. Smaller ones, such as thumbnails, are no concern."""
+    """Raise BadSampleError if a file holds several pictures, of which only the first would be used.
+
+    A second picture of another size, such as a thumbnail, is ignored.
+    """
     try:
         with Image.open(io.BytesIO(data)) as picture:
             count, size = getattr(picture, "n_frames", 1), picture.size
@@ -60,6 +88,7 @@ def _refuse_stack(path: epath.Path, data: bytes) -> None:
 
 
 def _open_pixels(path: epath.Path) -> Image.Image:
+    """Decode a file with Pillow and apply its EXIF rotation; raise BadSampleError if it cannot be decoded."""
     data = read_bytes(path)
     if path.suffix.lower() in _STACK_SUFFIXES:
         _refuse_stack(path, data)
@@ -67,16 +96,27 @@ def _open_pixels(path: epath.Path) -> Image.Image:
         picture = Image.open(io.BytesIO(data))
         picture.load()
         ImageOps.exif_transpose(picture, in_place=True)
-    except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
+    except Exception as error:  # Pillow's decoders raise errors of many types for broken files
         raise BadSampleError(f"{path}: is not a readable image ({error}; {len(data)} bytes). Replace it.") from error
     return picture
 
 
 def read_gray(path: epath.Path, *, class_numbers: bool = False) -> np.ndarray:
-    """`[h w]` bool, uint8 or uint16: what a gray, 1-bit, palette, RGB(A)-with-equal-channels or 16-bit file says.
+    """Read the gray levels of a mask file, or the class numbers of an index map.
 
-    A palette is read by colour when the colours used are gray, by index otherwise; with `class_numbers`, when all of
-    its colours are gray, so that files with one palette are read one way whatever they show.
+    The file may be gray with 1, 8 or 16 bits, gray with alpha, RGB(A) with equal colour channels, or have a palette. A
+    palette is read by colour if the colours that are used are gray, and by index otherwise.
+
+    Args:
+      path: mask file.
+      class_numbers: read a palette by colour only if all of its colours are gray, used or not, so that all files with
+        the same palette are read in the same way.
+
+    Returns:
+      `[h w]` bool, uint8 or uint16.
+
+    Raises:
+      BadSampleError: the file cannot be read, has colours, is transparent where that matters, or has another depth.
     """
     picture = _open_pixels(path)
     if picture.mode == "P":
@@ -108,7 +148,10 @@ def read_gray(path: epath.Path, *, class_numbers: bool = False) -> np.ndarray:
 
 
 def _refuse_transparency(path: epath.Path, gray: np.ndarray, alpha: np.ndarray) -> None:
-    """A shape painted on a transparent layer is in the alpha channel, where nobody would look for it."""
+    """Raise BadSampleError if the mask seems to be in the alpha channel, which is not read.
+
+    That is so for a shape painted on a transparent layer, where gray level and transparency disagree.
+    """
     clear = alpha < alpha.max()
     if clear.any() and (gray[clear].any() or not gray.any()):
         y, x = np.argwhere(clear)[0]
@@ -119,6 +162,7 @@ def _refuse_transparency(path: epath.Path, gray: np.ndarray, alpha: np.ndarray) 
 
 
 def _read_palette(picture: Image.Image, *, look_at_all: bool) -> np.ndarray:
+    """Return colours if those used (or all, with `look_at_all`) are gray, else indices: `[h w]` uint8."""
     indices = np.asarray(picture)
     flat = picture.getpalette() or []
     palette = np.zeros((256, 3), np.uint8)
@@ -130,10 +174,20 @@ def _read_palette(picture: Image.Image, *, look_at_all: bool) -> np.ndarray:
 
 
 def read_mask(path: epath.Path, *, soft: bool) -> np.ndarray:
-    """`[h w]` uint8, 0 outside and 255 inside; with `soft`, partial membership between them.
+    """Read the mask of one class.
 
-    Foreground is 1 or the largest value of the file's depth (255, 65535); in a coloured palette, the one index besides
-    0. Anything else is a `BadSampleError` that names the value, unless `soft` says that it is meant.
+    Foreground is the largest value of the file's depth (255 or 65535), 255 in a 16-bit file, or 1 in a file without
+    larger values; the same holds for the indices of a coloured palette. Other values are refused unless `soft` is on.
+
+    Args:
+      path: mask file.
+      soft: accept gray levels between black and white as partial membership.
+
+    Returns:
+      `[h w]` uint8: 0 is outside, 255 is inside, and values between are partial membership.
+
+    Raises:
+      BadSampleError: the file cannot be read or holds other values; the message names the values.
     """
     pixels = read_gray(path)
     if pixels.dtype == np.bool_:
@@ -157,7 +211,7 @@ def read_mask(path: epath.Path, *, soft: bool) -> np.ndarray:
 
 
 def write_png(path: epath.Path, pixels: np.ndarray) -> None:
-    """`[h w]` gray or `[h w 3]` RGB, uint8, as a PNG; makes the folder."""
+    """Write `[h w]` gray or `[h w 3]` RGB pixels, uint8, as a PNG file; make its folder if there is none."""
     if pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     ok, data = cv2.imencode(".png", pixels)
@@ -168,10 +222,11 @@ def write_png(path: epath.Path, pixels: np.ndarray) -> None:
 
 
 def by_channel_groups(operation: Callable[[np.ndarray], np.ndarray], pixels: np.ndarray) -> np.ndarray:
-    """Applies an OpenCV operation to `[h w c]` arrays of any c and keeps the last axis.
+    """Apply an OpenCV operation to an `[h w c]` array of any c, and keep the last axis also where c is 1.
 
-    OpenCV gets 1, 3 or 4 channels at once: in those `cv2.warpPerspective` treats each channel as if it were alone.
-    More it cannot fill at the border, and for 2 it has another, slower algorithm with other roundings.
+    The operation receives 1, 3 or 4 channels at a time: with these numbers `cv2.warpPerspective` treats each channel
+    independently. It cannot fill more than 4 channels at the border, and for 2 channels it has another, slower
+    algorithm that rounds differently.
     """
     channels = pixels.shape[-1]
     parts, start = [], 0
@@ -184,7 +239,7 @@ def by_channel_groups(operation: Callable[[np.ndarray], np.ndarray], pixels: np.
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bilinear; by area when neither side grows, which does not alias."""
+    """Resize an `[h w c]` image: by area if neither side grows, which avoids aliasing, else bilinearly."""
     if image.shape[:2] == (height, width):
         return image
     shrinks = height <= image.shape[0] and width <= image.shape[1]
@@ -193,7 +248,7 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def resize_mask(mask: np.ndarray, height: int, width: int, *, linear: bool = False) -> np.ndarray:
-    """`[h w k]`; nearest neighbour (exact, by pixel centres), or bilinear into soft borders."""
+    """Resize `[h w k]` masks by nearest neighbour (exact, by pixel centres), or bilinearly with soft borders."""
     if mask.shape[:2] == (height, width):
         return mask
     interpolation = cv2.INTER_LINEAR if linear else cv2.INTER_NEAREST_EXACT
@@ -201,7 +256,7 @@ def resize_mask(mask: np.ndarray, height: int, width: int, *, linear: bool = Fal
 
 
 def resize_probs(probs: np.ndarray, height: int, width: int) -> np.ndarray:
-    """`[h w k]` float32, bilinear."""
+    """Resize `[h w k]` float32 probabilities bilinearly."""
     if probs.shape[:2] == (height, width):
         return probs
     return by_channel_groups(lambda part: cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR), probs)

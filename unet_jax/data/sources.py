@@ -1,4 +1,4 @@
-"""Samples by position: decoded at their own size, then at the network's size, kept in memory where asked."""
+"""Sources of samples by index: decoded from files at their own size, resized to the network's size, kept in memory."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -13,7 +13,7 @@ from unet_jax.data.pixels import BadSampleError, read_gray, read_image, read_mas
 
 
 class Source(Protocol):
-    """Random access to samples; reading one is thread-safe and always gives the same."""
+    """Random access to samples. Reading is thread-safe, and the same index always returns the same sample."""
 
     @property
     def ids(self) -> Sequence[str]: ...
@@ -24,7 +24,13 @@ class Source(Protocol):
 
 
 class FileSource:
-    """Samples at their own size, decoded from files at each access."""
+    """Samples at their own size, decoded from files at each access.
+
+    Args:
+      layout: data set that the records belong to.
+      records: samples of this source, in its order.
+      soft_masks: accept gray levels in mask files as partial membership.
+    """
 
     def __init__(self, layout: Layout, records: Sequence[Record], *, soft_masks: bool = False):
         self._layout = layout
@@ -47,7 +53,7 @@ class FileSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Sample:
-        """Raises `BadSampleError` naming the file, the value found and the remedy."""
+        """Decode a sample; raise BadSampleError, which names the file, the value found and the remedy, if it is bad."""
         record = self._records[index]
         image = read_image(record.image)
         if self._layout.index_values:
@@ -58,6 +64,7 @@ class FileSource:
         return Sample(image, mask)
 
     def _plane(self, path: epath.Path | None, image: np.ndarray) -> np.ndarray:
+        """Read the mask of one class, `[h w]` uint8; without a file it is empty."""
         if path is None:
             return np.zeros(image.shape[:2], np.uint8)
         plane = read_mask(path, soft=self._soft)
@@ -65,6 +72,7 @@ class FileSource:
         return plane
 
     def _classes_of(self, path: epath.Path | None, image: np.ndarray) -> np.ndarray:
+        """Read the masks of all classes, `[h w k]` uint8, from an index map; without a file they are empty."""
         if path is None:
             return np.zeros((*image.shape[:2], len(self._layout.class_names)), np.uint8)
         indices = read_gray(path, class_numbers=True).astype(np.int64)
@@ -73,17 +81,18 @@ class FileSource:
         for value in np.unique(indices):
             if int(value) not in known:
                 raise BadSampleError(
-                    f"{path}: has the value {int(value)}, but data.index_values and 0 give {sorted(known)}. Name the "
-                    f"class of this value, or correct the file."
+                    f"{path}: has the value {int(value)}, but the known values, 0 and those of data.index_values, are "
+                    f"{sorted(known)}. Name the class of this value there, or correct the file."
                 )
         planes = [np.isin(indices, list(values)) for values in self._layout.index_values]
         return np.stack(planes, axis=-1).astype(np.uint8) * np.uint8(255)
 
 
 def _check_size(path: epath.Path, mask: np.ndarray, image: np.ndarray) -> None:
+    """Raise BadSampleError unless mask and image have the same size."""
     if mask.shape[:2] != image.shape[:2]:
-        turned = mask.shape[1::-1] == image.shape[:2]
-        remedy = "One of them is turned: apply its EXIF rotation." if turned else "Export both at the same size."
+        is_rotated = mask.shape[1::-1] == image.shape[:2]
+        remedy = "One of them is rotated: apply its EXIF rotation." if is_rotated else "Export both at the same size."
         raise BadSampleError(
             f"{path}: is {mask.shape[1]}x{mask.shape[0]} pixels (width x height), but its image is "
             f"{image.shape[1]}x{image.shape[0]}. {remedy}"
@@ -91,7 +100,7 @@ def _check_size(path: epath.Path, mask: np.ndarray, image: np.ndarray) -> None:
 
 
 class ResizedSource:
-    """Samples of one size."""
+    """Samples of another source, resized to squares of data.image_size."""
 
     def __init__(self, source: Source, config: DataConfig):
         self._source = source
@@ -112,7 +121,7 @@ class ResizedSource:
 
 
 class MemorySource:
-    """Keeps every sample that was read once. Worker processes each keep their own."""
+    """Samples of another source, kept in memory after their first access; every worker process keeps its own."""
 
     def __init__(self, source: Source):
         self._source = source

@@ -1,4 +1,4 @@
-"""Which sample is for training, for choosing the checkpoint, and for the final score."""
+"""Splits of a data set: train for training, val for choosing the checkpoint, test for the final score."""
 
 import csv
 import hashlib
@@ -12,13 +12,17 @@ from unet_jax.data.layout import SPLITS, Layout, normal_id
 
 
 def hashed_fraction(id_: str, seed: int) -> float:
-    """A number in [0, 1) that depends on nothing but id and seed, the same on every machine."""
+    """Return a number in [0, 1) that depends on nothing but id and seed, and is the same on every machine."""
     digest = hashlib.sha256(f"{seed}:{id_}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def read_splits(path: epath.Path) -> dict[str, str]:
-    """id -> split from a CSV file with the columns id,split."""
+    """Read the split of each id from a CSV file with the columns id,split.
+
+    Raises:
+      InputError: the file is missing or not UTF-8, or has other columns, an unknown split, or an id in two splits.
+    """
     if not path.is_file():
         raise InputError(f"{path}: there is no such file, but --data.splits names it.")
     try:
@@ -48,20 +52,24 @@ def read_splits(path: epath.Path) -> dict[str, str]:
 
 
 def assign_splits(layout: Layout, config: DataConfig) -> dict[str, list[str]]:
-    """Ids of train, val and test, each sorted.
+    """Return the sorted ids of "train", "val" and "test".
 
-    From the CSV file, else from train/ val/ test/ folders, else 80/20 into train and val by hashed id. Where there is
-    a train but no val, a part of train becomes val by hashed id; test is never touched.
+    They come from the CSV file data.splits if it is given, else from train/ val/ test/ folders if there are any; else
+    all ids are train. Where there is a train but no val split, the part data.val_fraction of train (by default 20 %)
+    becomes val, chosen by hashed id. The test split is never changed.
+
+    Raises:
+      InputError: the CSV file cannot be used.
     """
     ids = [r.id for r in layout.records]
     if config.splits:
         path = epath.Path(config.splits)
         given = read_splits(path)
         unknown = sorted(set(given) - set(ids))
-        if len(unknown) > len(layout.bad):  # more than were left out
+        if len(unknown) > len(layout.bad):  # so they cannot all be samples that were left out
             raise InputError(
                 f"{path}: names {len(unknown)} ids that are not in {config.root}, the first is {unknown[0]!r} (ids "
-                f"there look like {ids[0]!r}). An id is the file name without its ending."
+                f"there look like {ids[0]!r}). An id is the file name without its suffix."
             )
         splits = {name: sorted(i for i in ids if given.get(i) == name) for name in SPLITS}
     elif any(r.split for r in layout.records):
@@ -74,9 +82,10 @@ def assign_splits(layout: Layout, config: DataConfig) -> dict[str, list[str]]:
 
 
 def _hashed_split(ids: list[str], config: DataConfig) -> tuple[list[str], list[str]]:
-    """Train and val. Each id decides for itself, so new images do not move old ones.
+    """Divide ids into train and val by comparing each id's hashed fraction with data.val_fraction.
 
-    But both parts get at least one id: while no id decided for a part, the one nearest to it is lent to it.
+    Each id is decided independently of the others, so new images do not move old ones. The exception is a part that
+    would be empty: it gets the one id whose fraction is nearest to it.
     """
     if len(ids) < 2:
         return ids, []

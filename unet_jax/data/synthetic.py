@@ -1,4 +1,4 @@
-"""A small data set with two or more overlapping classes, drawn from a seed: something to try everything on."""
+"""A small synthetic data set of overlapping shapes, drawn from a seed, to try everything on."""
 
 import cv2
 import numpy as np
@@ -8,20 +8,28 @@ from unet_jax._types import InputError, Sample
 from unet_jax.data.pixels import write_png
 
 _SHAPE_NAMES = ("disk", "square", "ring", "triangle", "cross")
-_FOREGROUND_RANGE = (0.10, 0.22)  # radius of a shape as a part of the image's side
+_FOREGROUND_RANGE = (0.10, 0.22)  # radius of a shape as a fraction of the image's side
 
 
 def class_names(num_classes: int) -> tuple[str, ...]:
-    """disk, square, ring, triangle, cross, then disk2, square2, ..."""
+    """Return the class names: disk, square, ring, triangle, cross, then disk2, square2, ..."""
     rounds = [(i // len(_SHAPE_NAMES), _SHAPE_NAMES[i % len(_SHAPE_NAMES)]) for i in range(num_classes)]
     return tuple(name if turn == 0 else f"{name}{turn + 1}" for turn, name in rounds)
 
 
 def synthetic_sample(rng: np.random.Generator, image_size: int, num_classes: int) -> Sample:
-    """One image with one to three shapes of each class.
+    """Draw one image with one to three shapes of each class.
 
-    Shapes overlap; where they do, their colours mix and both masks hold the pixel. Class k is recognisable by its
+    Where shapes overlap, their colours mix and all of their masks contain the pixel. Class k is recognisable by its
     shape and roughly by its hue.
+
+    Args:
+      rng: the only source of randomness.
+      image_size: height and width h, in pixels.
+      num_classes: number of classes k.
+
+    Returns:
+      Image `[h h 3]` uint8 RGB and mask `[h h k]` uint8, 0 or 255.
     """
     size = image_size
     noise = rng.normal(0.0, 1.0, (max(2, size // 16), max(2, size // 16), 3)).astype(np.float32)
@@ -43,7 +51,7 @@ def synthetic_sample(rng: np.random.Generator, image_size: int, num_classes: int
 
 
 def _draw_shape(rng: np.random.Generator, size: int, name: str) -> np.ndarray:
-    """`[size size]` uint8, 255 inside one shape at a random place."""
+    """Draw one shape at a random place: `[size size]` uint8, 255 inside."""
     plane = np.zeros((size, size), np.uint8)
     radius = rng.uniform(*_FOREGROUND_RANGE) * size
     center = rng.uniform(radius, size - radius, 2)
@@ -75,9 +83,19 @@ def _draw_shape(rng: np.random.Generator, size: int, name: str) -> np.ndarray:
 def write_synthetic(
     out: epath.Path, *, num_images: int, image_size: int, num_classes: int, seed: int
 ) -> tuple[str, ...]:
-    """Writes images/, masks/CLASS/ and splits.csv (60 % train, 20 % val, 20 % test); returns the class names.
+    """Write a data set: images/, masks/CLASS/ and splits.csv (60 % train, 20 % val, 20 % test).
 
-    Image i depends on (seed, i) alone.
+    For a given size and number of classes, image i depends on (seed, i) alone.
+
+    Args:
+      out: folder of the data set.
+      num_images: number of images, at least 1.
+      image_size: height and width of the images, in pixels, at least 8.
+      num_classes: number of classes, at least 1.
+      seed: seed of the images.
+
+    Returns:
+      The class names.
 
     Raises:
       InputError: a number is too small, or `out` already holds a file that this call would not write.
@@ -111,6 +129,7 @@ def write_synthetic(
 
 
 def _files_below(path: epath.Path) -> list[epath.Path]:
+    """List the files in a folder and its subfolders, without hidden ones; a path that is a file is listed itself."""
     if not path.exists():
         return []
     if not path.is_dir():

@@ -1,4 +1,4 @@
-"""How many threads read and augment."""
+"""Number of cores, and threads of OpenCV, for the code that reads and augments."""
 
 import functools
 import os
@@ -7,14 +7,14 @@ import cv2
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
+    except AttributeError:  # not all systems have it
         return os.cpu_count() or 1
 
 
 @functools.cache
 def one_thread_opencv() -> None:
-    """Our threads are the parallelism: OpenCV's own would oversubscribe the cores."""
+    """Switch OpenCV's own threads off: ours handle samples in parallel, and more would oversubscribe the cores."""
     cv2.setNumThreads(1)

@@ -1,4 +1,7 @@
-"""What worker processes are reading, kept in small files, so that it is known of one that was killed."""
+"""Record of the samples that worker processes are reading, so that an error can name those of a killed worker.
+
+The record is kept in small files, which outlive the process that wrote them.
+"""
 
 import contextlib
 import os
@@ -10,31 +13,31 @@ from pathlib import Path
 
 
 class InProgress:
-    """One file for each thread of each process that is reading; pickled as its folder."""
+    """Record with one file for each thread of each process that is reading; pickled as its folder's path."""
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="unet_jax-reading-"))
 
     @contextlib.contextmanager
     def reading(self, index: int) -> Iterator[None]:
-        """Sample `index` is being read during the block."""
+        """Record during the block that this thread is reading sample `index`."""
         path = self._folder / f"{os.getpid()}-{threading.get_ident()}"
         path.write_text(str(index))
         yield
         path.unlink(missing_ok=True)
 
     def of_dead(self) -> list[int]:
-        """Samples that processes were reading which do not exist any more."""
+        """Return the sorted indices of the samples that were being read by processes that no longer exist."""
         dead = []
         for path in self._folder.iterdir():
             try:
                 os.kill(int(path.name.split("-")[0]), 0)
             except ProcessLookupError:
                 dead.append(int(path.read_text() or -1))
-            except PermissionError:  # somebody else's process has the number now
+            except PermissionError:  # the number now belongs to a process of another user
                 continue
         return sorted(index for index in dead if index >= 0)
 
     def close(self) -> None:
-        """Removes the files."""
+        """Remove the files."""
         shutil.rmtree(self._folder, ignore_errors=True)

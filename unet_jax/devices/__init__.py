@@ -1,1 +1,1 @@
-"""Devices and processes: the mesh, connected processes, compiled programs, memory pages."""
+"""Devices and processes: the device mesh, connected processes, compilation settings, and memory pages."""

@@ -1,4 +1,4 @@
-"""How steps are compiled, and where compiled programs are kept for later processes."""
+"""Compiler options of the training and evaluation steps, and the cache of compiled programs on disk."""
 
 import functools
 
@@ -7,20 +7,28 @@ import jax
 from unet_jax._files import user_cache
 
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
-_MIN_COMPILE_S = 0.3  # jax's own 1.0 leaves out many programs of small networks
+_MIN_COMPILE_S = 0.3  # jax's default of 1.0 would not cache many programs of small networks
 
 
 def compiler_options(backend: str | None = None) -> dict[str, str]:
-    """Of XLA, for steps on a kind of device ("cpu", "gpu", "tpu"; by default the one that jax uses).
+    """Return the XLA options to compile steps with, for `jax.jit(..., compiler_options=...)`.
 
-    On CPUs sums stay with the library that XLA would give convolutions and products to as well, whose own are faster
-    (docs/cpu.md). A version of XLA without that option is not given it.
+    On CPUs, XLA hands sums, products and convolutions to the library YNNPACK. The library's sums are faster than XLA's,
+    its convolutions are not (docs/cpu.md). The option leaves it the sums only. It is omitted if the installed XLA does
+    not know it.
+
+    Args:
+      backend: kind of device ("cpu", "gpu", "tpu"); by default the one that jax uses.
+
+    Returns:
+      Names and values of the options; empty on other devices than CPUs.
     """
-    return dict(_CPU_OPTIONS) if (backend or jax.default_backend()) == "cpu" and _are_known() else {}
+    return dict(_CPU_OPTIONS) if (backend or jax.default_backend()) == "cpu" and _cpu_options_are_known() else {}
 
 
 @functools.cache
-def _are_known() -> bool:
+def _cpu_options_are_known() -> bool:
+    """Return whether the installed XLA accepts the CPU options, by compiling a trivial program with them."""
     try:
         jax.jit(lambda: 0, compiler_options=_CPU_OPTIONS).lower().compile()
     except jax.errors.JaxRuntimeError:
@@ -29,18 +37,19 @@ def _are_known() -> bool:
 
 
 def enable_compilation_cache() -> None:
-    """For commands only: keeps what this process compiles in the user's cache folder.
+    """Keep the programs that this process compiles in the user's cache folder, for later processes.
 
-    Unless the user wants another folder (JAX_COMPILATION_CACHE_DIR), or none (JAX_ENABLE_COMPILATION_CACHE=0), or the
-    folder cannot be made. The folder may be removed at any time. A file in it that a kill cut off is a warning of jax's
-    and a compilation.
+    Only commands call this; the library never does. Nothing happens if the user chose another folder
+    (JAX_COMPILATION_CACHE_DIR) or no cache (JAX_ENABLE_COMPILATION_CACHE=0), or if the folder cannot be created. The
+    folder may be removed at any time. If a process was killed while it wrote a file of the cache, jax prints a warning
+    about this file and compiles the program again.
     """
     if not jax.config.jax_enable_compilation_cache or jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
     folder = user_cache() / "compiled"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:  # a home that cannot be written
+    except OSError:  # a home folder without write permission
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_S)

@@ -1,4 +1,7 @@
-"""Huge pages for what XLA's CPU programs allocate. Imports nothing of ours, and no jax: it comes before them."""
+"""Huge memory pages for the arrays that XLA's CPU programs allocate.
+
+This module imports neither jax nor other modules of this library, because it restarts the process before they load.
+"""
 
 import os
 import sys
@@ -9,12 +12,15 @@ _STATE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def restart_with_huge_pages() -> None:
-    """Starts this process's command again, once, with memory in huge pages: the same process, from its beginning.
+    """Restart the command of this process once, with huge pages enabled for its memory.
 
-    A training step's temporary arrays are allocated anew for every step, page by page; that, and looking up pages of
-    4 kB, took a quarter of the time of steps on a CPU (docs/cpu.md). glibc (2.35 or newer) asks the kernel for huge
-    pages only where the environment says so when a process starts. Returns, and does nothing, where that has no
-    effect (other systems, kernels that give huge pages always or never), and where GLIBC_TUNABLES speaks of it already.
+    The temporary arrays of a training step are allocated again for every step, page by page. Allocating and looking up
+    pages of 4 kB took a quarter of the time of steps on a CPU (docs/cpu.md). glibc (2.35 or newer) asks the kernel for
+    huge pages only if the environment variable GLIBC_TUNABLES says so when a process starts. So this function sets the
+    variable and replaces the process by the same command; the process id stays the same.
+
+    The function returns and does nothing where a restart has no effect (other systems than Linux, another or an older C
+    library, kernels that always or never give huge pages), and where GLIBC_TUNABLES names glibc.malloc.hugetlb already.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if sys.platform != "linux" or _TUNABLE in tunables or not _are_given_on_request() or not _has_tunable():
@@ -26,6 +32,7 @@ def restart_with_huge_pages() -> None:
 
 
 def _are_given_on_request() -> bool:
+    """Return whether the kernel gives huge pages to the processes that ask for them, and only to those."""
     try:
         return "[madvise]" in _STATE.read_text()
     except OSError:
@@ -33,6 +40,7 @@ def _are_given_on_request() -> bool:
 
 
 def _has_tunable() -> bool:
+    """Return whether the C library is glibc 2.35 or newer, which knows the tunable."""
     try:
         name, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").split()
         return name == "glibc" and tuple(int(part) for part in version.split(".")[:2]) >= (2, 35)

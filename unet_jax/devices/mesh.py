@@ -1,7 +1,8 @@
-"""One mesh of two axes: batches are divided over `data`, the rows of each image over `space`, all else is replicated.
+"""The device mesh, with two axes, and the transfer of arrays between the host and its devices.
 
-Nothing here sends pixels from device to device: where a convolution needs a neighbour's rows, or a mean all of them,
-XLA's partitioner puts the exchange into the compiled step.
+Batches are sharded over the axis `data`, the rows of each image over the axis `space`; everything else is replicated.
+No code here sends pixels from device to device. Where a convolution needs rows of a neighbouring device, or a mean
+needs all rows, XLA's partitioner inserts the exchange into the compiled step.
 """
 
 import functools
@@ -16,67 +17,85 @@ from unet_jax._types import Batch, InputError, PyTree, Share
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None, *, space: int = 1) -> Mesh:
-    """A grid `(data, space)` of devices: all, or those given.
+    """Arrange devices in a mesh with the axes `data` and `space`.
 
     Args:
-      devices: sorted by process here, so that each process holds neighbouring rows of the grid.
-      space: devices that an image is divided over, which must divide their number.
+      devices: devices of the mesh, in any order; by default all. They are sorted by process, so that the devices of one
+        process are neighbours in the mesh.
+      space: number of devices that the rows of each image are divided over; a divisor of the number of devices.
+
+    Returns:
+      A mesh of shape (number of devices / space, space).
 
     Raises:
-      InputError: it does not, or images would be divided over parts of two processes.
+      InputError: `space` does not divide the number of devices, or neither divides the number of devices of a process
+        nor is a multiple of it.
+
+    Example:
+      >>> import jax
+      >>> import unet_jax
+      >>> mesh = unet_jax.make_mesh(jax.devices()[:1])
+      >>> dict(mesh.shape)
+      {'data': 1, 'space': 1}
     """
+    # Sorted, so that each process reads one contiguous block of every batch (see `process_share`).
     devices = sorted(jax.devices() if devices is None else devices, key=lambda d: (d.process_index, d.id))
     if space < 1 or len(devices) % space:
         divisors = ", ".join(str(n) for n in range(1, len(devices) + 1) if len(devices) % n == 0)
         raise InputError(
-            f"an image cannot be divided over {space} devices (--train.devices-per-image, or --devices-per-image) "
-            f"where there are {len(devices)}: use one of {divisors}."
+            f"an image cannot be divided over {space} devices (--train.devices-per-image, or --devices-per-image), "
+            f"which must be a divisor of the number of all devices, {len(devices)}: use one of {divisors}."
         )
     in_process = len(devices) // len({d.process_index for d in devices})
     if max(space, in_process) % min(space, in_process):
         raise InputError(
-            f"an image cannot be divided over {space} devices (--train.devices-per-image) where each process has "
-            f"{in_process}: use a divisor or a multiple of that."
+            f"an image cannot be divided over {space} devices (--train.devices-per-image), because each process has "
+            f"{in_process} devices: use a divisor or a multiple of {in_process}."
         )
     return Mesh(np.asarray(devices).reshape(-1, space), ("data", "space"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole array."""
+    """Return the sharding of an array of which every device holds a whole copy."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first dimension is divided over `data`; the devices of an image hold the same."""
+    """Return the sharding that divides the first dimension over `data`; devices along `space` hold copies."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
 def image_sharding(mesh: Mesh) -> NamedSharding:
-    """The first dimension is divided over `data`, and the second, the rows, over `space`."""
+    """Return the sharding that divides the first dimension over `data` and the second, the rows, over `space`."""
     return NamedSharding(mesh, PartitionSpec("data", "space"))
 
 
 def batch_shardings(mesh: Mesh) -> Batch:
-    """Of a batch's arrays, as the steps take them."""
+    """Return the shardings of the arrays of a batch, as the compiled steps expect them."""
     return Batch(image_sharding(mesh), image_sharding(mesh), batch_sharding(mesh))
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises `InputError` when a batch cannot be divided evenly."""
+    """Raise `InputError` if a batch of `batch_size` images cannot be divided evenly over the axis `data`."""
     data, space = mesh.shape["data"], mesh.shape["space"]
     if batch_size % data:
         groups = f"{data} devices" if space == 1 else f"{data} groups of {space} devices"
         raise InputError(
-            f"train.batch_size is {batch_size}, but must be a multiple of the {groups}: "
+            f"train.batch_size is {batch_size}, but must be a multiple of {data}, to be divided evenly over {groups}: "
             f"use --train.batch-size {-(-batch_size // data) * data}."
         )
 
 
 def check_rows(rows: int, size_multiple: int, mesh: Mesh) -> None:
-    """Raises `InputError` when images of so many rows cannot be divided evenly at all resolutions of a network.
+    """Raise `InputError` if images cannot be divided evenly over the axis `space` at every resolution of a network.
 
-    At the lowest, one row is left of `size_multiple`. Packed activations are then divided evenly too: their blocks have
-    at most so many rows.
+    The lowest resolution decides. Packed activations need no further check: their blocks have at most `size_multiple`
+    rows.
+
+    Args:
+      rows: number of rows of an image.
+      size_multiple: number of rows that become one row at the lowest resolution (`ModelConfig.size_multiple`).
+      mesh: mesh of devices.
     """
     space, lowest = mesh.shape["space"], rows / size_multiple
     if space > 1 and lowest % space:
@@ -85,62 +104,75 @@ def check_rows(rows: int, size_multiple: int, mesh: Mesh) -> None:
         raise InputError(
             f"images of {rows} rows have {lowest:g} rows at the network's lowest resolution, which cannot be divided "
             f"over {space} devices (--train.devices-per-image, or --devices-per-image): use images of "
-            f"{math.ceil(rows / unit) * unit} rows (--data.image-size), {most} devices, or fewer --model.widths."
+            f"{math.ceil(rows / unit) * unit} rows (--data.image-size), {most} device(s), or fewer --model.widths."
         )
 
 
-@functools.lru_cache(maxsize=8)  # every array of every batch asks, and a pod has thousands of devices
+@functools.lru_cache(maxsize=8)  # called for every array of every batch, and a pod has thousands of devices
 def process_share(mesh: Mesh) -> Share:
-    """This process's. Processes that hold parts of the same images have the same share."""
+    """Return the share of every global batch that this process reads.
+
+    Processes whose devices hold parts of the same images have the same share.
+    """
     me = jax.process_index()
     mine = [i for i, row in enumerate(mesh.devices) if any(d.process_index == me for d in row)]
     return Share(mine[0] // len(mine), mesh.shape["data"] // len(mine))
 
 
 def _from_own_part(a: np.ndarray, sharding: NamedSharding, shape: tuple[int, ...]) -> jax.Array:
-    with jax.transfer_guard("allow"):  # it takes this for an implicit transfer where there are several processes
+    """Return the global array of the given shape, of which this process passes its own part."""
+    with jax.transfer_guard("allow"):  # with several processes, the guard takes this for an implicit transfer
         return jax.make_array_from_process_local_data(sharding, a, shape)
 
 
 def _put(a: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """Return the global array whose first dimension consists of the shares of all processes."""
     a = np.asarray(a)
     shape = (len(a) * process_share(sharding.mesh).count, *a.shape[1:])  # type: ignore[arg-type]
     return _from_own_part(a, sharding, shape)
 
 
 def put_rows(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Global arrays from this process's share of each array's first dimension; with `put_batch` and
-    `put_replicated` the only way from host to device in the loops."""
+    """Make global arrays, divided over `data`, from this process's share of the first dimension of each array.
+
+    The loops move arrays from host to device only by this function, `put_batch` and `put_replicated`.
+    """
     return jax.tree.map(lambda a: _put(a, batch_sharding(mesh)), tree)
 
 
 def put_batch(batch: Batch, mesh: Mesh) -> Batch:
-    """A global batch from this process's share of it, which has all rows of its images."""
+    """Make a global batch from this process's share of it, which has all rows of its images."""
     return jax.tree.map(_put, batch, batch_shardings(mesh))
 
 
 def put_images(images: np.ndarray, mesh: Mesh) -> jax.Array:
-    """`[n h w c]`, any number of images which every process has: all n in every group of devices, divided by rows."""
+    """Put any number of images `[n h w c]`, which every process has, on the devices, their rows divided over `space`.
+
+    All n images are replicated along `data`.
+    """
     sharding = NamedSharding(mesh, PartitionSpec(None, "space"))
     return _from_own_part(np.asarray(images), sharding, images.shape)
 
 
 def put_whole_batch(images: np.ndarray, mesh: Mesh) -> jax.Array:
-    """`[b h w c]`, which every process has as a whole, divided over both axes."""
+    """Put a batch of images `[b h w c]`, which every process has as a whole, on the devices, divided over both axes."""
     return _from_own_part(images, image_sharding(mesh), images.shape)
 
 
 def put_replicated(tree: PyTree, mesh: Mesh) -> PyTree:
-    """The tree, which every process has, on every device."""
+    """Copy the arrays of a tree, which every process has, to every device."""
     return jax.device_put(tree, replicated(mesh))
 
 
 def fetch(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Whole arrays on the host, on every process; each must call it."""
+    """Return the whole arrays of a tree on the host, as NumPy arrays, in every process.
+
+    All processes must call it, because divided arrays are gathered from all devices.
+    """
     if jax.process_count() > 1:
         tree = jax.jit(_identity, out_shardings=replicated(mesh))(tree)
     return jax.device_get(tree)
 
 
-def _identity(tree: PyTree) -> PyTree:  # with a name, so that it is compiled once
+def _identity(tree: PyTree) -> PyTree:  # a named function, because `jit` would compile a lambda at every call
     return tree

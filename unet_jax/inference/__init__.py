@@ -1,1 +1,1 @@
-"""A trained run on new images: masks, scores and calibration."""
+"""Use of a trained run: masks of new images, scores, and calibration."""

@@ -1,4 +1,4 @@
-"""A run's calibration: fitted on a held-out split, kept in RUN/calibration.json, used where a run is loaded with it."""
+"""The calibration of a run, which is fitted to a held-out split and kept in RUN/calibration.json."""
 
 import dataclasses
 import json
@@ -25,13 +25,22 @@ def calibrate_run(
     *,
     on_progress: Callable[[int], Any] = lambda done: None,
 ) -> Fit:
-    """Temperatures and thresholds of the run's checkpoint, from these images at their own size.
+    """Fit a temperature and a threshold per class to a run's checkpoint, on images at their own size.
+
+    Args:
+      run: run from `load_run`, without calibration.
+      layout: layout of the data set.
+      records: samples to fit to, whose masks are read.
+      on_progress: function that is called with the number of finished images.
+
+    Returns:
+      The calibration, with cross entropy, calibration error and Dice before and after it.
 
     Raises:
-      InputError: the run is calibrated already.
+      InputError: the run was loaded with its calibration.
     """
     if run.calibration is not None:
-        raise InputError(f"{run.path}: was loaded with its calibration. Load it without.")
+        raise InputError(f"{run.path}: was loaded with its calibration. Load it without calibration.")
     soft = run.config.data.soft_masks
     histograms = []
     for done, (probs, truth) in enumerate(probs_and_truths(run, layout, records, soft_masks=soft), start=1):
@@ -41,12 +50,19 @@ def calibrate_run(
 
 
 def calibration_path(path: epath.Path) -> epath.Path:
-    """In a run directory."""
+    """Return the path of the calibration in a run directory."""
     return path / "calibration.json"
 
 
 def save_calibration(run: Run, fit: Fit, *, split: str, num_images: int) -> None:
-    """Writes RUN/calibration.json; it belongs to the checkpoint that `run` was loaded from."""
+    """Write RUN/calibration.json, which belongs to the checkpoint that `run` was loaded from.
+
+    Args:
+      run: run that was calibrated.
+      fit: result of `calibrate_run`.
+      split: name of the split that it was fitted to, recorded in the file.
+      num_images: number of images that it was fitted to, recorded in the file.
+    """
     measured = {"nll": fit.nll, "ece": fit.ece, "dice": fit.dice}
     classes = {
         name: {
@@ -61,10 +77,10 @@ def save_calibration(run: Run, fit: Fit, *, split: str, num_images: int) -> None
 
 
 def with_calibration(run: Run) -> Run:
-    """The run with what `save_calibration` wrote: its probabilities and masks are calibrated from here on.
+    """Return the run with its saved calibration. Predictions and evaluations of the returned run use it.
 
     Raises:
-      InputError: nothing was written, for another checkpoint, or it cannot be read.
+      InputError: there is no calibration, it belongs to another checkpoint, or it cannot be read.
     """
     path = calibration_path(run.path)
     if not path.exists():

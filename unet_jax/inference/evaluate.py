@@ -1,4 +1,4 @@
-"""Scores: during training at the network's size on the devices, and afterwards at each image's own size."""
+"""Scores of a trained run, compared with mask files at each image's own size."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from unet_jax.config import DataConfig
 from unet_jax.data.layout import SPLITS, Layout, Record, find_layout
 from unet_jax.data.sources import FileSource
 from unet_jax.data.splits import assign_splits
-from unet_jax.inference.predict import predict_images
+from unet_jax.inference.predict import predict_pairs
 from unet_jax.metrics import Counts
 from unet_jax.metrics.scores import Scores
 from unet_jax.runs.load import Run
@@ -26,12 +26,19 @@ RULE = (
 
 
 def select_records(run: Run, data: DataConfig, split: str | None) -> tuple[str, Layout, list[Record]]:
-    """The samples of a split: by the file `data.splits` where given, else as the run recorded them when it began.
+    """Select the samples of a split: by the file `data.splits` if it is given, otherwise as the run recorded them.
 
-    Without a split: test, or val where there is no test. Returns the split's name as well.
+    Args:
+      run: trained run.
+      data: settings of the data set.
+      split: train, val, test or all; None is test, or val if there is no test split.
+
+    Returns:
+      Name of the split, layout of the data set, and samples of the split.
 
     Raises:
-      InputError: no such split, or none of its ids is in the data set.
+      InputError: there is no such split, none of its ids is in the data set, or some are missing and
+        `data.on_bad_sample` is "error".
     """
     if split not in (*SPLITS, "all", None):
         raise InputError(f"--split is {split!r}, but must be one of {', '.join((*SPLITS, 'all'))}.")
@@ -59,18 +66,10 @@ def select_records(run: Run, data: DataConfig, split: str | None) -> tuple[str, 
 def probs_and_truths(
     run: Run, layout: Layout, records: Sequence[Record], *, soft_masks: bool
 ) -> Iterator[tuple[Float[np.ndarray, "h w k"], Bool[np.ndarray, "h w k"]]]:
-    """Each image's probabilities and what its mask files say, at its own size."""
+    """Yield the probabilities of each image and the masks in its files, at the image's own size."""
     source = FileSource(layout, records, soft_masks=soft_masks)
-    truths: list[np.ndarray] = []  # of images that are on their way through the network
-
-    def images() -> Iterator[np.ndarray]:
-        for i in range(len(source)):
-            sample = source[i]
-            truths.append(sample.mask >= 128)
-            yield sample.image
-
-    for probs in predict_images(run, images()):
-        yield probs, truths.pop(0)
+    samples = (source[i] for i in range(len(source)))
+    return predict_pairs(run, ((sample.image, sample.mask >= 128) for sample in samples))
 
 
 def evaluate_run(
@@ -81,7 +80,24 @@ def evaluate_run(
     soft_masks: bool = False,
     on_progress: Callable[[int], Any] = lambda done: None,
 ) -> Scores:
-    """Scores the masks that `predict` would write, at each image's own size, against the mask files."""
+    """Score the masks that `unet-jax predict` would write against the mask files, at each image's own size.
+
+    Args:
+      run: run from `load_run`, whose calibration is used if it has one.
+      layout: layout of the data set.
+      records: samples to score.
+      soft_masks: read the mask files as soft masks (`data.soft_masks`); a pixel is in the mask from 128 of 255 on.
+      on_progress: function that is called with the number of finished images.
+
+    Returns:
+      Pixel counts per image and class, from which all scores are computed.
+
+    Example:
+      >>> run = unet_jax.load_run("RUN")  # doctest: +SKIP
+      >>> _, layout, records = select_records(run, run.config.data, "val")  # doctest: +SKIP
+      >>> evaluate_run(run, layout, records).dice_mean  # doctest: +SKIP
+      0.97
+    """
     parts = []
     for done, (probs, truth) in enumerate(probs_and_truths(run, layout, records, soft_masks=soft_masks), start=1):
         parts.append(metrics.counts_from_masks(probs > run.threshold, truth))
@@ -91,7 +107,13 @@ def evaluate_run(
 
 
 def summary(scores: Scores, *, split: str, threshold: float | dict[str, float]) -> dict[str, Any]:
-    """Everything `unet-jax evaluate` prints as JSON; `threshold` is one for all classes, or that of each."""
+    """Return the scores as `unet-jax evaluate` prints them in JSON.
+
+    Args:
+      scores: results of `evaluate_run`.
+      split: name of the split.
+      threshold: probability above which a pixel belongs to a class: one number, or one for each class by name.
+    """
     return {
         "split": split,
         "num_images": len(scores.ids),
@@ -108,6 +130,6 @@ def summary(scores: Scores, *, split: str, threshold: float | dict[str, float]) 
 
 
 def write_csv(path: epath.Path, scores: Scores) -> None:
-    """The per-image table."""
+    """Write a CSV file with the scores of each image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(scores.to_csv())

@@ -1,7 +1,8 @@
-"""Probabilities and mask files for new images."""
+"""Prediction on new images: probabilities, and mask files."""
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 from etils import epath
@@ -10,26 +11,26 @@ from jaxtyping import Float, UInt8
 from unet_jax._types import InputError
 from unet_jax.config import ModelConfig
 from unet_jax.data.pixels import IMAGE_SUFFIXES, read_image, resize_image, resize_probs, write_png
-from unet_jax.devices.compilation import compiler_options
 from unet_jax.devices.mesh import check_rows, fetch, put_whole_batch
 from unet_jax.devices.processes import is_first
-from unet_jax.program.initial_state import make_model
-from unet_jax.program.steps import PredictStep, make_predict_step
+from unet_jax.program.build import build_predict_step
+from unet_jax.program.steps import PredictStep
 from unet_jax.report.pictures import render_overlay
 from unet_jax.runs.load import Run
 
 _BATCH_SIZE = 8
 
+T = TypeVar("T")
+
 
 @functools.lru_cache(maxsize=8)
 def _predict_step(config: ModelConfig, num_classes: int) -> PredictStep:
-    """One compiled function per network, whichever run asks."""
-    model = make_model(config, num_classes)
-    return make_predict_step(model.apply, size_multiple=config.size_multiple, compiler_options=compiler_options())
+    """Build the prediction step once per network, for all runs that have this network."""
+    return build_predict_step(config, num_classes)
 
 
 def _run_step(run: Run, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b h w k"]:
-    """The batch, filled up so that it splits evenly over the devices, through the network."""
+    """Compute the probabilities of a batch, which is padded so that it can be divided evenly over the devices."""
     check_rows(images.shape[1], run.config.model.size_multiple, run.mesh)
     fill = -len(images) % run.mesh.shape["data"]
     padded = np.concatenate([images, np.zeros((fill, *images.shape[1:]), np.uint8)])
@@ -39,25 +40,48 @@ def _run_step(run: Run, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarra
 
 
 def predict_images(run: Run, images: Iterable[UInt8[np.ndarray, "h w 3"]]) -> Iterator[Float[np.ndarray, "h w k"]]:
-    """Probabilities of each image at its own size, in order, a few images at a time.
+    """Yield the probabilities of each image at its own size, in order. A few images are computed at a time.
 
-    Images are resized to the size that the network was trained at (`data.image_size`), and the probabilities back,
-    both as in training and evaluation; then they are calibrated, if the run was loaded so.
+    Images are resized to the size that the network was trained at (`data.image_size`), and the probabilities are
+    resized back, both as in training and evaluation. If the run has its calibration, the probabilities are then
+    calibrated.
+
+    Args:
+      run: run from `load_run`.
+      images: `[h w 3]` uint8 RGB, each of any size.
+
+    Yields:
+      `[h w k]` float32 in [0, 1], classes in the order of `run.class_names`.
+
+    Raises:
+      InputError: an image has another shape or dtype.
+
+    Example:
+      >>> run = unet_jax.load_run("RUN")  # doctest: +SKIP
+      >>> masks = [probs > run.threshold for probs in unet_jax.predict_images(run, images)]  # doctest: +SKIP
     """
-    size = run.config.data.image_size
-    pending: list[np.ndarray] = []
+    for probs, _ in predict_pairs(run, ((image, None) for image in images)):
+        yield probs
 
-    def flush() -> Iterator[np.ndarray]:
+
+def predict_pairs(
+    run: Run, pairs: Iterable[tuple[UInt8[np.ndarray, "h w 3"], T]]
+) -> Iterator[tuple[Float[np.ndarray, "h w k"], T]]:
+    """Yield probabilities as `predict_images` does, each with the companion that was paired with its image."""
+    size = run.config.data.image_size
+    pending: list[tuple[np.ndarray, T]] = []
+
+    def flush() -> Iterator[tuple[np.ndarray, T]]:
         batch = np.zeros((_BATCH_SIZE, size, size, 3), np.uint8)  # always full: one shape, one compilation
-        for i, image in enumerate(pending):
+        for i, (image, _) in enumerate(pending):
             batch[i] = resize_image(image, size, size)
-        for image, probs in zip(pending, _run_step(run, batch), strict=False):
+        for (image, companion), probs in zip(pending, _run_step(run, batch), strict=False):
             resized = resize_probs(probs, *image.shape[:2])
-            yield run.calibration.probs(resized) if run.calibration else resized
+            yield run.calibration.probs(resized) if run.calibration else resized, companion
         pending.clear()
 
-    for image in images:
-        pending.append(_checked_image(image))
+    for image, companion in pairs:
+        pending.append((_checked_image(image), companion))
         if len(pending) == _BATCH_SIZE:
             yield from flush()
     if pending:
@@ -65,6 +89,7 @@ def predict_images(run: Run, images: Iterable[UInt8[np.ndarray, "h w 3"]]) -> It
 
 
 def _checked_batch(images: np.ndarray) -> np.ndarray:
+    """Return the images, or raise `InputError` if their shape or dtype is wrong."""
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
         raise InputError(
@@ -75,6 +100,7 @@ def _checked_batch(images: np.ndarray) -> np.ndarray:
 
 
 def _checked_image(image: np.ndarray) -> np.ndarray:
+    """Return the image, or raise `InputError` if its shape or dtype is wrong."""
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise InputError(
@@ -84,17 +110,25 @@ def _checked_image(image: np.ndarray) -> np.ndarray:
 
 
 def predict_probs(run: Run, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b h w k"]:
-    """Probability of each class (in the order of `run.class_names`) at each pixel.
+    """Compute the probability of each class at each pixel, at the size of the images.
+
+    See `predict_images` for how images are resized and probabilities calibrated.
 
     Args:
-      run: from `load_run`.
-      images: `[B H W 3]` uint8 RGB, of any size.
+      run: run from `load_run`.
+      images: `[b h w 3]` uint8 RGB, of any size.
 
     Returns:
-      `[B H W K]` float32 in [0, 1]; classes are independent, so they need not add up to 1.
+      `[b h w k]` float32 in [0, 1], classes in the order of `run.class_names`. Classes are independent, so their
+      probabilities need not add up to 1.
 
     Raises:
-      InputError: another shape or dtype.
+      InputError: the images have another shape or dtype.
+
+    Example:
+      >>> run = unet_jax.load_run("RUN")  # doctest: +SKIP
+      >>> unet_jax.predict_probs(run, np.zeros((2, 300, 400, 3), np.uint8)).shape  # doctest: +SKIP
+      (2, 300, 400, 2)
     """
     images = _checked_batch(images)
     if len(images) == 0:
@@ -103,19 +137,39 @@ def predict_probs(run: Run, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.nd
 
 
 def predict_probs_unresized(run: Run, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b h w k"]:
-    """As `predict_probs`, but the network sees the images at their own size, padded and cropped where it must.
+    """Compute probabilities as `predict_probs` does, but without resizing the images.
 
-    For networks that should meet objects at the scale of the files. Compiles once per shape.
+    Use it for networks that should see objects at the scale of the files. Images whose size the network cannot take
+    are padded, and their probabilities cropped. Each new shape of images is compiled once.
+
+    Args:
+      run: run from `load_run`.
+      images: `[b h w 3]` uint8 RGB, of any size.
+
+    Returns:
+      `[b h w k]` float32 in [0, 1].
+
+    Raises:
+      InputError: the images have another shape or dtype.
+
+    Example:
+      >>> run = unet_jax.load_run("RUN")  # doctest: +SKIP
+      >>> probs = unet_jax.predict_probs_unresized(run, np.zeros((1, 1000, 700, 3), np.uint8))  # doctest: +SKIP
     """
     probs = _run_step(run, _checked_batch(images))
     return run.calibration.probs(probs) if run.calibration else probs
 
 
 def find_inputs(inputs: Sequence[str | epath.Path]) -> dict[str, epath.Path]:
-    """Image files by id: each file's name without ending, and in folders its path below the folder.
+    """Find image files, and return them by id.
+
+    The id is the file's name without its suffix. In a folder, it is the path below the folder without the suffix.
+
+    Args:
+      inputs: image files, and folders that are searched for image files at any depth.
 
     Raises:
-      InputError: nothing there, not an image by its ending, or two files of one id.
+      InputError: there is no such file, a name does not end like an image's, or two files have the same id.
     """
     files: dict[str, epath.Path] = {}
     if not inputs:
@@ -125,23 +179,27 @@ def find_inputs(inputs: Sequence[str | epath.Path]) -> dict[str, epath.Path]:
         if (path / "images").is_dir() and (path / "masks").is_dir():
             raise InputError(f"{path}: is a data set with masks. Name its images: {path / 'images'}.")
         if path.is_dir():
-            found = {str((p.parent / p.stem).relative_to(path)): p for p in _walk(path)}
-            if not found:
+            matched = {str((p.parent / p.stem).relative_to(path)): p for p in _walk(path)}
+            if not matched:
                 raise InputError(f"{path}: holds no image. Images end in {', '.join(IMAGE_SUFFIXES)}.")
         elif not path.exists():
             raise InputError(f"{path}: there is no such file or folder.")
         elif path.suffix.lower() not in IMAGE_SUFFIXES:
             raise InputError(f"{path}: does not end in one of {', '.join(IMAGE_SUFFIXES)}.")
         else:
-            found = {path.stem: path}
-        for id_, file in found.items():
+            matched = {path.stem: path}
+        for id_, file in matched.items():
             if id_ in files:
-                raise InputError(f"{file}: and {files[id_]} would write the same output {id_}.png. Predict them apart.")
+                raise InputError(
+                    f"{file}: would write the same output {id_}.png as {files[id_]}. Predict them separately, with "
+                    f"another --out."
+                )
             files[id_] = file
     return files
 
 
 def _walk(folder: epath.Path) -> Iterator[epath.Path]:
+    """Yield the image files in a folder and below it; names that begin with a dot are left out."""
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
@@ -152,9 +210,18 @@ def _walk(folder: epath.Path) -> Iterator[epath.Path]:
 
 
 def predict_files(run: Run, files: dict[str, epath.Path], out: epath.Path) -> Iterator[str]:
-    """Writes `out/CLASS/ID.png` (0 or 255) and `out/overlay/ID.png` at each image's own size; yields finished ids.
+    """Write `out/CLASS/ID.png` (0 or 255) and `out/overlay/ID.png` at each image's own size; yield finished ids.
 
-    Of connected processes, each of which must be given the same files, the first one writes.
+    All connected processes must be given the same files. Only the first process writes.
+
+    Args:
+      run: run from `load_run`.
+      files: image files by id, from `find_inputs`.
+      out: folder for the masks and overlays.
+
+    Raises:
+      InputError: an image lies in `out`, or `out` holds files that would be overwritten and that this function did not
+        write.
     """
     for path in files.values():
         if out.absolute() in path.absolute().parents:
@@ -165,19 +232,11 @@ def predict_files(run: Run, files: dict[str, epath.Path], out: epath.Path) -> It
             f"{out / taken[0]}: is there already and was not made by predict (no overlay/ beside it); its files would "
             f"be overwritten. Choose another --out."
         )
-    read: list[np.ndarray] = []  # images that are on their way through the network
-
-    def images() -> Iterator[np.ndarray]:
-        for path in files.values():
-            read.append(read_image(path))
-            yield read[-1]
-
-    for id_, probs in zip(files, predict_images(run, images()), strict=True):
-        mask, image = probs > run.threshold, read.pop(0)
-        if not is_first():
-            yield id_
-            continue
-        for k, name in enumerate(run.class_names):
-            write_png(out / name / f"{id_}.png", mask[..., k].astype(np.uint8) * np.uint8(255))
-        write_png(out / "overlay" / f"{id_}.png", render_overlay(image, mask))
+    read = ((image, (id_, image)) for id_, path in files.items() for image in (read_image(path),))
+    for probs, (id_, image) in predict_pairs(run, read):
+        if is_first():
+            mask = probs > run.threshold
+            for k, name in enumerate(run.class_names):
+                write_png(out / name / f"{id_}.png", mask[..., k].astype(np.uint8) * np.uint8(255))
+            write_png(out / "overlay" / f"{id_}.png", render_overlay(image, mask))
         yield id_

@@ -1,4 +1,4 @@
-"""Bridges to and from other programs; the Keras original is the only one so far."""
+"""Import from and export to other programs; the Keras original is the only one so far."""
 
 from unet_jax.interop.keras import export_keras as export_keras
 from unet_jax.interop.keras import import_keras as import_keras

@@ -1,4 +1,4 @@
-"""Runs from Keras files, and Keras files from runs."""
+"""Conversion of Keras files to run directories, and of runs to Keras files."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -11,7 +11,7 @@ from unet_jax._types import InputError
 from unet_jax.config import Config, DataConfig, OptimConfig
 from unet_jax.interop.keras_network import Channels, Network, read_network, write_network
 from unet_jax.program.optim import make_optimizer
-from unet_jax.program.state import TrainState
+from unet_jax.program.state import TrainState, start_state
 from unet_jax.runs.info import RunInfo, current_versions, info_path, save_info
 from unet_jax.runs.load import abstract_state, load_run, open_checkpoints
 from unet_jax.runs.progress import Progress
@@ -25,17 +25,40 @@ def import_keras(
     channels: Channels = "bgr",
     image_size: int | None = None,
 ) -> RunInfo:
-    """Makes a run directory, which evaluate, predict and `load_run` accept, from a Keras file.
+    """Make a run directory from a Keras file, for `load_run` and the commands `evaluate` and `predict`.
 
     Args:
-      file: see `read_network`.
-      out: the run directory to begin.
-      class_names: of the output channels, in order; by default class0, class1, ...
-      channels: the order of colours that the Keras program fed its network with.
-      image_size: what images were resized to; by default what the file says, which only whole models do.
+      file: Keras file, see `read_network`.
+      out: run directory to create.
+      class_names: names of the output channels, in order; by default class0, class1, ...
+      channels: order of the colour channels of the images that the Keras program fed to its network.
+      image_size: height and width in pixels to which the Keras program resized its images; by default the size in the
+        file, which only files of whole models contain.
+
+    Returns:
+      The contents of the new run's `run.json`.
 
     Raises:
-      InputError: the file cannot be used, `out` holds a run, or names or size do not fit.
+      InputError: the file cannot be used, `out` holds a run already, the number of names is not that of the output
+        channels, the file does not contain the size and `image_size` is missing, or the network cannot take this size.
+
+    Example:
+      >>> import tempfile
+      >>> import jax, numpy as np
+      >>> from unet_jax import UNet
+      >>> from unet_jax.config import ModelConfig
+      >>> from unet_jax.interop import Network, export_keras, import_keras, write_network
+      >>> config = ModelConfig(widths=(2,), center_width=2, num_convs_down=1, num_convs_up=1)
+      >>> init = lambda: UNet(config, 2).init(jax.random.key(0), np.zeros((1, 4, 4, 3), np.float32), False)
+      >>> weights = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(init))
+      >>> network = Network(config, 2, **weights, image_size=4)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     file, run = f"{folder}/keras.weights.h5", f"{folder}/run"
+      ...     write_network(file, network)  # in place of a file that Keras wrote
+      ...     info = import_keras(file, run, class_names=("cell", "nucleus"), image_size=4)
+      ...     exported = export_keras(run, f"{folder}/again.weights.h5")
+      >>> info.class_names, info.config.model.widths, exported.num_classes
+      (('cell', 'nucleus'), (2,), 2)
     """
     file, out = epath.Path(file), epath.Path(out)
     if info_path(out).exists():
@@ -59,18 +82,19 @@ def import_keras(
     info = RunInfo(config, names, {"train": [], "val": [], "test": []}, audit, current_versions())
     state = _initial_state(info, network)
     with open_checkpoints(out, config) as store:
-        # There is no training to continue.
+        # Marked as finished, because an imported network has no training to continue.
         store.save(0, state, progress=Progress(finished=True).to_dict(), metrics=None)
-    save_info(out, info)  # last: without it the folder is no run
+    save_info(out, info)  # written last, because a folder with run.json counts as a complete run
     return info
 
 
 def _initial_state(info: RunInfo, network: Network) -> TrainState:
+    """Return the state of a run at step 0 with the weights of the network."""
     params, batch_stats = jax.tree.map(jnp.asarray, (network.params, network.batch_stats))
     tx = make_optimizer(info.config.optim, info.num_steps)
-    state = TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params))
-    wanted, found = (jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (abstract_state(info), state))
-    assert wanted == found, "the U-Net and the list of its convolutions in this module have come apart"
+    state = start_state(params, batch_stats, tx)
+    wanted, actual = (jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (abstract_state(info), state))
+    assert wanted == actual, "the U-Net has other parameters than the list of its convolutions says"
     return state
 
 
@@ -81,13 +105,22 @@ def export_keras(
     channels: Channels = "bgr",
     checkpoint: Literal["best", "last"] = "best",
 ) -> Network:
-    """Writes a run's network as Keras 3 weights; the inverse of `import_keras`.
+    """Write the network of a run as weights for Keras 3: the inverse of `import_keras`.
 
     Args:
-      run: the run directory.
-      file: `X.weights.h5`.
-      channels: the order of colours that the Keras program feeds its network with.
-      checkpoint: as in `load_run`.
+      run: run directory.
+      file: file to write; its name must end in `.weights.h5`.
+      channels: order of the colour channels of the images that the Keras program feeds to its network.
+      checkpoint: checkpoint to export, as in `load_run`.
+
+    Returns:
+      The network, as it was written, for RGB images.
+
+    Raises:
+      InputError: the folder holds no run or no checkpoint, the file name has another ending, or the network has group
+        normalisation.
+
+    Example: see `import_keras`.
     """
     loaded = load_run(run, checkpoint)
     params, batch_stats = jax.device_get((loaded.state.params, loaded.state.batch_stats))

@@ -1,4 +1,7 @@
-"""What a Keras model's own description says beyond the shapes of its weights: sizes, epsilon, and what does not fit."""
+"""Settings of a Keras model that its weights do not show, and a check that the model is this library's U-Net.
+
+Both come from the description (`model_config`) that Keras stores in files of whole models.
+"""
 
 from typing import Any, NamedTuple
 
@@ -6,7 +9,7 @@ from etils import epath
 
 from unet_jax._types import InputError
 
-# Layers that the U-Net consists of, and those that do nothing once training is over.
+# Layers of the U-Net, and layers that do nothing in prediction (dropout, noise).
 _KNOWN = {
     "InputLayer", "Conv2D", "BatchNormalization", "Activation", "ReLU", "MaxPooling2D", "UpSampling2D", "Concatenate",
     "Dropout", "SpatialDropout2D", "GaussianNoise",
@@ -14,7 +17,7 @@ _KNOWN = {
 
 
 class Architecture(NamedTuple):
-    """Settings that weights alone do not show; None where the description does not say."""
+    """Settings that the weights alone do not show; None where there is no description or it does not contain them."""
 
     image_size: int | None
     norm_eps: float | None
@@ -22,10 +25,15 @@ class Architecture(NamedTuple):
 
 
 def read_architecture(model_config: dict[str, Any] | None, file: epath.Path) -> Architecture:
-    """Settings of a model, after making sure that it is the U-Net of the seed and not a relative.
+    """Return the settings of a Keras model, after a check that it is the U-Net of the Keras original and no variant.
+
+    Args:
+      model_config: the description, parsed from JSON; None if the file has none.
+      file: its file, for messages.
 
     Raises:
-      InputError: lists what differs: layers of another kind, another activation, interpolation or order of channels.
+      InputError: the model differs. The message lists how: layers of another kind, another activation or interpolation,
+        another order of concatenation, or different settings among its normalisations.
     """
     if model_config is None:
         return Architecture(None, None, None)
@@ -49,6 +57,7 @@ def read_architecture(model_config: dict[str, Any] | None, file: epath.Path) -> 
 
 
 def _problems(layer: dict[str, Any], layers: list[dict[str, Any]]) -> list[str]:
+    """Return one line for each setting in which a layer differs from the U-Net's."""
     kind, config = layer["class_name"], layer["config"]
     name = f"{config.get('name', kind)} ({kind})"
     if kind not in _KNOWN:
@@ -57,7 +66,7 @@ def _problems(layer: dict[str, Any], layers: list[dict[str, Any]]) -> list[str]:
     match kind:
         case "Conv2D":
             wanted = {"strides": (1, 1), "dilation_rate": (1, 1), "use_bias": True, "groups": 1}
-            if tuple(config.get("kernel_size", ())) != (1, 1):  # where padding changes nothing
+            if tuple(config.get("kernel_size", ())) != (1, 1):  # padding changes nothing for a 1x1 kernel
                 wanted["padding"] = "same"
         case "MaxPooling2D":
             wanted = {"pool_size": (2, 2), "strides": (2, 2)}
@@ -67,9 +76,9 @@ def _problems(layer: dict[str, Any], layers: list[dict[str, Any]]) -> list[str]:
             wanted = {"activation": "relu"}
     if kind == "Activation" and config.get("activation") == "sigmoid" and layer is layers[-1]:
         return []
-    found = {key: config[key] for key in wanted if key in config}
-    found = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
-    wrong = [f"{name}: {key} is {value!r}, not {wanted[key]!r}" for key, value in found.items() if value != wanted[key]]
+    given = {key: config[key] for key in wanted if key in config}
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    wrong = [f"{name}: {key} is {value!r}, not {wanted[key]!r}" for key, value in given.items() if value != wanted[key]]
     if kind == "Concatenate":
         kinds = {other["config"].get("name", other.get("name")): other["class_name"] for other in layers}
         inputs = [kinds.get(source) for source in _sources(layer.get("inbound_nodes", []))]
@@ -79,7 +88,10 @@ def _problems(layer: dict[str, Any], layers: list[dict[str, Any]]) -> list[str]:
 
 
 def _sources(node: Any) -> list[str]:
-    """Names of the layers a layer reads; Keras 2 writes [[['name', 0, 0, {}], ...]], Keras 3 nested dictionaries."""
+    """Return the names of the layers that a layer reads, in order.
+
+    Keras 2 stores them as [[['name', 0, 0, {}], ...]], Keras 3 as nested dictionaries.
+    """
     if isinstance(node, dict):
         if node.get("class_name") == "__keras_tensor__":
             return [node["config"]["keras_history"][0]]
@@ -96,7 +108,7 @@ def _activation(config: dict[str, Any]) -> Any:
 
 
 def _image_size(layers: list[dict[str, Any]]) -> int | None:
-    """The side of square inputs."""
+    """Return the height and width of the model's input in pixels, or None if it is not square or not fixed."""
     for layer in layers:
         config = layer["config"]
         shape = config.get("batch_shape") or config.get("batch_input_shape")

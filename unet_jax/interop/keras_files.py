@@ -1,13 +1,13 @@
-"""The files in which Keras keeps weights, read with h5py alone.
+"""Reader of the files in which Keras stores weights. It needs h5py, but not Keras.
 
-| written by | file | layers are found |
+| written by | file | where the layers are |
 |---|---|---|
-| Keras 3 `save_weights` | `X.weights.h5` | `layers/conv2d`, `layers/conv2d_1`, ..., numbered as in the model |
-| Keras 3 `save` | `X.keras` | the same inside a zip, beside `config.json` |
-| Keras 2 `save_weights` | `X.h5` | by the attribute `layer_names`, which has the order of the model |
-| Keras 2 `save` | `X.h5` | the same below `model_weights`, with the attribute `model_config` |
+| Keras 3 `save_weights` | `X.weights.h5` | `layers/conv2d`, `layers/conv2d_1`, ..., numbered in the model's order |
+| Keras 3 `save` | `X.keras` | the same, in a zip file that also holds `config.json` |
+| Keras 2 `save_weights` | `X.h5` | in groups that the attribute `layer_names` lists in the model's order |
+| Keras 2 `save` | `X.h5` | the same below `model_weights`; an attribute `model_config` |
 
-HDF5 itself lists groups by name, so that `conv2d_10` comes before `conv2d_2`: never use its order.
+HDF5 itself lists groups by name, and `conv2d_10` before `conv2d_2`, so its order must never be used.
 """
 
 import contextlib
@@ -29,14 +29,16 @@ _WANTED = "a Keras 3 .weights.h5 or .keras file, or a Keras 2 .h5 file"
 
 
 class KerasLayer(NamedTuple):
-    """A layer that has weights."""
+    """Layer with weights."""
 
-    name: str  # in the file
-    arrays: tuple[np.ndarray, ...]  # as Keras orders them: kernel, bias; or gamma, beta, moving mean and variance
+    name: str
+    """Name of the layer in the file."""
+    arrays: tuple[np.ndarray, ...]
+    """Weights in the order of Keras: kernel and bias; or gamma, beta, moving mean and moving variance."""
 
     @property
     def is_conv(self) -> bool:
-        """A 2D convolution with a bias."""
+        """True for a 2D convolution with a bias, by its shapes and a name without "transpose"."""
         shapes = [a.shape for a in self.arrays]
         return (
             [len(s) for s in shapes] == [4, 1] and shapes[0][-1:] == shapes[1] and "transpose" not in self.name.lower()
@@ -44,26 +46,26 @@ class KerasLayer(NamedTuple):
 
     @property
     def is_norm(self) -> bool:
-        """A batch normalisation with scale and offset."""
+        """True for a batch normalisation with scale and offset, by its shapes."""
         shapes = [a.shape for a in self.arrays]
         return len(shapes) == 4 and len(shapes[0]) == 1 and len(set(shapes)) == 1
 
     def describe(self) -> str:
-        """Name and shapes, for messages."""
+        """Return the name and the shapes, for messages."""
         return f"{self.name} {', '.join('x'.join(map(str, a.shape)) or 'scalar' for a in self.arrays)}"
 
 
 class KerasFile(NamedTuple):
-    """What a file holds; convolutions and normalisations each in the order of the model."""
+    """Contents of a file; convolutions and normalisations are each in the order of the model."""
 
     convs: list[KerasLayer]
     norms: list[KerasLayer]
     others: list[KerasLayer]
-    model_config: dict[str, Any] | None  # the architecture, where the file says it
+    model_config: dict[str, Any] | None  # description of the architecture; None if the file holds weights only
 
 
 def import_h5py() -> Any:
-    """The package h5py, or an error that says how to get it."""
+    """Import and return the package h5py, or raise an `InputError` that says how to install it."""
     try:
         import h5py
     except ImportError as error:
@@ -74,10 +76,10 @@ def import_h5py() -> Any:
 
 
 def read_keras_file(file: epath.Path) -> KerasFile:
-    """All weights of a file.
+    """Read all weights of a Keras file.
 
     Raises:
-      InputError: no such file, or not one that Keras saves weights in.
+      InputError: the file does not exist, is damaged, or is not one in which Keras saves weights.
     """
     with _open_h5(file) as (h5, model_config):
         root = h5.get("model_weights", h5)
@@ -96,7 +98,7 @@ def read_keras_file(file: epath.Path) -> KerasFile:
 
 @contextlib.contextmanager
 def _open_h5(file: epath.Path) -> Iterator[tuple[Any, str | bytes | None]]:
-    """The open HDF5 file, and the architecture beside it (in a .keras file)."""
+    """Open the HDF5 file, and return it with the description of the architecture beside it (only in a .keras file)."""
     h5py = import_h5py()
     if file.is_dir():
         raise InputError(f"{file}: is a folder (a TensorFlow SavedModel?), but must be {_WANTED}: use save_weights.")
@@ -120,56 +122,67 @@ def _open_h5(file: epath.Path) -> Iterator[tuple[Any, str | bytes | None]]:
 
 
 def _keras3_layers(root: Any, file: epath.Path) -> list[KerasLayer]:
-    # Keras 2.13 wrote the same format with the longer name.
+    """Read the layers of Keras 3's format, in the order of their numbers."""
+    # Keras 2.13 wrote the same format, but with the longer of the two group names.
     group = next((root[name] for name in ("layers", "_layer_checkpoint_dependencies") if name in root), None)
     if group is None:
         raise InputError(
             f"{file}: has neither Keras 3's group 'layers' nor Keras 2's attribute 'layer_names' (it has "
             f"{', '.join(sorted(root)) or 'nothing'}), but must be {_WANTED} of a functional model."
         )
-    found = []
+    layers = []
     for name in sorted(group, key=_by_number):
         variables = group[name].get("vars", {})
         arrays = tuple(np.asarray(variables[key]) for key in sorted(variables, key=int))
         if arrays:
-            found.append(KerasLayer(name, arrays))
+            layers.append(KerasLayer(name, arrays))
         if "layers" in group[name]:
             raise InputError(
                 f"{file}: layer {name!r} is a model inside the model; save the weights of the inner one by itself."
             )
-    return found
+    return layers
 
 
 def _by_number(name: str) -> tuple[str, int]:
-    """`conv2d`, `conv2d_1`, ..., `conv2d_10`: Keras 3 counts each class of layer from 0 in the order of the model."""
+    """Return the sort key of a layer's name: its class, then its number (`conv2d`, `conv2d_1`, ..., `conv2d_10`).
+
+    Keras 3 numbers the layers of each class from 0, in the order of the model; 0 is left out of the name.
+    """
     match = re.fullmatch(r"(.*?)(?:_(\d+))?", name)
     assert match is not None
     return match[1], int(match[2] or 0)
 
 
 def _legacy_layers(root: Any, file: epath.Path) -> list[KerasLayer]:
-    found = []
+    """Read the layers of Keras 2's format, in the order of the attribute `layer_names`."""
+    layers = []
     for name in _attribute_list(root, "layer_names") or []:
         paths = _attribute_list(root[name], "weight_names") if name in root else None
         if paths is None:
-            raise InputError(f"{file}: names a layer {name!r} but does not hold it: the file is damaged.")
+            raise InputError(f"{file}: lists a layer {name!r} but does not contain it: the file is damaged.")
         missing = [path for path in paths if path not in root[name]]
         if missing:
             raise InputError(f"{file}: layer {name!r} lacks its weights {', '.join(missing)}: the file is damaged.")
         paths.sort(key=_by_meaning)
         if paths:
-            found.append(KerasLayer(name, tuple(np.asarray(root[name][path]) for path in paths)))
-    return found
+            layers.append(KerasLayer(name, tuple(np.asarray(root[name][path]) for path in paths)))
+    return layers
 
 
 def _by_meaning(path: str) -> int:
-    """`conv2d_1/kernel:0` before `conv2d_1/bias:0`; unknown names last, in the file's order."""
+    """Return the sort key of a weight: `conv2d_1/kernel:0` before `conv2d_1/bias:0`, and so on.
+
+    Unknown names come last, in the file's order.
+    """
     name = path.rsplit("/", 1)[-1].split(":")[0]
     return _LEGACY_ORDER.index(name) if name in _LEGACY_ORDER else len(_LEGACY_ORDER)
 
 
 def _attribute_list(group: Any, name: str) -> list[str] | None:
-    """A list of names; long ones are split over `name0`, `name1`, ... because HDF5 limits the size of an attribute."""
+    """Return the list of names in an attribute, or None if there is no such attribute.
+
+    HDF5 limits the size of an attribute, so Keras splits long lists over the attributes `name0`, `name1`, ...
+    """
     if name in group.attrs:
         parts = [group.attrs[name]]
     elif f"{name}0" in group.attrs:

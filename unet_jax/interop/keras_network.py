@@ -1,8 +1,8 @@
-"""Networks in and out of Keras, weight for weight.
+"""Import of networks from Keras files and export to them, weight for weight.
 
-The Keras program feeds its network with what `cv2.imread` returns, blue first; this library reads RGB. `channels` says
-which of the two a Keras file means. Only the first kernel looks at colours, so turning its input channels around
-makes the same network for the other order.
+The Keras original feeds its network with what `cv2.imread` returns, blue first; this library reads RGB images. The
+argument `channels` says for which of the two orders the weights in a Keras file are. Only the first kernel reads
+colours, so reversing its input channels gives the same network for the other order.
 """
 
 import dataclasses
@@ -14,62 +14,53 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from etils import epath
 
+from unet_jax._files import replace_bytes
 from unet_jax._types import InputError, PyTree
 from unet_jax.config import ModelConfig
 from unet_jax.interop.keras_architecture import read_architecture
 from unet_jax.interop.keras_files import KerasFile, KerasLayer, import_h5py, read_keras_file
+from unet_jax.model.architecture import Convolution, list_convolutions
 
 Channels = Literal["bgr", "rgb"]
-_IMAGE_CHANNELS = 3
+"""Order of the colour channels of the images that a Keras program feeds to its network."""
 
 
 class Network(NamedTuple):
-    """A U-Net and its weights, for RGB images; arrays are float32 NumPy."""
+    """U-Net with its weights, for RGB images; the arrays are float32 NumPy arrays."""
 
     config: ModelConfig
+    """Settings of the `UNet`."""
     num_classes: int
+    """Number of output channels."""
     params: PyTree
+    """Parameters, as in `UNet(config, num_classes).init(...)["params"]`."""
     batch_stats: PyTree
-    image_size: int | None  # where the file says it
+    """Running statistics of batch normalisation; empty for a network without it."""
+    image_size: int | None
+    """Height and width of the images in pixels; None if the file does not contain it."""
 
 
-class _Slot(NamedTuple):
-    """One convolution of the U-Net."""
-
-    stage: str
-    index: int
-    shape: tuple[int, int, int, int]  # of the kernel
-
-    def __str__(self) -> str:
-        where = self.stage if self.stage == "head" else f"{self.stage}, convolution {self.index}"
-        return f"kernel {'x'.join(map(str, self.shape))} ({where})"
-
-
-def _slots(config: ModelConfig, num_classes: int) -> list[_Slot]:
-    """Every convolution in the order in which data flows through it."""
-    slots: list[_Slot] = []
-
-    def add(stage: str, features: int, num_convs: int, channels: int) -> int:
-        for i in range(num_convs):
-            slots.append(_Slot(stage, i, (3, 3, channels, features)))
-            channels = features
-        return channels
-
-    channels = _IMAGE_CHANNELS
-    for i, width in enumerate(config.widths):
-        channels = add(f"down{i}", width, config.num_convs_down, channels)
-    channels = add("center", config.center_width, config.num_convs_down, channels)
-    for i, width in enumerate(reversed(config.widths)):
-        channels = add(f"up{i}", width, config.num_convs_up, width + channels)
-    slots.append(_Slot("head", 0, (1, 1, channels, num_classes)))
-    return slots
+def _describe(conv: Convolution) -> str:
+    """Return the shape of a convolution's kernel and its place in the network, for messages."""
+    where = conv.stage if conv.stage == "head" else f"{conv.stage}, convolution {conv.index}"
+    return f"kernel {'x'.join(map(str, conv.kernel_shape))} ({where})"
 
 
 def infer_model_config(kernels: Sequence[tuple[int, ...]], file: epath.Path) -> tuple[ModelConfig, int]:
-    """Widths, depth and number of classes from the shapes of all kernels, in the order of the model.
+    """Infer widths, depth and number of classes from the shapes of all kernels.
 
-    A decoder stage begins where a kernel reads more channels than the convolution before it wrote: the others come
-    over the skip connection. Their number is the width of the encoder stage on the other side.
+    A decoder stage begins where a kernel reads more channels than the convolution before it wrote. The other channels
+    come from the skip connection, so their number is the width of the encoder stage at the same resolution.
+
+    Args:
+      kernels: shapes `[kh kw c d]` of all kernels, in the order of the model.
+      file: their file, for messages.
+
+    Returns:
+      Settings with widths and numbers of convolutions (the other settings are defaults), and the number of classes.
+
+    Raises:
+      InputError: no convolution reads a skip connection.
     """
     starts = [i for i in range(1, len(kernels)) if kernels[i][2] > kernels[i - 1][3]]
     if not starts:
@@ -86,17 +77,24 @@ def infer_model_config(kernels: Sequence[tuple[int, ...]], file: epath.Path) -> 
 
 
 def read_network(file: str | epath.Path, *, channels: Channels = "bgr") -> Network:
-    """The network in a Keras file: `.weights.h5`, `.keras` or (Keras 2) `.h5`.
+    """Read the network in a Keras file: `.weights.h5`, `.keras` or (Keras 2) `.h5`.
 
-    Widths, depth and number of classes follow from the weights. Files that hold a whole model also say what epsilon and
-    momentum its normalisation has; for the others Keras's defaults (0.001 and 0.99) are assumed.
+    Widths, depth and number of classes follow from the shapes of the weights. Files of whole models also contain the
+    epsilon and the momentum of the normalisation; for other files Keras's defaults (0.001 and 0.99) are assumed.
 
     Args:
-      file: local or in a bucket.
-      channels: the order of colours that the Keras program fed its network with; `cv2.imread` gives bgr.
+      file: path of the file, local or in a bucket.
+      channels: order of the colour channels of the images that the Keras program fed to its network; `cv2.imread`
+        returns "bgr".
+
+    Returns:
+      The network, for RGB images.
 
     Raises:
-      InputError: not such a file, or the layers in it are not those of a U-Net; lists what is missing or too much.
+      InputError: the file is not a Keras file, or its layers are not those of a U-Net. The message lists the layers
+        that are missing and those that are surplus.
+
+    Example: see `write_network`.
     """
     _check_channels(channels)
     file = epath.Path(file)
@@ -112,25 +110,30 @@ def read_network(file: str | epath.Path, *, channels: Channels = "bgr") -> Netwo
         norm="batch" if content.norms else "none",
         **{name: value for name, value in known.items() if value is not None},
     )
-    slots = _slots(config, num_classes)
-    _check_layers(content, slots, file)
-    params, batch_stats = _trees(content, slots)
+    convolutions = list_convolutions(config, num_classes)
+    _check_layers(content, convolutions, file)
+    params, batch_stats = _trees(content, convolutions)
     return Network(config, num_classes, _turn_channels(params, channels), batch_stats, architecture.image_size)
 
 
 def _check_channels(channels: str) -> None:
+    """Raise `InputError` unless `channels` is one of the two orders."""
     if channels not in ("bgr", "rgb"):
         raise InputError(f"channels is {channels!r}, but must be 'bgr' (as cv2.imread reads) or 'rgb'.")
 
 
-def _check_layers(content: KerasFile, slots: list[_Slot], file: epath.Path) -> None:
-    """Raises `InputError` listing every layer that is missing, surplus or of another shape, or not finite."""
-    problems = _differences([(s.shape, str(s)) for s in slots], [(c.arrays[0].shape, c) for c in content.convs])
+def _check_layers(content: KerasFile, convolutions: list[Convolution], file: epath.Path) -> None:
+    """Raise `InputError`, listing every layer that is missing, surplus, of another shape, or not finite."""
+    wanted: list[tuple[Any, str]] = [(conv.kernel_shape, _describe(conv)) for conv in convolutions]
+    problems = _differences(wanted, [(c.arrays[0].shape, c) for c in content.convs])
     if content.norms:
-        wanted = [((s.shape[3],), f"normalisation of {s.shape[3]} channels ({s.stage}, {s.index})") for s in slots[:-1]]
+        wanted = [
+            ((conv.outputs,), f"normalisation of {conv.outputs} channels ({conv.stage}, {conv.index})")
+            for conv in convolutions[:-1]
+        ]
         problems += _differences(wanted, [(n.arrays[0].shape, n) for n in content.norms])
     if problems:
-        widths = ", ".join(str(s.shape[3]) for s in slots if s.index == 0 and s.stage.startswith("down"))
+        widths = ", ".join(str(c.outputs) for c in convolutions if c.index == 0 and c.stage.startswith("down"))
         raise InputError(
             f"{file}: its layers are not those of a U-Net for images of 3 channels. Compared with one of the widths "
             f"{widths}:\n  " + "\n  ".join(problems)
@@ -140,35 +143,37 @@ def _check_layers(content: KerasFile, slots: list[_Slot], file: epath.Path) -> N
         raise InputError(f"{file}: has weights that are not finite numbers in {', '.join(broken)}. Use another file.")
 
 
-def _differences(wanted: list[tuple[Any, str]], found: list[tuple[Any, KerasLayer]]) -> list[str]:
-    matcher = difflib.SequenceMatcher(None, [shape for shape, _ in wanted], [shape for shape, _ in found], False)
+def _differences(wanted: list[tuple[Any, str]], actual: list[tuple[Any, KerasLayer]]) -> list[str]:
+    """Return one line for each layer that is missing or surplus when both lists are aligned by their shapes."""
+    matcher = difflib.SequenceMatcher(None, [shape for shape, _ in wanted], [shape for shape, _ in actual], False)
     lines = []
     for tag, i, i_end, j, j_end in matcher.get_opcodes():
         if tag != "equal":
             lines += [f"missing: {text}" for _, text in wanted[i:i_end]]
-            lines += [f"surplus: {layer.describe()}" for _, layer in found[j:j_end]]
+            lines += [f"surplus: {layer.describe()}" for _, layer in actual[j:j_end]]
     return lines
 
 
-def _trees(content: KerasFile, slots: list[_Slot]) -> tuple[PyTree, PyTree]:
+def _trees(content: KerasFile, convolutions: list[Convolution]) -> tuple[PyTree, PyTree]:
+    """Return the parameters and the running statistics of the `UNet`, from layers in the order of its convolutions."""
     params: dict[str, Any] = {}
     batch_stats: dict[str, Any] = {}
-    for slot, conv in zip(slots, content.convs, strict=True):
-        kernel, bias = (np.asarray(a, np.float32) for a in conv.arrays)
+    for conv, layer in zip(convolutions, content.convs, strict=True):
+        kernel, bias = (np.asarray(a, np.float32) for a in layer.arrays)
         weights = {"kernel": kernel, "bias": bias}
-        if slot.stage == "head":
+        if conv.stage == "head":
             params["head"] = weights
         else:
-            params.setdefault(slot.stage, {})[f"conv{slot.index}"] = weights
-    for slot, norm in zip(slots[:-1] if content.norms else (), content.norms, strict=True):
-        scale, bias, mean, var = (np.asarray(a, np.float32) for a in norm.arrays)
-        params[slot.stage][f"norm{slot.index}"] = {"scale": scale, "bias": bias}
-        batch_stats.setdefault(slot.stage, {})[f"norm{slot.index}"] = {"mean": mean, "var": var}
+            params.setdefault(conv.stage, {})[f"conv{conv.index}"] = weights
+    for conv, layer in zip(convolutions[:-1] if content.norms else (), content.norms, strict=True):
+        scale, bias, mean, var = (np.asarray(a, np.float32) for a in layer.arrays)
+        params[conv.stage][f"norm{conv.index}"] = {"scale": scale, "bias": bias}
+        batch_stats.setdefault(conv.stage, {})[f"norm{conv.index}"] = {"mean": mean, "var": var}
     return params, batch_stats
 
 
 def _turn_channels(params: PyTree, channels: Channels) -> PyTree:
-    """The first kernel for the other order of colours, if that is asked for."""
+    """Return the parameters with the first kernel's input channels reversed if `channels` is "bgr"; else unchanged."""
     if channels == "rgb":
         return params
     stage = params["down0"]
@@ -177,35 +182,56 @@ def _turn_channels(params: PyTree, channels: Channels) -> PyTree:
 
 
 def write_network(file: str | epath.Path, network: Network, *, channels: Channels = "bgr") -> None:
-    """Writes `.weights.h5` for `model.load_weights` of Keras 3; reading it again gives the same bits.
+    """Write a network to a file for `model.load_weights` of Keras 3; `read_network` restores it bit for bit.
+
+    Args:
+      file: path of the file, which must end in `.weights.h5`; an existing file is replaced.
+      network: network for RGB images.
+      channels: order of the colour channels of the images that the Keras program feeds to its network.
 
     Raises:
-      InputError: another ending, or a network that the Keras program does not have (group normalisation).
+      InputError: the file name has another ending, or the network has group normalisation, which the Keras original
+        does not have.
+
+    Example:
+      >>> import tempfile
+      >>> import jax, numpy as np
+      >>> from unet_jax import UNet
+      >>> from unet_jax.config import ModelConfig
+      >>> from unet_jax.interop import Network, read_network, write_network
+      >>> config = ModelConfig(widths=(2,), center_width=2, num_convs_down=1, num_convs_up=1)
+      >>> init = lambda: UNet(config, 2).init(jax.random.key(0), np.zeros((1, 4, 4, 3), np.float32), False)
+      >>> weights = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(init))
+      >>> network = Network(config, 2, **weights, image_size=4)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     write_network(f"{folder}/keras.weights.h5", network)
+      ...     again = read_network(f"{folder}/keras.weights.h5")
+      >>> again.config == config, again.num_classes, again.image_size
+      (True, 2, None)
     """
     _check_channels(channels)
     file = epath.Path(file)
     if not file.name.endswith(".weights.h5"):
-        raise InputError(f"{file}: must end in .weights.h5, Keras loads weights from no other name.")
+        raise InputError(f"{file}: must end in .weights.h5, because Keras loads weights from no other file name.")
     if network.config.norm == "group":
-        raise InputError("the network has group normalisation, which the Keras program does not have.")
+        raise InputError("the network has group normalisation, which the Keras original does not have.")
     params = _turn_channels(network.params, channels)
     buffer = io.BytesIO()
     with import_h5py().File(buffer, "w") as h5:
-        for i, slot in enumerate(_slots(network.config, network.num_classes)):
-            block = params if slot.stage == "head" else params[slot.stage]
-            conv = block["head" if slot.stage == "head" else f"conv{slot.index}"]
-            _write_layer(h5, "conv2d", i, (conv["kernel"], conv["bias"]))
-            if network.config.norm == "batch" and slot.stage != "head":
-                norm = block[f"norm{slot.index}"]
-                stats = network.batch_stats[slot.stage][f"norm{slot.index}"]
+        for i, conv in enumerate(list_convolutions(network.config, network.num_classes)):
+            block = params if conv.stage == "head" else params[conv.stage]
+            weights = block["head" if conv.stage == "head" else f"conv{conv.index}"]
+            _write_layer(h5, "conv2d", i, (weights["kernel"], weights["bias"]))
+            if network.config.norm == "batch" and conv.stage != "head":
+                norm = block[f"norm{conv.index}"]
+                stats = network.batch_stats[conv.stage][f"norm{conv.index}"]
                 _write_layer(h5, "batch_normalization", i, (norm["scale"], norm["bias"], stats["mean"], stats["var"]))
     file.parent.mkdir(parents=True, exist_ok=True)
-    new = file.parent / f"{file.name}.new"  # renamed when complete: a kill leaves no half of it
-    new.write_bytes(buffer.getvalue())
-    new.replace(file)
+    replace_bytes(file, buffer.getvalue())
 
 
 def _write_layer(h5: Any, kind: str, number: int, arrays: Sequence[Any]) -> None:
+    """Write one layer as Keras 3 does: its arrays are numbered, and its number is part of its name unless it is 0."""
     name = f"{kind}_{number}" if number else kind
     group = h5.create_group(f"layers/{name}/vars")
     group.attrs["name"] = name

@@ -1,10 +1,16 @@
-"""Losses: pure functions of logits and labels in [0, 1], channels last, unreduced.
+"""Loss functions of logits and labels: pure, with channels last, and not reduced to one number.
 
-`weight=` broadcasts to the logits: per pixel, class or image; 0 = ignored. Values are per pixel (`[*b h w k]`, to be
-divided by the sum of the weights) or per image and class (`[*b k]`) unless a docstring says otherwise.
-`unet_jax.config.loss_catalogue.LOSSES` lists them, docs/losses.md compares them, `make_objective` adds and reduces them.
-`bce_dice_loss` is the default objective; the losses in `boundary_weighted` are scalars of their own, as in the programs
-they come from.
+Logits and labels have the shape `[*b h w k]`: any leading axes, height, width, and one independent channel per class.
+Labels are membership in [0, 1]. `weight=` is None or an array that broadcasts to the logits: per pixel (`[b h w 1]`),
+class (`[k]`) or image (`[b 1 1 1]`); 0 = ignored.
+
+A loss returns values per pixel (`[*b h w k]`; their mean is their sum divided by the sum of the weights) or per image
+and class (`[*b k]`), unless its docstring says otherwise. The losses of the catalogue compute in float32, and raise
+`ValueError` if logits and labels differ in shape.
+
+`unet_jax.config.loss_catalogue.LOSSES` lists the losses, docs/losses.md compares them, and `make_objective` reduces
+them and adds them up. `bce_dice_loss` is the default objective. The losses in `carvana_border` are not in the
+catalogue: each returns one number for the batch and takes no weight, as in the program that it comes from.
 """
 
 from unet_jax.losses.bce_dice import PUBLIC_BCE_DICE as PUBLIC_BCE_DICE

@@ -1,24 +1,32 @@
-"""What every loss does with its inputs first, and powers whose gradients stay finite."""
+"""Conversions that every loss applies to its inputs, and a power whose gradient stays finite."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 Weight = Float[Array, "..."] | float | None
-"""None, or what broadcasts to the logits as in NumPy: `[k]` per class, `[b 1 1 1]` per image, `[b 1 1 k]` for classes
-that were not annotated in an image, `[b h w 1]` per pixel. 0 = ignored, whatever logits and labels are there."""
+"""None, or an array that broadcasts to the logits as in NumPy: `[k]` per class, `[b 1 1 1]` per image, `[b 1 1 k]` for
+classes that were not annotated in an image, `[b h w 1]` per pixel. A weight of 0 means ignored, whatever the logits and
+labels are there."""
 
 
 def to_float32(
     logits: Float[Array, "*b h w k"], labels: Float[Array, "*b h w k"]
 ) -> tuple[Float[Array, "*b h w k"], Float[Array, "*b h w k"]]:
-    """Both in float32, which all losses are computed in."""
+    """Return logits and labels in float32, the dtype that all losses are computed in.
+
+    Raises:
+      ValueError: logits and labels differ in shape.
+    """
     if logits.shape != labels.shape:
-        raise ValueError(f"logits have shape {logits.shape}, but labels {labels.shape}: they must be equal.")
+        raise ValueError(f"logits have shape {logits.shape}, but labels have {labels.shape}: the shapes must be equal.")
     return jnp.asarray(logits, jnp.float32), jnp.asarray(labels, jnp.float32)
 
 
 def full_weight(weight: Weight, shape: tuple[int, ...], num_subpixels: int = 1) -> Float[Array, "..."]:
-    """`weight` at `shape`, in float32; 1 for None. A weight per class is repeated for each sub-pixel."""
+    """Return `weight` in float32, broadcast to `shape`; None counts as 1.
+
+    A weight per class is repeated for each sub-pixel.
+    """
     full = jnp.asarray(1.0 if weight is None else weight, jnp.float32)
     if full.ndim and num_subpixels > 1 and full.shape[-1] == shape[-1] // num_subpixels:
         full = jnp.tile(full, num_subpixels)
@@ -26,6 +34,8 @@ def full_weight(weight: Weight, shape: tuple[int, ...], num_subpixels: int = 1) 
 
 
 def safe_power(base: Float[Array, "..."], exponent: Float[Array, ""] | float) -> Float[Array, "..."]:
-    """base ** exponent for base >= 0, with the gradient 0 where base is 0 (it may be infinite there)."""
+    """Return base ** exponent for base >= 0; where base is 0, the gradient is 0 (the true one may be infinite)."""
+    # The gradient of `where` is that of both sides, one of them times 0, and 0 times infinity is NaN. So the power must
+    # not see a base of 0 at all: the inner `where` hides it.
     positive = base > 0.0
     return jnp.where(positive, jnp.where(positive, base, 1.0) ** exponent, jnp.zeros_like(base) ** exponent)

@@ -1,4 +1,4 @@
-"""The training objective: weighted sum of the reduced terms."""
+"""The default training objective: the weighted sum of binary cross entropy and soft Dice loss, each reduced."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -10,14 +10,17 @@ from unet_jax.losses.pixel import bce_loss
 
 
 class BceDice(NamedTuple):
-    """Constants of `bce_dice_loss` with one Dice ratio for the whole batch."""
+    """Constants of `bce_dice_loss` for `dice_reduction="batch"`: one Dice ratio for the whole batch."""
 
     bce_weight: float
+    """Factor of the binary cross entropy."""
     dice_weight: float
+    """Factor of the Dice loss."""
     dice_smooth: float
+    """Number added to numerator and denominator of the Dice ratio."""
 
     def kwargs(self) -> dict[str, float]:
-        """Arguments of `bce_dice_loss`."""
+        """Return the constants as keyword arguments of `bce_dice_loss`."""
         return self._asdict()
 
 
@@ -26,16 +29,15 @@ PUBLIC_BCE_DICE: dict[str, BceDice] = {
     "killthekitten": BceDice(0.2, 0.8, 1.0),
     "selimsef": BceDice(0.5, 0.5, 1e-3),
 }
-"""What 'bce_dice' means in three public programs; the seed names it without saying which.
+"""Constants of the loss called 'bce_dice' in three public programs. The Keras original names it and does not show it.
 
-petrosgk/Kaggle-Carvana-Image-Masking-Challenge is where the seed's network comes from; `make_loss('bce_dice')` is a
-function of killthekitten/kaggle-carvana-2017 and of selimsef/dsb2018_topcoders. The values of different programs cannot
-be compared.
-"""
+The network of the Keras original comes from petrosgk/Kaggle-Carvana-Image-Masking-Challenge; `make_loss('bce_dice')` is
+a function of killthekitten/kaggle-carvana-2017 and of selimsef/dsb2018_topcoders. Loss values of different programs
+cannot be compared."""
 
 
 def _weighted_mean(per_image: Float[Array, "b ..."], weight: Float[Array, " b"]) -> Float[Array, ""]:
-    """Mean over images of positive weight; 0 when there is none."""
+    """Return the weighted mean over images of each image's own mean; 0 if all weights are 0."""
     per_image = jnp.mean(per_image, axis=tuple(range(1, per_image.ndim)))
     return jnp.sum(per_image * weight) / jnp.maximum(jnp.sum(weight), 1e-12)
 
@@ -52,20 +54,37 @@ def bce_dice_loss(
     dice_smooth: float = 1.0,
     num_subpixels: int = 1,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """bce_weight * mean BCE + dice_weight * mean soft Dice loss, and both terms by name.
+    """Compute the default objective: binary cross entropy plus soft Dice loss, and both terms by name.
+
+    Formula: bce_weight * mean(softplus(x) - x t) + dice_weight * mean(1 - (2 I + dice_smooth) / (P + T + dice_smooth)),
+    with x = logits, t = labels, and I, P, T as in `unet_jax.losses.dice`.
 
     Args:
-      logits: float32, one per class and pixel.
-      labels: membership in [0, 1].
-      weight: one per image; 0 leaves an image (padding) out.
-      step: not used; here because objectives take it.
+      logits: `[b h w c]`, one per class and pixel (and sub-pixel, if packed), any float dtype.
+      labels: `[b h w c]`, membership in [0, 1].
+      weight: `[b]`, one number per image; 0 leaves an image (padding) out.
+      step: unused; accepted because objectives are called with the step.
       bce_weight, dice_weight: factors of the two terms; `PUBLIC_BCE_DICE` has those of public programs.
-      dice_reduction: what one Dice ratio is taken over; see `unet_jax.losses.dice`.
-      dice_smooth: added to both sides of the Dice ratio.
-      num_subpixels: pixels in a block, where logits and labels are packed.
+      dice_reduction: what one Dice ratio is taken over: "batch" (all pixels and classes of the batch), "class" (one
+        ratio per class over the batch) or "image" (one per image and class). Several ratios are averaged.
+      dice_smooth: number added to numerator and denominator of the Dice ratio.
+      num_subpixels: number of pixels in a block if logits and labels are packed, so that c = num_subpixels * k.
 
     Returns:
-      The scalar to minimise, and `{"bce": ..., "dice_loss": ...}`, all float32.
+      The scalar to minimise, and `{"bce": ..., "dice_loss": ...}` with the two terms before their factors. All are
+      float32 of shape `[]`.
+
+    Raises:
+      ValueError: `dice_reduction` is unknown, or logits and labels differ in shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from unet_jax import losses
+      >>> logits = jnp.array([20.0, 20.0, -20.0]).reshape(1, 1, 3, 1)  # one hit, one false positive
+      >>> labels = jnp.array([1.0, 0.0, 0.0]).reshape(1, 1, 3, 1)
+      >>> loss, terms = losses.bce_dice_loss(logits, labels, jnp.ones(1))
+      >>> print(f"{float(loss):.3f} = {float(terms['bce']):.3f} + {float(terms['dice_loss']):.3f}")
+      6.917 = 6.667 + 0.250
     """
     bce = _weighted_mean(bce_loss(logits, labels), weight)
     match dice_reduction:

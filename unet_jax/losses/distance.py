@@ -1,4 +1,4 @@
-"""Exact Euclidean distances on the device, jitted with the loss; `unet_jax.data.distance` has them on the host.
+"""Exact Euclidean distances on the device, compiled with the loss; `unet_jax.data.distance` has them on the host.
 
 Distances are in pixels, between pixel centres, per image and class. Squares are exact in float32 for images whose
 diagonal is below 4096 pixels.
@@ -10,10 +10,11 @@ from jaxtyping import Array, Bool, Float
 
 
 def squared_distance(mask: Bool[Array, "*b h w k"]) -> Float[Array, "*b h w k"]:
-    """Squared distance of each pixel to the nearest pixel of the mask: 0 inside, infinite where there is none.
+    """Return the squared distance of each pixel to the nearest pixel of the mask: 0 inside, infinite for an empty mask.
 
-    First along each row, by the last mask pixel before and the first behind; then the smallest of d(row)^2 + (row -
-    own row)^2 over all rows, one row at a time. Takes h^2 w operations, and memory as one image.
+    The first pass finds the distance along each row, to the last mask pixel before or the first one behind. The second
+    pass takes the smallest (distance in the row)^2 + (row - own row)^2 over all rows, one row at a time. It takes
+    h^2 w operations, and the memory of one image.
     """
     height, width = mask.shape[-3:-1]
     columns = jnp.broadcast_to(jnp.arange(width, dtype=jnp.float32)[:, None], mask.shape[-2:])
@@ -33,14 +34,31 @@ def squared_distance(mask: Bool[Array, "*b h w k"]) -> Float[Array, "*b h w k"]:
 
 
 def euclidean_distance(mask: Bool[Array, "*b h w k"]) -> Float[Array, "*b h w k"]:
-    """Distance of each pixel to the nearest pixel of the mask: 0 inside, infinite where there is none."""
+    """Return the distance of each pixel to the nearest pixel of the mask.
+
+    Args:
+      mask: `[*b h w k]`, bool.
+
+    Returns:
+      Float32 `[*b h w k]`, in pixels: 0 inside the mask, infinite where an image and class has no mask pixel.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from unet_jax import losses
+      >>> mask = jnp.array([False, True, False, False, False]).reshape(1, 5, 1)
+      >>> print(losses.euclidean_distance(mask).ravel())
+      [1. 0. 1. 2. 3.]
+    """
     return jnp.sqrt(squared_distance(mask))
 
 
 def border_distance(
     inside: Bool[Array, "*b h w k"], outside: Bool[Array, "*b h w k"]
 ) -> tuple[Float[Array, "*b h w k"], Float[Array, "*b h w k"]]:
-    """Of each pixel to the nearest of `outside` and the nearest of `inside`; both 0 where one of the two is empty."""
+    """Return each pixel's distances to the nearest pixel of `outside` and of `inside`.
+
+    Both are 0 everywhere in an image and class where `inside` or `outside` has no pixel.
+    """
     both = jnp.any(inside, axis=(-3, -2), keepdims=True) & jnp.any(outside, axis=(-3, -2), keepdims=True)
     stacked = euclidean_distance(jnp.stack([outside, inside]))
     to_outside, to_inside = (jnp.where(both, d, 0.0) for d in stacked)
@@ -50,10 +68,24 @@ def border_distance(
 def signed_distance(
     labels: Float[Array, "*b h w k"], known: Bool[Array, "*b h w k"] | bool = True
 ) -> Float[Array, "*b h w k"]:
-    """Distance to the mask outside of it, and -(distance to the background - 1) inside: 0 on the mask's own edge.
+    """Return the signed distance of each pixel to the border of the mask: positive outside, negative inside.
 
-    0 everywhere for empty and full masks. Labels count as 1 from 0.5 on. Pixels that are not `known` belong to neither
-    side.
+    Outside the mask it is the distance to the mask; inside it is -(distance to the background - 1), which is 0 on the
+    mask's own edge. It is 0 everywhere for empty and full masks.
+
+    Args:
+      labels: `[*b h w k]`, float; they count as 1 from 0.5 on.
+      known: `[*b h w k]`, bool; pixels that are not known belong to neither side.
+
+    Returns:
+      Float32 `[*b h w k]`, in pixels.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from unet_jax import losses
+      >>> labels = jnp.array([0.0, 0.0, 1.0, 1.0, 1.0, 0.0]).reshape(1, 6, 1)
+      >>> print(losses.signed_distance(labels).ravel())
+      [ 2.  1.  0. -1.  0.  1.]
     """
     inside = labels >= 0.5
     to_outside, to_inside = border_distance(inside & known, ~inside & known)

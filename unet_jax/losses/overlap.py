@@ -1,10 +1,14 @@
-"""Siblings of soft Dice: other ratios of the same sums, one value per image and class, `[*b k]`.
+"""Relatives of soft Dice: other ratios of the same sums, one value per image and class, `[*b k]`.
 
 p = sigmoid(logits), t = labels; I = sum p t, P = sum p, T = sum t, FP = P - I, FN = T - I over the pixels of one image
-and class, each weighted. `smooth` s is added to both sides of a ratio; it is what an image without the class is judged
-by: the loss is then 1 - s / (FP + s) or the like, and its gradient shrinks with FP^2. Losses of overlap alone hardly
-push false positives out of images without the class; add a pixel loss. `num_subpixels` is explained in
-`unet_jax.losses.dice`. For one ratio per class over the whole batch, see `unet_jax.losses.stack_images`.
+and class, each weighted. `smooth` s is added to numerator and denominator of a ratio.
+
+`smooth` decides how an image without the class is judged: its loss is then 1 - s / (FP + s) or similar, and its
+gradient shrinks with FP^2. Overlap losses alone hardly push false positives out of images without the class; add a
+pixel loss.
+
+`num_subpixels` is explained in `unet_jax.losses.dice`. For one ratio per class over the whole batch, see
+`unet_jax.losses.stack_images`.
 """
 
 import jax
@@ -16,30 +20,32 @@ from unet_jax.losses.dice import overlap_sums, pixel_sum
 
 Logits = Float[Array, "*b h w k"]
 Scalar = Float[Array, ""] | float
-_TINY = 1e-12  # for sums of pixels
+_TINY = 1e-12  # far below any sum of weighted pixels
 
 
 def ratio(above: Float[Array, "..."], below: Float[Array, "..."]) -> Float[Array, "..."]:
-    """above / below, and 0 for 0 / 0."""
+    """Return above / below, and 0 for 0 / 0."""
     return above / jnp.maximum(below, _TINY)
 
 
 Sums = tuple[Float[Array, "*b k"], Float[Array, "*b k"], Float[Array, "*b k"]]
-"""I, P and T."""
+"""The sums I, P and T."""
 
 
 def one_minus_dice(sums: Sums, smooth: Scalar) -> Float[Array, "*b k"]:
-    """1 - (2 I + smooth) / (P + T + smooth)."""
+    """Return 1 - (2 I + smooth) / (P + T + smooth)."""
     intersection, positive, true = sums
     return 1.0 - ratio(2.0 * intersection + smooth, positive + true + smooth)
 
 
 def _one_minus_jaccard(sums: Sums, smooth: Scalar) -> Float[Array, "*b k"]:
+    """Return 1 - (I + smooth) / (P + T - I + smooth)."""
     intersection, positive, true = sums
     return 1.0 - ratio(intersection + smooth, positive + true - intersection + smooth)
 
 
 def _one_minus_tversky(sums: Sums, fp_weight: Scalar, fn_weight: Scalar, smooth: Scalar) -> Float[Array, "*b k"]:
+    """Return 1 - (I + smooth) / (I + fp_weight FP + fn_weight FN + smooth)."""
     intersection, positive, true = sums
     wrong = fp_weight * (positive - intersection) + fn_weight * (true - intersection)
     return ratio(wrong, intersection + wrong + smooth)  # without the cancellation of 1 - TI
@@ -48,9 +54,29 @@ def _one_minus_tversky(sums: Sums, fp_weight: Scalar, fn_weight: Scalar, smooth:
 def squared_dice_loss(
     logits: Logits, labels: Logits, *, smooth: Scalar = 1.0, weight: Weight = None, num_subpixels: int = 1
 ) -> Float[Array, "*b k"]:
-    """1 - (2 I + smooth) / (sum p^2 + sum t^2 + smooth).
+    """Compute the soft Dice loss with squares in the denominator, as printed in the V-Net paper.
 
-    Milletari et al., V-Net, 2016 (arXiv:1606.04797), as printed there.
+    Formula: 1 - (2 I + smooth) / (sum p^2 + sum t^2 + smooth).
+
+    Args:
+      logits: `[*b h w k]`, any float dtype.
+      labels: `[*b h w k]`, membership in [0, 1].
+      smooth: number added to numerator and denominator.
+      weight: None, or an array that broadcasts to the logits; 0 = ignored.
+      num_subpixels: number of pixels in a block if packed; 1 = not packed.
+
+    Returns:
+      Float32 `[*b k]`.
+
+    Reference:
+      Milletari et al., V-Net, 2016 (arXiv:1606.04797).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from unet_jax import losses
+      >>> logits, labels = jnp.zeros((1, 2, 1)), jnp.array([1.0, 0.0]).reshape(1, 2, 1)  # p = 0.5
+      >>> print(f"{losses.squared_dice_loss(logits, labels).item():.3f}")  # 1 - (1 + 1) / (0.5 + 1 + 1)
+      0.200
     """
     x, t = to_float32(logits, labels)
     w, p = full_weight(weight, x.shape, num_subpixels), jax.nn.sigmoid(x)
@@ -62,7 +88,31 @@ def squared_dice_loss(
 def log_dice_loss(
     logits: Logits, labels: Logits, *, smooth: Scalar = 1.0, weight: Weight = None, num_subpixels: int = 1
 ) -> Float[Array, "*b k"]:
-    """-log((2 I + smooth) / (P + T + smooth)), after Wong et al., 2018 (arXiv:1809.00076), with exponent 1."""
+    """Compute the logarithmic Dice loss.
+
+    Formula: -log((2 I + smooth) / (P + T + smooth)).
+
+    Args:
+      logits: `[*b h w k]`, any float dtype.
+      labels: `[*b h w k]`, membership in [0, 1].
+      smooth: number added to numerator and denominator.
+      weight: None, or an array that broadcasts to the logits; 0 = ignored.
+      num_subpixels: number of pixels in a block if packed; 1 = not packed.
+
+    Returns:
+      Float32 `[*b k]`.
+
+    Reference:
+      Wong et al., 2018 (arXiv:1809.00076), with exponent 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from unet_jax import losses
+      >>> logits = jnp.array([20.0, 20.0, -20.0]).reshape(1, 3, 1)  # one hit, one false positive
+      >>> labels = jnp.array([1.0, 0.0, 0.0]).reshape(1, 3, 1)
+      >>> print(f"{losses.log_dice_loss(logits, labels).item():.3f}")  # -log(3 / 4)
+      0.288
+    """
     intersection, positive, true = overlap_sums(logits, labels, weight, num_subpixels)
     above, below = 2.0 * intersection + smooth, positive + true + smooth
     return jnp.log(jnp.maximum(below, _TINY)) - jnp.log(jnp.maximum(above, _TINY))
@@ -71,9 +121,30 @@ def log_dice_loss(
 def log_cosh_dice_loss(
     logits: Logits, labels: Logits, *, smooth: Scalar = 1.0, weight: Weight = None, num_subpixels: int = 1
 ) -> Float[Array, "*b k"]:
-    """log cosh(1 - (2 I + smooth) / (P + T + smooth)).
+    """Compute the log-cosh Dice loss, which is smoother than the Dice loss near its minimum.
 
-    Jadon, A survey of loss functions for semantic segmentation, 2020 (arXiv:2006.14822).
+    Formula: log cosh(1 - (2 I + smooth) / (P + T + smooth)).
+
+    Args:
+      logits: `[*b h w k]`, any float dtype.
+      labels: `[*b h w k]`, membership in [0, 1].
+      smooth: number added to numerator and denominator.
+      weight: None, or an array that broadcasts to the logits; 0 = ignored.
+      num_subpixels: number of pixels in a block if packed; 1 = not packed.
+
+    Returns:
+      Float32 `[*b k]`.
+
+    Reference:
+      Jadon, A survey of loss functions for semantic segmentation, 2020 (arXiv:2006.14822).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from unet_jax import losses
+      >>> logits = jnp.array([20.0, 20.0, -20.0]).reshape(1, 3, 1)  # one hit, one false positive
+      >>> labels = jnp.array([1.0, 0.0, 0.0]).reshape(1, 3, 1)
+      >>> print(f"{losses.log_cosh_dice_loss(logits, labels).item():.3f}")  # log cosh(0.25)
+      0.031
     """
     dice = one_minus_dice(overlap_sums(logits, labels, weight, num_subpixels), smooth)
     return jnp.log1p(2.0 * jnp.square(jnp.sinh(0.5 * dice)))  # cosh d = 1 + 2 sinh^2(d / 2)
@@ -88,10 +159,34 @@ def generalized_dice_loss(
     weight: Weight = None,
     num_subpixels: int = 1,
 ) -> Float[Array, "*b"]:
-    """1 - (2 sum_k v I + smooth) / (sum_k v (P + T) + smooth) for each image: sums over its classes.
+    """Compute the generalised Dice loss of each image: one ratio over all its classes, small classes weighted up.
 
-    v = T^-volume_power, divided by the largest of the image, so that `smooth` counts pixels of the rarest class. A
-    class absent from the image has v = 1, as the rarest present. Sudre et al., 2017 (arXiv:1707.03237), with 2.
+    Formula: 1 - (2 sum_k v I + smooth) / (sum_k v (P + T) + smooth), v = T^-volume_power / (its largest in the image).
+
+    The division makes `smooth` count pixels of the rarest class. A class that is absent from the image has v = 1, like
+    the rarest class that is present.
+
+    Args:
+      logits: `[*b h w k]`, any float dtype.
+      labels: `[*b h w k]`, membership in [0, 1].
+      smooth: number added to numerator and denominator.
+      volume_power: exponent of a class's size T; the paper has 2, and 0 weights all classes equally.
+      weight: None, or an array that broadcasts to the logits; 0 = ignored.
+      num_subpixels: number of pixels in a block if packed; 1 = not packed.
+
+    Returns:
+      Float32 `[*b]`.
+
+    Reference:
+      Sudre et al., 2017 (arXiv:1707.03237).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from unet_jax import losses
+      >>> logits = 20.0 * jnp.array([[[1.0, 1.0], [1.0, 1.0], [1.0, -1.0]]])  # one false positive
+      >>> labels = jnp.array([[[1.0, 1.0], [1.0, 0.0], [1.0, 0.0]]])
+      >>> print(f"{float(losses.generalized_dice_loss(logits, labels)):.3f}")
+      0.214
     """
     intersection, positive, true = overlap_sums(logits, labels, weight, num_subpixels)
     present = true > 0.0
@@ -106,9 +201,30 @@ def generalized_dice_loss(
 def jaccard_loss(
     logits: Logits, labels: Logits, *, smooth: Scalar = 1.0, weight: Weight = None, num_subpixels: int = 1
 ) -> Float[Array, "*b k"]:
-    """1 - (I + smooth) / (P + T - I + smooth): intersection over union.
+    """Compute the soft Jaccard loss: 1 - intersection over union.
 
-    Rahman and Wang, Optimizing intersection-over-union, 2016 (doi:10.1007/978-3-319-50835-1_22).
+    Formula: 1 - (I + smooth) / (P + T - I + smooth).
+
+    Args:
+      logits: `[*b h w k]`, any float dtype.
+      labels: `[*b h w k]`, membership in [0, 1].
+      smooth: number added to numerator and denominator.
+      weight: None, or an array that broadcasts to the logits; 0 = ignored.
+      num_subpixels: number of pixels in a block if packed; 1 = not packed.
+
+    Returns:
+      Float32 `[*b k]`.
+
+    Reference:
+      Rahman and Wang, Optimizing intersection-over-union, 2016 (doi:10.1007/978-3-319-50835-1_22).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from unet_jax import losses
+      >>> logits = jnp.array([20.0, 20.0, -20.0]).reshape(1, 3, 1)  # one hit, one false positive
+      >>> labels = jnp.array([1.0, 0.0, 0.0]).reshape(1, 3, 1)
+      >>> print(f"{losses.jaccard_loss(logits, labels).item():.3f}")  # 1 - (1 + 1) / (2 + 1)
+      0.333
     """
     return _one_minus_jaccard(overlap_sums(logits, labels, weight, num_subpixels), smooth)
 
@@ -123,10 +239,35 @@ def tversky_loss(
     weight: Weight = None,
     num_subpixels: int = 1,
 ) -> Float[Array, "*b k"]:
-    """1 - TI, TI = (I + smooth) / (I + fp_weight FP + fn_weight FN + smooth).
+    """Compute the Tversky loss, which weights false positives and false negatives differently.
 
-    Salehi et al., 2017 (arXiv:1706.05721). 0.5 and 0.5 are Dice with twice the smooth; 1 and 1 are Jaccard. Which of
-    the two an `alpha` multiplies differs from program to program.
+    Formula: 1 - TI, TI = (I + smooth) / (I + fp_weight FP + fn_weight FN + smooth).
+
+    Weights of 0.5 and 0.5 are Dice with twice the smooth; 1 and 1 are Jaccard. Programs differ in which of the two
+    weights they call `alpha`.
+
+    Args:
+      logits: `[*b h w k]`, any float dtype.
+      labels: `[*b h w k]`, membership in [0, 1].
+      fp_weight: weight of false positives.
+      fn_weight: weight of false negatives.
+      smooth: number added to numerator and denominator.
+      weight: None, or an array that broadcasts to the logits; 0 = ignored.
+      num_subpixels: number of pixels in a block if packed; 1 = not packed.
+
+    Returns:
+      Float32 `[*b k]`.
+
+    Reference:
+      Salehi et al., 2017 (arXiv:1706.05721).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from unet_jax import losses
+      >>> logits = jnp.array([20.0, 20.0, -20.0]).reshape(1, 3, 1)  # one hit, one false positive
+      >>> labels = jnp.array([1.0, 0.0, 0.0]).reshape(1, 3, 1)
+      >>> print(f"{losses.tversky_loss(logits, labels).item():.3f}")  # 1 - (1 + 1) / (1 + 0.3 + 1)
+      0.130
     """
     return _one_minus_tversky(overlap_sums(logits, labels, weight, num_subpixels), fp_weight, fn_weight, smooth)
 
@@ -142,17 +283,41 @@ def focal_tversky_loss(
     weight: Weight = None,
     num_subpixels: int = 1,
 ) -> Float[Array, "*b k"]:
-    """(1 - TI)^gamma for each image and class, TI as in `tversky_loss`.
+    """Compute the focal Tversky loss: a power of the Tversky loss of each image and class.
 
-    Abraham and Khan, 2018 (arXiv:1810.07842), whose gamma is the inverse, 4 / 3. Below 1 the gradient grows without
-    limit towards a perfect prediction; exactly there it is 0.
+    Formula: (1 - TI)^gamma, TI as in `tversky_loss`.
+
+    Args:
+      logits: `[*b h w k]`, any float dtype.
+      labels: `[*b h w k]`, membership in [0, 1].
+      fp_weight: weight of false positives.
+      fn_weight: weight of false negatives.
+      gamma: exponent; the paper's gamma is the inverse, 4 / 3. Below 1 the gradient grows without limit towards a
+        perfect prediction; at the perfect prediction itself it is 0.
+      smooth: number added to numerator and denominator.
+      weight: None, or an array that broadcasts to the logits; 0 = ignored.
+      num_subpixels: number of pixels in a block if packed; 1 = not packed.
+
+    Returns:
+      Float32 `[*b k]`.
+
+    Reference:
+      Abraham and Khan, 2018 (arXiv:1810.07842).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from unet_jax import losses
+      >>> logits = jnp.array([20.0, 20.0, -20.0]).reshape(1, 3, 1)  # one hit, one false positive
+      >>> labels = jnp.array([1.0, 0.0, 0.0]).reshape(1, 3, 1)
+      >>> print(f"{losses.focal_tversky_loss(logits, labels).item():.3f}")  # 0.130^0.75
+      0.217
     """
     sums = overlap_sums(logits, labels, weight, num_subpixels)
     return safe_power(jnp.maximum(_one_minus_tversky(sums, fp_weight, fn_weight, smooth), 0.0), gamma)
 
 
 def _l1_sums(logits: Logits, labels: Logits, weight: Weight, num_subpixels: int) -> Sums:
-    """(P + T - sum |p - t|) / 2 in the place of I, P and T."""
+    """Return (P + T - sum |p - t|) / 2, P and T: the sums I', P and T of the losses named l1."""
     x, t = to_float32(logits, labels)
     w, p = full_weight(weight, x.shape, num_subpixels), jax.nn.sigmoid(x)
     distance = pixel_sum(w * jnp.abs(p - t), num_subpixels)
@@ -163,10 +328,32 @@ def _l1_sums(logits: Logits, labels: Logits, weight: Weight, num_subpixels: int)
 def l1_dice_loss(
     logits: Logits, labels: Logits, *, smooth: Scalar = 1.0, weight: Weight = None, num_subpixels: int = 1
 ) -> Float[Array, "*b k"]:
-    """1 - (2 I' + smooth) / (P + T + smooth) with I' = (P + T - sum |p - t|) / 2, so that p = t costs nothing.
+    """Compute a soft Dice loss that is 0 for p = t, also where labels lie between 0 and 1.
 
-    For labels between 0 and 1, where sum p t is smaller than sum t even if p = t. Equal to `soft_dice_loss` for labels
-    0 and 1. Wang et al., Dice semimetric losses, 2023 (arXiv:2303.16296).
+    Formula: 1 - (2 I' + smooth) / (P + T + smooth) with I' = (P + T - sum |p - t|) / 2.
+
+    With labels between 0 and 1, sum p t is smaller than sum t even if p = t, so `soft_dice_loss` is not 0 there. With
+    labels 0 and 1 the two are equal.
+
+    Args:
+      logits: `[*b h w k]`, any float dtype.
+      labels: `[*b h w k]`, membership in [0, 1].
+      smooth: number added to numerator and denominator.
+      weight: None, or an array that broadcasts to the logits; 0 = ignored.
+      num_subpixels: number of pixels in a block if packed; 1 = not packed.
+
+    Returns:
+      Float32 `[*b k]`.
+
+    Reference:
+      Wang et al., Dice semimetric losses, 2023 (arXiv:2303.16296).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from unet_jax import losses
+      >>> logits, labels = jnp.zeros((1, 1, 1)), jnp.full((1, 1, 1), 0.5)  # p = t = 0.5
+      >>> print(f"{losses.l1_dice_loss(logits, labels).item():.3f} {losses.soft_dice_loss(logits, labels).item():.3f}")
+      0.000 0.250
     """
     return one_minus_dice(_l1_sums(logits, labels, weight, num_subpixels), smooth)
 
@@ -174,9 +361,29 @@ def l1_dice_loss(
 def l1_jaccard_loss(
     logits: Logits, labels: Logits, *, smooth: Scalar = 1.0, weight: Weight = None, num_subpixels: int = 1
 ) -> Float[Array, "*b k"]:
-    """1 - (I' + smooth) / (P + T - I' + smooth) with I' = (P + T - sum |p - t|) / 2.
+    """Compute a soft Jaccard loss that is 0 for p = t, also where labels lie between 0 and 1.
 
-    Wang et al., Jaccard metric losses, 2023 (arXiv:2302.05666).
+    Formula: 1 - (I' + smooth) / (P + T - I' + smooth) with I' = (P + T - sum |p - t|) / 2.
+
+    Args:
+      logits: `[*b h w k]`, any float dtype.
+      labels: `[*b h w k]`, membership in [0, 1].
+      smooth: number added to numerator and denominator.
+      weight: None, or an array that broadcasts to the logits; 0 = ignored.
+      num_subpixels: number of pixels in a block if packed; 1 = not packed.
+
+    Returns:
+      Float32 `[*b k]`.
+
+    Reference:
+      Wang et al., Jaccard metric losses, 2023 (arXiv:2302.05666).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from unet_jax import losses
+      >>> logits, labels = jnp.zeros((1, 1, 1)), jnp.full((1, 1, 1), 0.5)  # p = t = 0.5
+      >>> print(f"{losses.l1_jaccard_loss(logits, labels).item():.3f} {losses.jaccard_loss(logits, labels).item():.3f}")
+      0.000 0.286
     """
     return _one_minus_jaccard(_l1_sums(logits, labels, weight, num_subpixels), smooth)
 
@@ -191,7 +398,32 @@ def l1_tversky_loss(
     weight: Weight = None,
     num_subpixels: int = 1,
 ) -> Float[Array, "*b k"]:
-    """`tversky_loss` with I' = (P + T - sum |p - t|) / 2 for I. Wang et al., 2023 (arXiv:2303.16296)."""
+    """Compute a Tversky loss that is 0 for p = t, also where labels lie between 0 and 1.
+
+    Formula: `tversky_loss` with I' = (P + T - sum |p - t|) / 2 in place of I.
+
+    Args:
+      logits: `[*b h w k]`, any float dtype.
+      labels: `[*b h w k]`, membership in [0, 1].
+      fp_weight: weight of false positives.
+      fn_weight: weight of false negatives.
+      smooth: number added to numerator and denominator.
+      weight: None, or an array that broadcasts to the logits; 0 = ignored.
+      num_subpixels: number of pixels in a block if packed; 1 = not packed.
+
+    Returns:
+      Float32 `[*b k]`.
+
+    Reference:
+      Wang et al., Dice semimetric losses, 2023 (arXiv:2303.16296).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from unet_jax import losses
+      >>> logits, labels = jnp.zeros((1, 1, 1)), jnp.full((1, 1, 1), 0.5)  # p = t = 0.5
+      >>> print(f"{losses.l1_tversky_loss(logits, labels).item():.3f} {losses.tversky_loss(logits, labels).item():.3f}")
+      0.000 0.167
+    """
     return _one_minus_tversky(_l1_sums(logits, labels, weight, num_subpixels), fp_weight, fn_weight, smooth)
 
 
@@ -204,10 +436,33 @@ def sensitivity_specificity_loss(
     weight: Weight = None,
     num_subpixels: int = 1,
 ) -> Float[Array, "*b k"]:
-    """r sum (t - p)^2 t / (sum t + smooth) + (1 - r) sum (t - p)^2 (1 - t) / (sum (1 - t) + smooth).
+    """Compute the squared error inside and outside the class, each divided by its own number of pixels.
 
-    r = sensitivity_weight. Brosch et al., Deep convolutional encoder networks for multiple sclerosis lesion
-    segmentation, 2015 (doi:10.1007/978-3-319-24574-4_1).
+    Formula: r sum (t - p)^2 t / (sum t + smooth) + (1 - r) sum (t - p)^2 (1 - t) / (sum (1 - t) + smooth), with
+    r = sensitivity_weight.
+
+    Args:
+      logits: `[*b h w k]`, any float dtype.
+      labels: `[*b h w k]`, membership in [0, 1].
+      sensitivity_weight: share of the error inside the class, in [0, 1].
+      smooth: number added to the denominators.
+      weight: None, or an array that broadcasts to the logits; 0 = ignored.
+      num_subpixels: number of pixels in a block if packed; 1 = not packed.
+
+    Returns:
+      Float32 `[*b k]`.
+
+    Reference:
+      Brosch et al., Deep convolutional encoder networks for multiple sclerosis lesion segmentation, 2015
+      (doi:10.1007/978-3-319-24574-4_1).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from unet_jax import losses
+      >>> logits = jnp.array([20.0, 20.0, -20.0]).reshape(1, 3, 1)  # one hit, one false positive
+      >>> labels = jnp.array([1.0, 0.0, 0.0]).reshape(1, 3, 1)
+      >>> print(f"{losses.sensitivity_specificity_loss(logits, labels).item():.3f}")  # 0.95 * 1 / (2 + 1)
+      0.317
     """
     x, t = to_float32(logits, labels)
     w = full_weight(weight, x.shape, num_subpixels)
@@ -221,9 +476,30 @@ def sensitivity_specificity_loss(
 def mcc_loss(
     logits: Logits, labels: Logits, *, smooth: Scalar = 1.0, weight: Weight = None, num_subpixels: int = 1
 ) -> Float[Array, "*b k"]:
-    """1 - (TP TN - FP FN) / sqrt((TP + FP)(TP + FN)(TN + FP)(TN + FN)), `smooth` > 0 added to each of the four.
+    """Compute 1 - Matthews correlation coefficient of probabilities and labels.
 
-    Matthews's correlation coefficient. Abhishek and Hamarneh, 2020 (arXiv:2010.13454).
+    Formula: 1 - (TP TN - FP FN) / sqrt((TP + FP)(TP + FN)(TN + FP)(TN + FN)), `smooth` added to each count.
+
+    Args:
+      logits: `[*b h w k]`, any float dtype.
+      labels: `[*b h w k]`, membership in [0, 1].
+      smooth: number > 0 added to each of TP, TN, FP and FN.
+      weight: None, or an array that broadcasts to the logits; 0 = ignored.
+      num_subpixels: number of pixels in a block if packed; 1 = not packed.
+
+    Returns:
+      Float32 `[*b k]`.
+
+    Reference:
+      Abhishek and Hamarneh, 2020 (arXiv:2010.13454).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from unet_jax import losses
+      >>> logits = jnp.array([20.0, 20.0, -20.0]).reshape(1, 3, 1)  # one hit, one false positive
+      >>> labels = jnp.array([1.0, 0.0, 0.0]).reshape(1, 3, 1)
+      >>> print(f"{losses.mcc_loss(logits, labels).item():.3f}")  # 1 - (2 * 2 - 2 * 1) / sqrt(4 * 3 * 4 * 3)
+      0.833
     """
     x, t = to_float32(logits, labels)
     w, p, q = full_weight(weight, x.shape, num_subpixels), jax.nn.sigmoid(x), jax.nn.sigmoid(-x)

@@ -1,7 +1,7 @@
 """Losses that judge every pixel of every class by itself: `[*b h w k]` in, `[*b h w k]` out.
 
 x is a logit, t a label in [0, 1], p = sigmoid(x). `weight` multiplies the values, so their mean is
-`sum(values) / sum(weight)`, with the weight broadcast: ignored pixels must not stay in the denominator.
+`sum(values) / sum(weight)` with the weight broadcast to the logits: ignored pixels must not count in the denominator.
 """
 
 import jax
@@ -15,15 +15,34 @@ Scalar = Float[Array, ""] | float
 
 
 def _weighted(values: Float[Array, "*b h w k"], weight: Weight) -> Float[Array, "*b h w k"]:
+    """Return the values multiplied by the weight."""
     return values if weight is None else values * full_weight(weight, values.shape)
 
 
 def bce_loss(
     logits: Float[Array, "*b h w k"], labels: Float[Array, "*b h w k"], *, weight: Weight = None
 ) -> Float[Array, "*b h w k"]:
-    """Binary cross entropy of independent classes, softplus(x) - x t for a logit x and a target t in [0, 1].
+    """Compute the binary cross entropy of independent classes.
 
-    Unreduced; computed from logits, so it is exact where probabilities would round to 0 or 1.
+    Formula: softplus(x) - x t, for a logit x and a label t in [0, 1].
+
+    It is computed from logits, so it is exact where probabilities would round to 0 or 1. It is not reduced.
+
+    Args:
+      logits: `[*b h w k]`, any float dtype.
+      labels: `[*b h w k]`, membership in [0, 1].
+      weight: None, or an array that broadcasts to the logits; 0 = ignored.
+
+    Returns:
+      Float32 `[*b h w k]`, multiplied by `weight`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from unet_jax import losses
+      >>> logits, labels = jnp.array([2.0, -2.0]).reshape(1, 2, 1), jnp.ones((1, 2, 1))
+      >>> print(np.asarray(losses.bce_loss(logits, labels).ravel()).round(3))
+      [0.127 2.127]
     """
     return _weighted(optax.sigmoid_binary_cross_entropy(*to_float32(logits, labels)), weight)
 
@@ -36,13 +55,30 @@ def weighted_bce_loss(
     label_smoothing: Scalar = 0.0,
     weight: Weight = None,
 ) -> Float[Array, "*b h w k"]:
-    """pos_weight t' softplus(-x) + (1 - t') softplus(x) with t' = t (1 - label_smoothing) + label_smoothing / 2.
+    """Compute the binary cross entropy with a factor for positive labels and with label smoothing.
 
-    Label smoothing after Szegedy et al., 2015 (arXiv:1512.00567), for two outcomes: t' is 0.05 or 0.95 for 0.1.
+    Formula: pos_weight t' softplus(-x) + (1 - t') softplus(x) with t' = t (1 - label_smoothing) + label_smoothing / 2.
 
     Args:
-      pos_weight: factor of positive labels, one for all or one per class.
-      label_smoothing: from 0 to 1.
+      logits: `[*b h w k]`, any float dtype.
+      labels: `[*b h w k]`, membership in [0, 1].
+      pos_weight: factor of positive labels, one for all classes or `[k]`.
+      label_smoothing: strength of the smoothing, in [0, 1]; with 0.1, t' is 0.05 or 0.95.
+      weight: None, or an array that broadcasts to the logits; 0 = ignored.
+
+    Returns:
+      Float32 `[*b h w k]`, multiplied by `weight`.
+
+    Reference:
+      Label smoothing for two outcomes after Szegedy et al., 2015 (arXiv:1512.00567).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from unet_jax import losses
+      >>> logits, labels = jnp.zeros((1, 2, 1)), jnp.array([1.0, 0.0]).reshape(1, 2, 1)
+      >>> print(np.asarray(losses.weighted_bce_loss(logits, labels, pos_weight=3.0).ravel()).round(3))
+      [2.079 0.693]
     """
     x, t = to_float32(logits, labels)
     t = t * (1.0 - label_smoothing) + 0.5 * label_smoothing
@@ -54,10 +90,30 @@ def weighted_bce_loss(
 def balanced_bce_loss(
     logits: Float[Array, "*b h w k"], labels: Float[Array, "*b h w k"], *, weight: Weight = None
 ) -> Float[Array, "*b h w k"]:
-    """n t softplus(-x) + (1 - n) (1 - t) softplus(x), n = share of the negatives, of each image and class.
+    """Compute the binary cross entropy in which positive and negative pixels have the same total weight.
 
-    Xie and Tu, Holistically-nested edge detection, 2015 (arXiv:1504.06375). Both kinds of pixels weigh the same in
-    sum. In an image without the class n = 1, so nothing is learnt from it: add `bce_loss`.
+    Formula: n t softplus(-x) + (1 - n) (1 - t) softplus(x), n = share of the negatives in each image and class.
+
+    In an image without the class n = 1, so nothing is learnt from it: add `bce_loss`.
+
+    Args:
+      logits: `[*b h w k]`, any float dtype.
+      labels: `[*b h w k]`, membership in [0, 1].
+      weight: None, or an array that broadcasts to the logits; 0 = ignored.
+
+    Returns:
+      Float32 `[*b h w k]`, multiplied by `weight`.
+
+    Reference:
+      Xie and Tu, Holistically-nested edge detection, 2015 (arXiv:1504.06375).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from unet_jax import losses
+      >>> logits, labels = jnp.zeros((1, 4, 1)), jnp.array([1.0, 0.0, 0.0, 0.0]).reshape(1, 4, 1)
+      >>> print(np.asarray(losses.balanced_bce_loss(logits, labels).ravel()).round(3))
+      [0.52  0.173 0.173 0.173]
     """
     x, t = to_float32(logits, labels)
     w = full_weight(weight, x.shape)
@@ -73,9 +129,29 @@ def soft_bootstrapped_bce_loss(
     label_weight: Scalar = 0.95,
     weight: Weight = None,
 ) -> Float[Array, "*b h w k"]:
-    """softplus(x) - x t' with t' = label_weight t + (1 - label_weight) p; the gradient goes through t' too.
+    """Compute the binary cross entropy to a mixture of the label and the predicted probability, for noisy labels.
 
-    Reed et al., Training deep neural networks on noisy labels with bootstrapping, 2014 (arXiv:1412.6596).
+    Formula: softplus(x) - x t' with t' = label_weight t + (1 - label_weight) p; the gradient passes through t' too.
+
+    Args:
+      logits: `[*b h w k]`, any float dtype.
+      labels: `[*b h w k]`, membership in [0, 1].
+      label_weight: share of the label in t', in [0, 1]; 1 is `bce_loss`.
+      weight: None, or an array that broadcasts to the logits; 0 = ignored.
+
+    Returns:
+      Float32 `[*b h w k]`, multiplied by `weight`.
+
+    Reference:
+      Reed et al., Training deep neural networks on noisy labels with bootstrapping, 2014 (arXiv:1412.6596).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from unet_jax import losses
+      >>> logits, labels = jnp.array([2.0, -2.0]).reshape(1, 2, 1), jnp.ones((1, 2, 1))
+      >>> print(np.asarray(losses.soft_bootstrapped_bce_loss(logits, labels).ravel()).round(3))
+      [0.139 2.039]
     """
     x, t = to_float32(logits, labels)
     return _weighted(jax.nn.softplus(x) - x * (label_weight * t + (1.0 - label_weight) * jax.nn.sigmoid(x)), weight)
@@ -88,16 +164,36 @@ def hard_bootstrapped_bce_loss(
     label_weight: Scalar = 0.8,
     weight: Weight = None,
 ) -> Float[Array, "*b h w k"]:
-    """softplus(x) - x t' with t' = label_weight t + (1 - label_weight) [p > 1/2].
+    """Compute the binary cross entropy to a mixture of the label and the predicted mask, for noisy labels.
 
-    Reed et al., Training deep neural networks on noisy labels with bootstrapping, 2014 (arXiv:1412.6596).
+    Formula: softplus(x) - x t' with t' = label_weight t + (1 - label_weight) [p > 1/2].
+
+    Args:
+      logits: `[*b h w k]`, any float dtype.
+      labels: `[*b h w k]`, membership in [0, 1].
+      label_weight: share of the label in t', in [0, 1]; 1 is `bce_loss`.
+      weight: None, or an array that broadcasts to the logits; 0 = ignored.
+
+    Returns:
+      Float32 `[*b h w k]`, multiplied by `weight`.
+
+    Reference:
+      Reed et al., Training deep neural networks on noisy labels with bootstrapping, 2014 (arXiv:1412.6596).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from unet_jax import losses
+      >>> logits, labels = jnp.array([2.0, -2.0]).reshape(1, 2, 1), jnp.ones((1, 2, 1))
+      >>> print(np.asarray(losses.hard_bootstrapped_bce_loss(logits, labels).ravel()).round(3))
+      [0.127 1.727]
     """
     x, t = to_float32(logits, labels)
     return _weighted(jax.nn.softplus(x) - x * (label_weight * t + (1.0 - label_weight) * (x > 0.0)), weight)
 
 
 def _miss(x: Array, t: Array) -> Array:
-    """1 - p_t = p (1 - t) + (1 - p) t without the cancellation of 1 - p."""
+    """Return 1 - p_t = p (1 - t) + (1 - p) t without the cancellation of 1 - p."""
     return jax.nn.sigmoid(x) * (1.0 - t) + jax.nn.sigmoid(-x) * t
 
 
@@ -110,10 +206,30 @@ def focal_loss(
     neg_weight: Scalar = 1.0,
     weight: Weight = None,
 ) -> Float[Array, "*b h w k"]:
-    """a (1 - p_t)^gamma bce, with p_t = p t + (1 - p)(1 - t) and a = pos_weight t + neg_weight (1 - t).
+    """Compute the focal loss, which plays down pixels that are predicted well.
 
-    Lin et al., Focal loss for dense object detection, 2017 (arXiv:1708.02002). Its alpha of 0.25 is pos_weight 0.25
-    and neg_weight 0.75.
+    Formula: a (1 - p_t)^gamma bce, with p_t = p t + (1 - p)(1 - t) and a = pos_weight t + neg_weight (1 - t).
+
+    Args:
+      logits: `[*b h w k]`, any float dtype.
+      labels: `[*b h w k]`, membership in [0, 1].
+      gamma: exponent; larger values play easy pixels down more, and 0 is the cross entropy.
+      pos_weight, neg_weight: factors of positive and negative labels; the paper's alpha of 0.25 is 0.25 and 0.75.
+      weight: None, or an array that broadcasts to the logits; 0 = ignored.
+
+    Returns:
+      Float32 `[*b h w k]`, multiplied by `weight`.
+
+    Reference:
+      Lin et al., Focal loss for dense object detection, 2017 (arXiv:1708.02002).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from unet_jax import losses
+      >>> logits, labels = jnp.array([2.0, -2.0]).reshape(1, 2, 1), jnp.ones((1, 2, 1))
+      >>> print(np.asarray(losses.focal_loss(logits, labels).ravel()).round(3))
+      [0.002 1.65 ]
     """
     x, t = to_float32(logits, labels)
     balance = pos_weight * t + neg_weight * (1.0 - t)
@@ -123,9 +239,29 @@ def focal_loss(
 def poly1_bce_loss(
     logits: Float[Array, "*b h w k"], labels: Float[Array, "*b h w k"], *, epsilon: Scalar = 1.0, weight: Weight = None
 ) -> Float[Array, "*b h w k"]:
-    """bce + epsilon (1 - p_t), with p_t = p t + (1 - p)(1 - t).
+    """Compute the Poly-1 cross entropy: the first coefficient of the expansion in powers of 1 - p_t is changed.
 
-    Leng et al., PolyLoss, 2022 (arXiv:2204.12511).
+    Formula: bce + epsilon (1 - p_t), with p_t = p t + (1 - p)(1 - t).
+
+    Args:
+      logits: `[*b h w k]`, any float dtype.
+      labels: `[*b h w k]`, membership in [0, 1].
+      epsilon: number added to the first coefficient.
+      weight: None, or an array that broadcasts to the logits; 0 = ignored.
+
+    Returns:
+      Float32 `[*b h w k]`, multiplied by `weight`.
+
+    Reference:
+      Leng et al., PolyLoss, 2022 (arXiv:2204.12511).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from unet_jax import losses
+      >>> logits, labels = jnp.array([2.0, -2.0]).reshape(1, 2, 1), jnp.ones((1, 2, 1))
+      >>> print(np.asarray(losses.poly1_bce_loss(logits, labels).ravel()).round(3))
+      [0.246 3.008]
     """
     x, t = to_float32(logits, labels)
     return _weighted(optax.sigmoid_binary_cross_entropy(x, t) + epsilon * _miss(x, t), weight)
@@ -141,9 +277,31 @@ def poly1_focal_loss(
     neg_weight: Scalar = 1.0,
     weight: Weight = None,
 ) -> Float[Array, "*b h w k"]:
-    """a ((1 - p_t)^gamma bce + epsilon (1 - p_t)^(gamma + 1)), with p_t and a as in `focal_loss`.
+    """Compute the Poly-1 focal loss: the focal loss plus a multiple of its next power of 1 - p_t.
 
-    Leng et al., PolyLoss, 2022 (arXiv:2204.12511).
+    Formula: a ((1 - p_t)^gamma bce + epsilon (1 - p_t)^(gamma + 1)), with p_t and a as in `focal_loss`.
+
+    Args:
+      logits: `[*b h w k]`, any float dtype.
+      labels: `[*b h w k]`, membership in [0, 1].
+      gamma: exponent of the focal loss.
+      epsilon: factor of the added power; 0 is `focal_loss`.
+      pos_weight, neg_weight: factors of positive and negative labels.
+      weight: None, or an array that broadcasts to the logits; 0 = ignored.
+
+    Returns:
+      Float32 `[*b h w k]`, multiplied by `weight`.
+
+    Reference:
+      Leng et al., PolyLoss, 2022 (arXiv:2204.12511).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from unet_jax import losses
+      >>> logits, labels = jnp.array([2.0, -2.0]).reshape(1, 2, 1), jnp.ones((1, 2, 1))
+      >>> print(np.asarray(losses.poly1_focal_loss(logits, labels).ravel()).round(3))
+      [0.003 2.333]
     """
     x, t = to_float32(logits, labels)
     balance = pos_weight * t + neg_weight * (1.0 - t)
@@ -160,11 +318,33 @@ def asymmetric_loss(
     clip: Scalar = 0.05,
     weight: Weight = None,
 ) -> Float[Array, "*b h w k"]:
-    """-(1 - q)^g (t log p + (1 - t) log n), n = min(1 - p + clip, 1), q = p t + n (1 - t).
+    """Compute the asymmetric loss (ASL): a focal loss with one exponent for positives and one for negatives.
+
+    Formula: -(1 - q)^g (t log p + (1 - t) log n), n = min(1 - p + clip, 1), q = p t + n (1 - t).
 
     g = gamma_pos t + gamma_neg (1 - t), and no gradient passes through the factor (1 - q)^g, as in the authors' code.
-    Negatives with p < clip cost nothing. Ben-Baruch et al., Asymmetric loss for multi-label classification (ASL), 2020
-    (arXiv:2009.14119). The authors add over all elements where others take the mean.
+    Negatives with p < clip cost nothing. The authors add up all elements where others take the mean.
+
+    Args:
+      logits: `[*b h w k]`, any float dtype.
+      labels: `[*b h w k]`, membership in [0, 1].
+      gamma_pos, gamma_neg: exponents for positive and negative labels.
+      clip: probability below which a negative costs nothing, in [0, 1).
+      weight: None, or an array that broadcasts to the logits; 0 = ignored.
+
+    Returns:
+      Float32 `[*b h w k]`, multiplied by `weight`.
+
+    Reference:
+      Ben-Baruch et al., Asymmetric loss for multi-label classification, 2020 (arXiv:2009.14119).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from unet_jax import losses
+      >>> logits, labels = jnp.array([-4.0, 0.0, 3.0]).reshape(1, 3, 1), jnp.zeros((1, 3, 1))
+      >>> print(np.asarray(jnp.abs(losses.asymmetric_loss(logits, labels)).ravel()).round(3))  # p is 0.02, 0.5, 0.95
+      [0.    0.025 1.545]
     """
     x, t = to_float32(logits, labels)
     log_pos = jax.nn.log_sigmoid(x)

@@ -1,4 +1,8 @@
-"""Scores: pixel counts and what follows from them, scores of a set of images, calibration, distances of borders."""
+"""Evaluation scores from pixel counts: `Counts`, functions that count pixels, and the scores of the counts.
+
+Modules of this package: `counts`; `scores`, the scores of a set of images; `calibration`, temperatures and thresholds;
+`image_scores`, calibration errors and distances between borders for one image.
+"""
 
 from unet_jax.metrics.counts import Counts as Counts
 from unet_jax.metrics.counts import accuracy as accuracy

@@ -1,8 +1,8 @@
-"""Probabilities and thresholds fitted to a held-out split: one temperature and one threshold per class.
+"""One temperature and one threshold per class, fitted to a held-out split.
 
-Guo et al., On calibration of modern neural networks, 2017 (arXiv:1706.04599): logits are divided by the temperature
-that minimises the binary cross entropy. The threshold maximises the mean per-image Dice. Both are found on histograms
-of logits, so that an image of any size takes some kilobytes.
+Logits are divided by the temperature that minimises the binary cross entropy (Guo et al., On calibration of modern
+neural networks, 2017, arXiv:1706.04599). The threshold maximises the mean per-image Dice. Both are computed from
+histograms of logits, so that an image of any size takes some kilobytes.
 """
 
 import dataclasses
@@ -13,44 +13,78 @@ from scipy import optimize, special
 
 from unet_jax.metrics.counts import Counts, dice
 
-_LARGEST_LOGIT = 16.0  # of a float32 probability below 1
+_LARGEST_LOGIT = 16.0  # about that of the largest float32 probability below 1, which is 16.6
 _NUM_BINS = 1280
 _EDGES = np.linspace(-_LARGEST_LOGIT, _LARGEST_LOGIT, _NUM_BINS + 1)
 _CENTERS = 0.5 * (_EDGES[1:] + _EDGES[:-1])
 _LARGEST_TEMPERATURE = 20.0
-_THRESHOLDS = (0.02, 0.98)  # beyond them a threshold says more of a few pixels than of the class
+_THRESHOLDS = (0.02, 0.98)  # beyond these, a threshold depends on a few pixels more than on the class
 _NUM_ECE_BINS = 15
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What turns a network's probabilities into better ones, and those into masks."""
+    """Temperatures and thresholds per class, which correct a network's probabilities and make masks of them.
+
+    Example:
+      >>> import numpy as np
+      >>> from unet_jax.metrics.calibration import Calibration
+      >>> calibration = Calibration(temperature=(2.0,), threshold=(0.5,))
+      >>> print(np.round(calibration.probs(np.array([0.9])), 3))  # logit(0.9) / 2 = log(3)
+      [0.75]
+    """
 
     temperature: tuple[float, ...]
-    """Per class: logits are divided by it."""
+    """One temperature per class, by which its logits are divided."""
     threshold: tuple[float, ...]
-    """Per class, of the probabilities that come out."""
+    """One threshold per class, in (0, 1), for the calibrated probabilities."""
 
     def probs(self, probs: Float[np.ndarray, "*b k"]) -> Float[np.ndarray, "*b k"]:
-        """Calibrated probabilities, float32."""
+        """Return calibrated probabilities.
+
+        Args:
+          probs: `[*b k]`, probabilities of the network, in [0, 1].
+
+        Returns:
+          Float32 `[*b k]`.
+        """
         return special.expit(_logits(probs) / np.asarray(self.temperature)).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """A calibration and what it changes on the images that it was fitted to; arrays are `[k]`, of before and after."""
+    """A calibration and its effect on the images it was fitted to. Each pair is (before, after), two arrays `[k]`."""
 
     calibration: Calibration
+    """The fitted temperatures and thresholds."""
     nll: tuple[np.ndarray, np.ndarray]
-    """Mean binary cross entropy over pixels."""
+    """Mean binary cross entropy over pixels, in nats."""
     ece: tuple[np.ndarray, np.ndarray]
-    """Calibration error of all pixels together: mean of |share inside - probability| over 15 equal bins."""
+    """Calibration error of all pixels together: mean of |share inside - probability| over 15 bins of equal width,
+    weighted by their numbers of pixels."""
     dice: tuple[np.ndarray, np.ndarray]
-    """Mean over images."""
+    """Mean Dice over images, with the threshold used so far and with the fitted one."""
 
 
 def histogram(probs: Float[np.ndarray, "h w k"], truth: Bool[np.ndarray, "h w k"]) -> Int[np.ndarray, "2 k n"]:
-    """An image's pixels outside and inside of each class, counted by logit."""
+    """Count the pixels of one image outside and inside each class, by logit.
+
+    Args:
+      probs: `[h w k]`, probabilities of the network, in [0, 1].
+      truth: `[h w k]`, bool, true masks.
+
+    Returns:
+      int64 `[2 k n]`: the first axis is 0 for pixels outside the class and 1 for pixels inside it, the last axis is n
+      bins of logits from -16 to 16.
+
+    Example:
+      >>> import numpy as np
+      >>> from unet_jax.metrics.calibration import histogram
+      >>> counts = histogram(np.array([[[0.9], [0.2], [0.1]]]), np.array([[[True], [False], [False]]]))
+      >>> print(counts.sum(axis=-1))  # two pixels outside, one inside
+      [[2]
+       [1]]
+    """
     logits = _logits(probs)
     counts = np.empty((2, probs.shape[-1], _NUM_BINS), np.int64)
     for k in range(probs.shape[-1]):
@@ -59,12 +93,29 @@ def histogram(probs: Float[np.ndarray, "h w k"], truth: Bool[np.ndarray, "h w k"
     return counts
 
 
+# A temperature does not change the order of the logits, so it does not change which masks a threshold can make. The
+# threshold is therefore sought among raw logits, and only then divided by the temperature. It needs one histogram per
+# image, since a mean of Dice scores does not follow from pooled counts; the cross entropy does.
 def fit_calibration(histograms: Int[np.ndarray, "i 2 k n"], threshold: float) -> Fit:
-    """Temperature and threshold of each class.
+    """Fit the temperature and the threshold of each class.
 
     Args:
-      histograms: of all images.
-      threshold: the one used so far, to compare with.
+      histograms: `[i 2 k n]`, the results of `histogram` for all i images, stacked.
+      threshold: probability used as threshold so far, for comparison.
+
+    Returns:
+      The calibration, and cross entropy, calibration error and Dice before and after it.
+
+    Reference:
+      Guo et al., On calibration of modern neural networks, 2017 (arXiv:1706.04599).
+
+    Example:
+      >>> import numpy as np
+      >>> from unet_jax.metrics.calibration import fit_calibration, histogram
+      >>> probs, truth = np.full((1, 10, 1), 0.99), np.arange(10).reshape(1, 10, 1) > 0  # sure to 99 %, right in 90 %
+      >>> fit = fit_calibration(np.stack([histogram(probs, truth)]), threshold=0.5)
+      >>> print(round(float(fit.calibration.probs(probs)[0, 0, 0]), 2))
+      0.9
     """
     num_classes = histograms.shape[2]
     pooled = histograms.sum(axis=0)
@@ -75,7 +126,7 @@ def fit_calibration(histograms: Int[np.ndarray, "i 2 k n"], threshold: float) ->
         curve = _dice_by_edge(histograms[:, :, k])
         allowed = (special.logit(_THRESHOLDS[0]) <= _EDGES) & (special.logit(_THRESHOLDS[1]) >= _EDGES)
         best = np.flatnonzero(allowed & (curve >= curve[allowed].max()))
-        raw[k] = _EDGES[best[len(best) // 2]]  # the middle of equals
+        raw[k] = _EDGES[best[len(best) // 2]]  # the middle one of equally good edges
         dice[:, k] = np.interp(special.logit(threshold), _EDGES, curve), curve[best[0]]
     calibration = Calibration(tuple(temperature.tolist()), tuple(special.expit(raw / temperature).tolist()))
     return Fit(
@@ -87,23 +138,28 @@ def fit_calibration(histograms: Int[np.ndarray, "i 2 k n"], threshold: float) ->
 
 
 def _fit_temperature(counts: Int[np.ndarray, "2 n"]) -> float:
-    """1 where a class has no pixel or nothing else: every temperature is too large there."""
+    """Return the temperature with the smallest cross entropy; 1 if no pixel or every pixel is in the class.
+
+    In those two cases every temperature is too large: sharper predictions of the one outcome are always better.
+    """
     if not counts.sum(axis=-1).all():
         return 1.0
     largest = np.log(_LARGEST_TEMPERATURE)
-    found = optimize.minimize_scalar(
+    minimum = optimize.minimize_scalar(
         lambda log: _nll(counts[:, None], np.exp([log]))[0], bounds=(-largest, largest), method="bounded"
     )
-    return float(np.exp(found.x))
+    return float(np.exp(minimum.x))
 
 
 def _nll(counts: Int[np.ndarray, "2 k n"], temperature: np.ndarray) -> Float[np.ndarray, " k"]:
+    """Return the mean binary cross entropy of each class after division by its temperature."""
     z = _CENTERS / temperature[:, None]
     total = (counts[0] * np.logaddexp(0.0, z) + counts[1] * np.logaddexp(0.0, -z)).sum(axis=-1)
     return total / counts.sum(axis=(0, 2))
 
 
 def _ece(counts: Int[np.ndarray, "2 k n"], temperature: np.ndarray) -> Float[np.ndarray, " k"]:
+    """Return the expected calibration error of each class after division by its temperature."""
     errors = []
     for k, t in enumerate(temperature):
         p, pixels = special.expit(_CENTERS / t), counts[:, k].sum(axis=0)
@@ -114,7 +170,7 @@ def _ece(counts: Int[np.ndarray, "2 k n"], temperature: np.ndarray) -> Float[np.
 
 
 def _dice_by_edge(counts: Int[np.ndarray, "i 2 n"]) -> Float[np.ndarray, " n+1"]:
-    """Mean per-image Dice of the masks above each edge of the histogram."""
+    """Return the mean per-image Dice of the masks above each edge of the histogram."""
     above = np.concatenate([counts[..., ::-1].cumsum(axis=-1)[..., ::-1], np.zeros((*counts.shape[:2], 1), int)], -1)
     fp, tp = above[:, 0], above[:, 1]
     fn = tp[:, :1] - tp
@@ -122,4 +178,5 @@ def _dice_by_edge(counts: Int[np.ndarray, "i 2 n"]) -> Float[np.ndarray, " n+1"]
 
 
 def _logits(probs: np.ndarray) -> Float[np.ndarray, "..."]:
+    """Return the logits of probabilities, limited to [-16, 16]."""
     return np.clip(special.logit(np.asarray(probs, np.float64)), -_LARGEST_LOGIT, _LARGEST_LOGIT)

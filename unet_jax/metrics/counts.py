@@ -1,7 +1,8 @@
-"""Scores from integer counts, so that they do not depend on the batch size.
+"""Scores from integer pixel counts, so that they do not depend on the batch size.
 
-Counts are summed first and divided once. Where a denominator is 0 the score is 1: nothing was there, and nothing was
-claimed to be there. A class that is absent from an image but predicted in it scores 0.
+Counts are summed first and divided once. Where a denominator is 0 the score is 1: for Dice and IoU the class is then
+neither there nor predicted, for precision nothing is predicted, and for recall nothing is there. A class that is absent
+from an image but predicted in it has a Dice score, IoU and precision of 0.
 """
 
 from typing import Any, NamedTuple
@@ -12,20 +13,40 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 
 class Counts(NamedTuple):
-    """Numbers of pixels, int32 on a device or int64 on the host, usually `[b k]`: per image and class."""
+    """Numbers of pixels, usually `[b k]`: per image and class. They are int32 on a device and int64 on the host."""
 
     tp: Any
+    """True positives: predicted, and truly in the class."""
     fp: Any
+    """False positives: predicted, but not in the class."""
     fn: Any
+    """False negatives: in the class, but not predicted."""
     tn: Any
+    """True negatives: neither predicted nor in the class."""
 
 
 def counts_from_logits(
     logits: Float[Array, "*b h w c"], labels: UInt8[Array, "*b h w c"], *, threshold: float, num_subpixels: int = 1
 ) -> Counts:
-    """Counts per image and class, on the device: predicted where sigmoid(logit) > threshold, true from 128 on.
+    """Count pixels per image and class, on the device.
 
-    Both may be packed (`unet_jax.model.packing`), with `num_subpixels` pixels in a block: c = num_subpixels * k.
+    Args:
+      logits: `[*b h w c]`; predicted where sigmoid(logit) > threshold.
+      labels: `[*b h w c]`, uint8, 0 to 255; in the class from 128 on.
+      threshold: probability between 0 and 1, both excluded.
+      num_subpixels: number of pixels in a block if both are packed (`unet_jax.model.packing`): c = num_subpixels * k.
+
+    Returns:
+      int32 `[*b k]` for each count.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from unet_jax import metrics
+      >>> logits = jnp.array([2.0, 2.0, -2.0]).reshape(1, 3, 1)
+      >>> labels = jnp.array([255, 0, 0], jnp.uint8).reshape(1, 3, 1)
+      >>> counts = metrics.counts_from_logits(logits, labels, threshold=0.5)
+      >>> print(counts.tp, counts.fp, counts.fn, counts.tn)
+      [1] [1] [0] [1]
     """
     predicted = logits > np.log(threshold / (1.0 - threshold))
     counts = _counts(predicted, labels >= 128, jnp)
@@ -33,11 +54,28 @@ def counts_from_logits(
 
 
 def counts_from_masks(predicted: Bool[np.ndarray, "*b h w k"], truth: Bool[np.ndarray, "*b h w k"]) -> Counts:
-    """Counts per image and class, on the host."""
+    """Count pixels per image and class, on the host.
+
+    Args:
+      predicted: `[*b h w k]`, bool.
+      truth: `[*b h w k]`, bool.
+
+    Returns:
+      int64 `[*b k]` for each count.
+
+    Example:
+      >>> import numpy as np
+      >>> from unet_jax import metrics
+      >>> predicted, truth = np.array([1, 1, 0], bool).reshape(1, 3, 1), np.array([1, 0, 0], bool).reshape(1, 3, 1)
+      >>> counts = metrics.counts_from_masks(predicted, truth)
+      >>> print(counts.tp, counts.fp, counts.fn, counts.tn)
+      [1] [1] [0] [1]
+    """
     return _counts(predicted, truth, np)
 
 
 def _counts(predicted: Any, truth: Any, xp: Any) -> Counts:
+    """Return the four counts with the array module `xp`, NumPy or jax.numpy."""
     dtype = xp.int32 if xp is jnp else xp.int64
     tp, fp, fn, tn = (
         xp.sum(hits, axis=(-3, -2), dtype=dtype)
@@ -47,39 +85,126 @@ def _counts(predicted: Any, truth: Any, xp: Any) -> Counts:
 
 
 def sum_counts(counts: Counts, axis: int = 0) -> Counts:
-    """One image's counts per class from many images'."""
+    """Sum counts over images, in int64, so that scores of the sum are those of all pixels together.
+
+    Args:
+      counts: `[b k]` for each count.
+      axis: axis of the images.
+
+    Returns:
+      int64 `[k]` for each count.
+
+    Example:
+      >>> import numpy as np
+      >>> from unet_jax import metrics
+      >>> counts = metrics.Counts(*(np.array([[n], [1]]) for n in (4, 2, 2, 8)))  # two images, one class
+      >>> print(metrics.sum_counts(counts).tp)
+      [5]
+    """
     return Counts(*(np.sum(np.asarray(c, np.int64), axis=axis) for c in counts))
 
 
 def dice(counts: Counts) -> np.ndarray:
-    """2 TP / (2 TP + FP + FN), also called F1."""
+    """Compute the Dice score, also called F1: 2 TP / (2 TP + FP + FN).
+
+    Args:
+      counts: counts of any shape.
+
+    Returns:
+      float64 of the same shape, in [0, 1]; 1 where the class is neither there nor predicted.
+
+    Example:
+      >>> import numpy as np
+      >>> from unet_jax import metrics
+      >>> counts = metrics.Counts(tp=np.array([4]), fp=np.array([2]), fn=np.array([3]), tn=np.array([7]))
+      >>> print(np.round(metrics.dice(counts), 3))  # 8 / 13
+      [0.615]
+    """
     return _ratio(2 * _int(counts.tp), 2 * _int(counts.tp) + _int(counts.fp) + _int(counts.fn))
 
 
 def iou(counts: Counts) -> np.ndarray:
-    """TP / (TP + FP + FN), also called the Jaccard index."""
+    """Compute intersection over union, also called the Jaccard index: TP / (TP + FP + FN).
+
+    Args:
+      counts: counts of any shape.
+
+    Returns:
+      float64 of the same shape, in [0, 1]; 1 where the class is neither there nor predicted.
+
+    Example:
+      >>> import numpy as np
+      >>> from unet_jax import metrics
+      >>> counts = metrics.Counts(tp=np.array([4]), fp=np.array([2]), fn=np.array([3]), tn=np.array([7]))
+      >>> print(np.round(metrics.iou(counts), 3))  # 4 / 9
+      [0.444]
+    """
     return _ratio(_int(counts.tp), _int(counts.tp) + _int(counts.fp) + _int(counts.fn))
 
 
 def precision(counts: Counts) -> np.ndarray:
-    """TP / (TP + FP)."""
+    """Compute precision, the share of predicted pixels that are in the class: TP / (TP + FP).
+
+    Args:
+      counts: counts of any shape.
+
+    Returns:
+      float64 of the same shape, in [0, 1]; 1 where nothing is predicted.
+
+    Example:
+      >>> import numpy as np
+      >>> from unet_jax import metrics
+      >>> counts = metrics.Counts(tp=np.array([4]), fp=np.array([2]), fn=np.array([3]), tn=np.array([7]))
+      >>> print(np.round(metrics.precision(counts), 3))  # 4 / 6
+      [0.667]
+    """
     return _ratio(_int(counts.tp), _int(counts.tp) + _int(counts.fp))
 
 
 def recall(counts: Counts) -> np.ndarray:
-    """TP / (TP + FN)."""
+    """Compute recall, the share of the class's pixels that are predicted: TP / (TP + FN).
+
+    Args:
+      counts: counts of any shape.
+
+    Returns:
+      float64 of the same shape, in [0, 1]; 1 where the class is not there.
+
+    Example:
+      >>> import numpy as np
+      >>> from unet_jax import metrics
+      >>> counts = metrics.Counts(tp=np.array([4]), fp=np.array([2]), fn=np.array([3]), tn=np.array([7]))
+      >>> print(np.round(metrics.recall(counts), 3))  # 4 / 7
+      [0.571]
+    """
     return _ratio(_int(counts.tp), _int(counts.tp) + _int(counts.fn))
 
 
 def accuracy(counts: Counts) -> np.ndarray:
-    """(TP + TN) / all pixels."""
+    """Compute accuracy, the share of pixels that are right: (TP + TN) / all pixels.
+
+    Args:
+      counts: counts of any shape.
+
+    Returns:
+      float64 of the same shape, in [0, 1].
+
+    Example:
+      >>> import numpy as np
+      >>> from unet_jax import metrics
+      >>> counts = metrics.Counts(tp=np.array([4]), fp=np.array([2]), fn=np.array([3]), tn=np.array([7]))
+      >>> print(np.round(metrics.accuracy(counts), 3))  # 11 / 16
+      [0.688]
+    """
     right = _int(counts.tp) + _int(counts.tn)
     return _ratio(right, right + _int(counts.fp) + _int(counts.fn))
 
 
 def _int(count: Any) -> np.ndarray:
+    """Return a count as int64 on the host."""
     return np.asarray(count, np.int64)
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Return numerator / denominator, and 1 where the denominator is 0."""
     return np.where(denominator == 0, 1.0, numerator / np.maximum(denominator, 1))

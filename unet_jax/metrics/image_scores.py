@@ -1,6 +1,7 @@
-"""Scores of one image and class that pixel counts alone do not give: calibration and distance between borders.
+"""Scores of one image and class that pixel counts alone cannot give: calibration, and distance between borders.
 
-Borders are pixels of a mask that touch, by an edge, a pixel outside of it or the image's frame, as in MONAI.
+A border is the set of a mask's pixels that share an edge with a pixel outside the mask or with the image's frame, as in
+MONAI.
 """
 
 import math
@@ -10,31 +11,81 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 
 NUM_BINS = 15
+"""Number of bins of the calibration error."""
 SURFACE_TOLERANCE = 2.0
-"""In pixels."""
+"""Tolerance of `surface_dice`, in pixels."""
 
 
 def brier(probs: Float[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"]) -> float:
-    """Mean over pixels of (p - t)^2 (Brier 1950)."""
+    """Compute the Brier score: the mean over pixels of (p - t)^2.
+
+    Args:
+      probs: `[h w]`, probabilities in [0, 1].
+      truth: `[h w]`, bool, true mask.
+
+    Returns:
+      Number in [0, 1]; 0 is best.
+
+    Reference:
+      Brier 1950.
+
+    Example:
+      >>> import numpy as np
+      >>> from unet_jax.metrics.image_scores import brier
+      >>> brier(np.array([[0.5, 1.0]]), np.array([[True, True]]))
+      0.125
+    """
     return float(np.mean((probs.astype(np.float64) - truth) ** 2))
 
 
 def calibration_error(
     probs: Float[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"], num_bins: int = NUM_BINS
 ) -> float:
-    """Expected calibration error (arXiv:1706.04599) of a class's probability over the pixels of an image.
+    """Compute the expected calibration error of one class's probabilities over the pixels of an image.
 
-    Pixels are put into `num_bins` equal bins by p; the sum over bins of (share of pixels) * |mean p - share of truth|.
+    Formula: sum over bins of (share of pixels) * |mean p - share of truth|. The bins of p have equal width.
+
+    Args:
+      probs: `[h w]`, probabilities in [0, 1].
+      truth: `[h w]`, bool, true mask.
+      num_bins: number of bins.
+
+    Returns:
+      Number in [0, 1]; 0 is best.
+
+    Reference:
+      Guo et al., On calibration of modern neural networks, 2017 (arXiv:1706.04599).
+
+    Example:
+      >>> import numpy as np
+      >>> from unet_jax.metrics.image_scores import calibration_error
+      >>> calibration_error(np.full((1, 4), 0.75), np.array([[True, False, False, False]]))
+      0.5
     """
     p, t = probs.astype(np.float64).ravel(), truth.ravel().astype(np.float64)
-    bins = np.clip(np.ceil(p * num_bins).astype(int) - 1, 0, num_bins - 1)  # upper edges belong to their bin
+    bins = np.clip(np.ceil(p * num_bins).astype(int) - 1, 0, num_bins - 1)  # an upper edge belongs to its bin
     return float(np.abs(np.bincount(bins, p - t, minlength=num_bins)).sum() / p.size)
 
 
 def border_distances(
     predicted: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"]
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " m"]]:
-    """Euclidean distance in pixels of each border pixel to the other mask's border; both masks must hold a pixel."""
+    """Return the Euclidean distance of each border pixel to the other mask's border, in pixels.
+
+    Args:
+      predicted: `[h w]`, bool, a mask of at least one pixel.
+      truth: `[h w]`, bool, a mask of at least one pixel.
+
+    Returns:
+      Distances of the n border pixels of `predicted`, and of the m border pixels of `truth`.
+
+    Example:
+      >>> import numpy as np
+      >>> from unet_jax.metrics.image_scores import border_distances
+      >>> there, back = border_distances(np.array([[1, 1, 0, 0]], bool), np.array([[0, 0, 0, 1]], bool))
+      >>> print(there, back)
+      [3. 2.] [2.]
+    """
     borders = [mask & ~ndimage.binary_erosion(mask) for mask in (predicted, truth)]
     first, second = borders
     to_first, to_second = (np.asarray(ndimage.distance_transform_edt(~border)) for border in borders)
@@ -42,9 +93,23 @@ def border_distances(
 
 
 def hausdorff95(predicted: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"]) -> float:
-    """The larger of the 95th percentiles of the distances of one border to the other, in pixels.
+    """Compute the 95 % Hausdorff distance: the larger of the two borders' 95th percentiles of distance to the other.
 
-    0 when both masks are empty. When one is, there is no distance: the image's diagonal, the largest there could be.
+    Args:
+      predicted: `[h w]`, bool, predicted mask.
+      truth: `[h w]`, bool, true mask.
+
+    Returns:
+      Distance in pixels; 0 if both masks are empty. If only one is empty there is no distance, and the result is the
+      image's diagonal, which no distance exceeds.
+
+    Example:
+      >>> import numpy as np
+      >>> from unet_jax.metrics.image_scores import hausdorff95
+      >>> predicted, truth = np.zeros((5, 5), bool), np.zeros((5, 5), bool)
+      >>> predicted[0, 0] = truth[3, 4] = True
+      >>> hausdorff95(predicted, truth)
+      5.0
     """
     if not (predicted.any() and truth.any()):
         return 0.0 if predicted.any() == truth.any() else math.hypot(*truth.shape)
@@ -54,9 +119,25 @@ def hausdorff95(predicted: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w
 def surface_dice(
     predicted: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"], tolerance: float = SURFACE_TOLERANCE
 ) -> float:
-    """Share of the pixels of both borders that lie within `tolerance` of the other border (arXiv:1809.04430).
+    """Compute the share of the pixels of both borders that lie within `tolerance` of the other border.
 
-    1 when both masks are empty, 0 when one is.
+    Args:
+      predicted: `[h w]`, bool, predicted mask.
+      truth: `[h w]`, bool, true mask.
+      tolerance: distance in pixels that is still accepted.
+
+    Returns:
+      Share in [0, 1]; 1 if both masks are empty, 0 if only one is.
+
+    Reference:
+      arXiv:1809.04430.
+
+    Example:
+      >>> import numpy as np
+      >>> from unet_jax.metrics.image_scores import surface_dice
+      >>> predicted, truth = np.array([[1, 1, 0, 0, 0]], bool), np.array([[0, 0, 0, 1, 1]], bool)
+      >>> surface_dice(predicted, truth, tolerance=2.0)  # of each border, one pixel of two is near enough
+      0.5
     """
     if not (predicted.any() and truth.any()):
         return float(predicted.any() == truth.any())

@@ -1,3 +1,3 @@
-"""The network: the only part that knows Flax."""
+"""The network. This is the only package of the library that imports Flax."""
 
 from unet_jax.model.unet import UNet as UNet

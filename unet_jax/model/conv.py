@@ -1,6 +1,7 @@
-"""The convolution that every stage is made of, on activations that may be packed (`unet_jax.model.packing`).
+"""The convolution layer of every stage, on activations that may be packed (`unet_jax.model.packing`).
 
-h, w and c are the packed array's. Parameters are always float32, and the same with every packing.
+In shapes, h, w and c are the sizes of the packed array. Parameters are always float32, with every
+packing the same.
 """
 
 import flax.linen as nn
@@ -19,15 +20,26 @@ KERNEL_INITS = {
 
 
 class Conv(nn.Module):
-    """A 'same' convolution with an odd square kernel; returns it, packed by `factor`, and its bias.
+    """Convolution with 'same' padding and an odd square kernel, which returns its result and its bias separately.
 
-    The bias is not added: batch normalisation subtracts it again, with the mean, and the sum over all pixels that is
-    its gradient would be another pass over the activations, to find 0. `add_bias` adds it where nothing subtracts it.
+    The bias is not added here. Batch normalisation would subtract it again together with the mean, and its gradient,
+    which is 0, would cost another pass over the activations: a sum over all pixels. Where no batch normalisation
+    follows, `add_bias` adds it.
 
-    x is packed by `factor_in`, or by `factor` where that is not given; or by `pooled_from`, and then it is max-pooled
-    first. With `below`, of half the resolution and packed by `below_factor` or `halve(factor)`, a convolution of x and
-    the up-sampled `below` concatenated: packed, the sum of two convolutions with the kernel's input channels divided
-    among them, where neither of the two tensors is made; unpacked, `convolve_joined`.
+    If `below` is given, the input is x concatenated with the 2x2 up-sampled `below`. Packed, this is computed as the
+    sum of two convolutions, with the kernel's input channels divided between them, so that neither the up-sampled
+    nor the concatenated array is created. Unpacked, `convolve_joined` computes it.
+
+    Attributes:
+      features: number of output channels d of the unpacked network.
+      kernel_size: height and width of the kernel, odd.
+      kernel_init: initialiser of the kernel `[kernel_size kernel_size c d]`.
+      bias_init: initialiser of the bias `[d]`.
+      dtype: dtype of the computation and of the result; the parameters are float32.
+      factor: packing of the result.
+      factor_in: packing of x; by default `factor`.
+      pooled_from: packing of x if x is to be 2x2 max-pooled first; it replaces `factor_in`.
+      below_factor: packing of `below`, which has half the resolution of the result; by default `halve(factor)`.
     """
 
     features: int

@@ -1,4 +1,4 @@
-"""Convolutions of activations that may be packed, as functions; and what moves pixels by them."""
+"""Convolution functions for activations that may be packed, and repacking and up-sampling of such activations."""
 
 import functools
 import math
@@ -14,7 +14,16 @@ from unet_jax.model.patches import correlate_patches
 
 
 def convolve(x: Float[Array, "b h w c"], packed: PackedKernel) -> Float[Array, "b h2 w2 d"]:
-    """Cross-correlation with zero padding, in x's dtype."""
+    """Compute the cross-correlation of x and a packed kernel, with zero padding, in x's dtype.
+
+    Args:
+      x: packed activations.
+      packed: kernel, strides, padding and input dilation, from `pack_kernel`.
+
+    Returns:
+      The packed result, in x's dtype. Small grids are computed as matrix products (`correlate_patches`): always where
+      the grid is smaller than the kernel, and on CPUs where it has few pixels.
+    """
     kernel = packed.kernel.astype(x.dtype)
     rows, columns = packed.padding
 
@@ -36,17 +45,35 @@ def convolve(x: Float[Array, "b h w c"], packed: PackedKernel) -> Float[Array, "
 
 
 def _has_few_pixels(x: Array, kernel: Array) -> bool:
-    """No more in the batch than there are channels: then a CPU spends its time on the kernel (docs/cpu.md)."""
+    """Return whether the batch has at most as many pixels as the kernel has output channels.
+
+    A CPU then spends most of its time on the kernel and not on the pixels (docs/cpu.md).
+    """
     return math.prod(x.shape[:3]) <= kernel.shape[3]
 
 
 def convolve_joined(
     x: Float[Array, "b h w c"], below: Float[Array, "b h/2 w/2 c2"], kernel: Float[Array, "kh kw i d"]
 ) -> Float[Array, "b h w d"]:
-    """A 'same' convolution of x and 2x2 nearest-neighbour up-sampled `below` concatenated; nothing is packed.
+    """Convolve the concatenation of x and the 2x2 nearest-neighbour up-sampled `below`; nothing is packed.
 
-    On CPUs it is the sum of two convolutions with the kernel's input channels divided among them; so neither of the
-    two tensors is made. Elsewhere it is what it says: not measured on GPUs.
+    On CPUs the result is the sum of two convolutions, with the kernel's input channels divided between them, so that
+    neither the up-sampled nor the concatenated array is created (docs/cpu.md). On other devices the two arrays are
+    created and convolved; this was not measured on GPUs.
+
+    Args:
+      x: activations at the resolution of the result, such as a skip connection.
+      below: activations at half that resolution.
+      kernel: kernel with i = c + c2 input channels, those of x first; both its sides are odd.
+
+    Returns:
+      The convolution with 'same' padding, in x's dtype.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from unet_jax.model.convolution import convolve_joined
+      >>> convolve_joined(jnp.ones((1, 4, 4, 3)), jnp.ones((1, 2, 2, 5)), jnp.ones((3, 3, 8, 2))).shape
+      (1, 4, 4, 2)
     """
     if _has_few_pixels(x, kernel):
         return _convolve_concatenated(x, below, kernel)
@@ -54,10 +81,13 @@ def convolve_joined(
 
 
 def _convolve_concatenated(x: Array, below: Array, kernel: Array) -> Array:
+    """Convolve the concatenation itself."""
     return convolve(jnp.concatenate([x, upsample(below)], axis=-1), pack_kernel(kernel, (1, 1), (1, 1)))
 
 
 def _sum_of_convolutions(x: Array, below: Array, kernel: Array) -> Array:
+    """Convolve x and `below` each with its part of the kernel, and add the results."""
+    # `below` is convolved at its own resolution, to the four pixels of each 2x2 block at once: packed by (2, 2).
     own = x.shape[3]
     of_below = convolve_upsampled(below, kernel[:, :, own:], (1, 1), (2, 2))
     return convolve(x, pack_kernel(kernel[:, :, :own], (1, 1), (1, 1))) + unpack(of_below, (2, 2))
@@ -66,7 +96,14 @@ def _sum_of_convolutions(x: Array, below: Array, kernel: Array) -> Array:
 def convolve_upsampled(
     x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw i o"], old: Factor, new: Factor
 ) -> Float[Array, "b h2 w2 d"]:
-    """A 'same' convolution of 2x2 nearest-neighbour up-sampled x, which is not made; packed by `old`, then by `new`."""
+    """Convolve the 2x2 nearest-neighbour up-sampling of x with 'same' padding, without creating the up-sampled array.
+
+    Args:
+      x: activations packed by `old`.
+      kernel: unpacked kernel; both its sides are odd.
+      old: packing of x.
+      new: packing of the result, which has twice the resolution of x.
+    """
     if old == halve(new):
         return convolve(x, pack_kernel(kernel, old, new, upsampled=True))
     return _convolve_upsampled_repacked(x, kernel, old, new)
@@ -74,10 +111,11 @@ def convolve_upsampled(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve_upsampled_repacked(x: Array, kernel: Array, old: Factor, new: Factor) -> Array:
-    """`convolve_upsampled` where x lies on another grid than the result.
+    """Compute `convolve_upsampled` where the grid of packed blocks of x differs from that of the result.
 
-    One convolution from grid to grid is cheap on a TPU where the second is coarser, and expensive where it is finer
-    (docs/tpu.md). So x is repacked first, but its gradient comes from the one convolution.
+    A single convolution between two grids is cheap on a TPU if the grid of its result is the coarser one, and expensive
+    if it is the finer one (docs/tpu.md). So the forward pass repacks x first and then convolves on one grid, while the
+    gradient of x comes from the single convolution between the grids.
     """
     return _convolve_upsampled_forward(x, kernel, old, new)[0]
 
@@ -89,6 +127,9 @@ def _convolve_upsampled_forward(x: Array, kernel: Array, old: Factor, new: Facto
 
 
 def _convolve_upsampled_backward(old: Factor, new: Factor, kept: Any, gradient: Array) -> tuple[Array, Array]:
+    # A custom derivative, because the derivative of the forward pass would go through the repacking as well.
+    # A convolution is linear in its input, so the gradient of x can be taken at zeros: x itself need not be kept, but
+    # only the repacked x, which the gradient of the kernel needs.
     repacked, kernel = kept
     below = halve(new)
     _, gradient_of_kernel = jax.vjp(lambda k: convolve(repacked, pack_kernel(k, below, new, upsampled=True)), kernel)
@@ -103,15 +144,18 @@ _convolve_upsampled_repacked.defvjp(_convolve_upsampled_forward, _convolve_upsam
 
 
 def repack_by_convolution(x: Float[Array, "b h w c"], old: Factor, new: Factor) -> Float[Array, "b h2 w2 c2"]:
-    """`repack`, to the bit: matrix units place channels faster than a TPU's compiler transposes them (docs/tpu.md)."""
+    """Repack x by a convolution with the 1x1 identity; the result equals that of `repack` bit for bit.
+
+    On a TPU the matrix units move channels faster in this way than the compiler's transpositions do (docs/tpu.md).
+    """
     if old == new:
         return x
     identity = jnp.eye(x.shape[-1] // num_subpixels(old), dtype=x.dtype)[None, None]
-    with jax.default_matmul_precision("highest"):  # float32 times 1 is to remain what it is
+    with jax.default_matmul_precision("highest"):  # float32 times 1 must remain exact
         return convolve(x, pack_kernel(identity, old, new))
 
 
 def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w c"]:
-    """Nearest-neighbour up-sampling of unpacked activations: each pixel becomes a 2x2 block."""
+    """Up-sample unpacked activations by nearest neighbour: each pixel becomes a 2x2 block."""
     b, h, w, c = x.shape
     return jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)

@@ -1,4 +1,4 @@
-"""Normalisation of activations that may be packed. Parameters and statistics are always float32."""
+"""Normalisation layers for activations that may be packed. Parameters and statistics are always float32."""
 
 import functools
 from typing import Any, Literal
@@ -12,28 +12,40 @@ from jaxtyping import Array, Float
 from unet_jax.config.packing import Factor, num_subpixels
 
 STATISTICS = "statistics"
-"""Name of what batch normalisation knows of a batch, for what decides to keep it (`jax.checkpoint_policies`)."""
+"""Name of a batch's statistics for rematerialisation policies (`jax.checkpoint_policies`), which may keep them."""
 
 
 def over_subpixels(x: Float[Array, " d"], count: int) -> Float[Array, "1 1 1 c"]:
-    """One number for each of d channels, on each of `count` sub-pixels."""
+    """Repeat one number per channel for each of `count` sub-pixels, so that it broadcasts with packed activations."""
     return jnp.tile(x, count)[None, None, None, :]
 
 
 def add_bias(x: Float[Array, "b h w c"], bias: Float[Array, " d"]) -> Float[Array, "b h w c"]:
-    """One number for each of d channels, on c / d sub-pixels."""
+    """Add one number per channel to packed activations x, whose c channels are c / d sub-pixels of d channels."""
     return x + over_subpixels(bias, x.shape[-1] // bias.shape[0]).astype(x.dtype)
 
 
 class BatchNormReLU(nn.Module):
-    """ReLU of batch normalisation over batch, height and width (Ioffe and Szegedy, 2015, arXiv:1502.03167).
+    """Batch normalisation over batch, height and width, followed by ReLU.
 
-    x is a convolution's result without its bias. `train` normalises with the batch's statistics and moves the running
-    ones towards them; otherwise the running statistics are used and left alone. Images are normalised with the biased
-    variance, which is also what the running one moves towards, as in Keras 2.0 and 3; "keras2.1" corrects it there by
-    n / (n - 1 - eps) for n = b h w, as Keras 2.1.4 to 2.3 did.
+    x is the result of a convolution without its bias `conv_bias`. With `train=True` x is normalised with the statistics
+    of the batch, and the running statistics move towards them. With `train=False` x is normalised with the running
+    statistics, which do not change.
 
-    Under `jit` with a batch sharded over devices the means are global: no collective is written here.
+    The batch is always normalised with its biased variance. The running variance moves towards the same biased
+    variance, as in Keras 2.0 and 3, or, if `variance` is "keras2.1", towards the variance multiplied by
+    n / (n - 1 - eps) with n = b h w, as in Keras 2.1.4 to 2.3.
+
+    Under `jit` with a batch that is sharded over devices, the means are those of the global batch: XLA's partitioner
+    inserts the collectives, none is written here.
+
+    Reference: Ioffe and Szegedy, Batch Normalization, 2015 (arXiv:1502.03167).
+
+    Attributes:
+      momentum: share of the old running statistics that is kept at each step.
+      eps: number added to the variance.
+      variance: target of the running variance, see above.
+      factor: packing of x and of the result.
     """
 
     momentum: float = 0.99
@@ -74,14 +86,26 @@ def batch_norm_relu(
     shift: Float[Array, " d"],
     eps: float,
 ) -> tuple[Float[Array, "b h w c"], Float[Array, " d"], Float[Array, " d"]]:
-    """max(0, scale (x - mean) / sqrt(var + eps) + bias) with the mean and variance of x, which are returned too.
+    """Compute max(0, scale (x - mean) / sqrt(var + eps) + bias) with the mean and variance of each channel of x.
 
-    x is packed: its c channels are c / d sub-pixels of d channels. Mean and variance carry no gradient.
+    Both statistics come from one pass over x: the variance is E[(x - shift)^2] - E[x - shift]^2. This is exact in real
+    arithmetic for any `shift`, and loses digits as (mean - shift)^2 / var grows, so a `shift` near the mean is best.
 
-    Both statistics come from one pass, the variance as E[(x - shift)^2] - E[x - shift]^2, which is exact for any
-    `shift` and loses digits as (mean - shift)^2 / var grows; the running mean is a good one (the shifted data
-    algorithm: Chan, Golub and LeVeque, 1983, doi:10.1080/00031305.1983.10483115). The gradient is written out so that
-    x is all that is kept for it: what XLA derives by itself goes over the activations more often.
+    The gradient is written out so that x is the only large array kept for it. The derivative that JAX would produce
+    passes over the activations more often.
+
+    Args:
+      x: packed activations, whose c channels are c / d sub-pixels of d channels.
+      scale: factor of each normalised channel, float32.
+      bias: offset of each normalised channel, float32.
+      shift: estimate of the mean, such as the running mean, float32. It has no gradient.
+      eps: number added to the variance.
+
+    Returns:
+      The normalised activations in x's dtype, and the mean and the biased variance `[d]` in float32. Gradients with
+      respect to the mean and the variance are ignored.
+
+    Reference: the shifted data algorithm in Chan, Golub and LeVeque, 1983 (doi:10.1080/00031305.1983.10483115).
     """
     return _batch_norm_relu_forward(x, scale, bias, shift, eps)[0]
 
@@ -101,6 +125,9 @@ def _batch_norm_relu_forward(x: Array, scale: Array, bias: Array, shift: Array, 
 
 
 def _batch_norm_relu_backward(eps: float, kept: Any, gradients: Any) -> tuple[Array, Array, Array, None]:
+    # With z = (x - mean) * inverse and g the gradient behind the ReLU's mask, the gradients are sum(g z) for scale,
+    # sum(g) for bias, and slope * (g - mean(g) - z mean(g z)) for x. The mask is computed again from x, so that no
+    # other large array is kept.
     x, scale, bias, mean, inverse = kept
     gradient, _, _ = gradients
     count = x.shape[-1] // mean.shape[0]
@@ -115,7 +142,7 @@ def _batch_norm_relu_backward(eps: float, kept: Any, gradients: Any) -> tuple[Ar
         - over_subpixels(slope * mean_gradient, count)
         - centred * over_subpixels(slope * inverse * mean_product, count)
     )
-    pixels = float(x.size // mean.shape[0])  # an int would be int32, of which 2048 images of 1024x1024 are too many
+    pixels = float(x.size // mean.shape[0])  # an int would be int32, which overflows at 2048 images of 1024x1024
     return gradient_x.astype(x.dtype), pixels * mean_product, pixels * mean_gradient, None
 
 
@@ -123,19 +150,23 @@ batch_norm_relu.defvjp(_batch_norm_relu_forward, _batch_norm_relu_backward)
 
 
 def _mean_per_channel(x: Float[Array, "b h w c"], count: int) -> Float[Array, " d"]:
-    """Over all pixels, with `count` sub-pixels in a position."""
+    """Return the mean of each channel over all pixels, where each grid position holds `count` sub-pixels."""
     return jnp.mean(jnp.mean(x, axis=(0, 1, 2)).reshape(count, -1), axis=0)
 
 
 def _variance_correction(count: int, eps: float, variance: Literal["biased", "keras2.1"]) -> float:
-    """What the variance of `count` numbers is multiplied by; one number has none to correct."""
+    """Return the factor for the running variance of `count` numbers: 1 for "biased", and for a single number."""
     return count / (count - 1.0 - eps) if variance == "keras2.1" and count > 1 else 1.0
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation (Wu and He, 2018, arXiv:1803.08494); sub-pixels count as pixels of their image."""
+    """Group normalisation of packed activations; sub-pixels count as pixels of their image.
+
+    Reference: Wu and He, Group Normalization, 2018 (arXiv:1803.08494).
+    """
 
     factor: Factor = (1, 1)
+    """Packing of the input and of the result."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:

@@ -1,7 +1,8 @@
-"""Packed activations: blocks of pixels as channels, and kernels that act on them. docs/packing.md has the algebra.
+"""Packed activations, which hold blocks of pixels as channels, and kernels that act on them.
 
-`[b h w c]` packed by a factor (r, s) is `[b h/r w/s r*s*c]`: the sub-pixels of each block of r rows and s columns are
-channels, sub-pixel major, in the order of `unet_jax.config.packing`.
+An array `[b h w c]` packed by a factor (r, s) has the shape `[b h/r w/s r*s*c]`: the pixels of each block of r rows and
+s columns, called sub-pixels, become channels. The channels of one sub-pixel are neighbours, and the sub-pixels have the
+order of `unet_jax.config.packing.subpixels`. The algebra is in docs/packing.md.
 """
 
 import functools
@@ -19,17 +20,32 @@ from unet_jax.config.packing import Factor, num_subpixels, parse_packing, subpix
 AUTO: dict[str, dict[int, Factor]] = {
     # Measured on 2 cores: 1x2 on the first level made the training step slower (docs/packing.md).
     "cpu": {},
-    # Not measured: no GPU was at hand. `python benchmarks/bench_packing.py` does it.
+    # Not measured, because no GPU was available. `python benchmarks/bench_packing.py` measures it.
     "gpu": {},
-    # Not timed: the fewest cycles by the TPU compiler's estimate, of five choices for the seed's network at 1024x1024,
-    # bfloat16, 8 images a chip of v5e (docs/tpu.md). Every stage then has 128 channels, as many as a TPU has lanes.
+    # Not timed. Of five choices for the Keras original's network at 1024x1024 pixels, bfloat16, 8 images per v5e chip,
+    # this one has the fewest cycles by the TPU compiler's estimate (docs/tpu.md). Every stage then has 128 channels, as
+    # many as a TPU has lanes.
     "tpu": {8: (4, 4), 16: (2, 4), 32: (2, 2), 64: (1, 2)},
 }
-"""By kind of device: the factor of levels with up to so many channels. Unpacked where nothing is said."""
+"""Table for the packing "auto": for each kind of device, the largest number of channels of a level and its factor.
+
+A level takes the first entry that its number of channels does not exceed, and is not packed if there is none.
+"""
 
 
 def level_factors(config: ModelConfig, backend: str) -> list[Factor]:
-    """The factor of every level, highest resolution first, with the centre's, which is (1, 1)."""
+    """Return the packing factor of every level, highest resolution first, and of the centre, which is always (1, 1).
+
+    Args:
+      config: settings of the network; `packing` and `widths` matter.
+      backend: kind of device ("cpu", "gpu", "tpu"), which decides what the packing "auto" means.
+
+    Example:
+      >>> from unet_jax.config import ModelConfig
+      >>> from unet_jax.model.packing import level_factors
+      >>> level_factors(ModelConfig(widths=(8, 16, 32), center_width=64), "tpu")
+      [(4, 4), (2, 4), (2, 2), (1, 1)]
+    """
     if config.packing != "auto":
         return [*parse_packing(config.packing, len(config.widths)), (1, 1)]
     factors = []
@@ -41,7 +57,11 @@ def level_factors(config: ModelConfig, backend: str) -> list[Factor]:
 
 
 def logits_factor(config: ModelConfig, num_classes: int, backend: str) -> Factor:
-    """How `UNet.packed` packs its logits: as the first level, or by more, until a block's logits fill 128 lanes."""
+    """Return the packing factor of the logits of `UNet.packed`.
+
+    It is the factor of the first level, enlarged until the logits of a block fill 128 channels, as many as a TPU has
+    lanes, or until a block could not divide every image. Logits are not packed if the first level is not.
+    """
     rows, columns = level_factors(config, backend)[0]
     if (rows, columns) == (1, 1):
         return 1, 1
@@ -51,12 +71,18 @@ def logits_factor(config: ModelConfig, num_classes: int, backend: str) -> Factor
 
 
 def halve(factor: Factor) -> Factor:
-    """The factor after 2x2 pooling: half of it where the grid stays; 1 remains 1, there the grid halves instead."""
+    """Return the factor after 2x2 pooling: rows and columns halved, but at least 1.
+
+    Where a side of the factor is halved, the grid of blocks keeps its size; where it is 1, the grid halves instead.
+    """
     return max(factor[0] // 2, 1), max(factor[1] // 2, 1)
 
 
 def repack(x: Shaped[Array, "b h w c"], old: Factor, new: Factor) -> Shaped[Array, "b h2 w2 c2"]:
-    """The same pixels packed by another factor: one transposition, or nothing when the factors are equal."""
+    """Pack the pixels of x, which are packed by `old`, by `new` instead.
+
+    This costs one transposition, or nothing if the factors are equal.
+    """
     if old == new:
         return x
     largest = max(old[0], new[0]), max(old[1], new[1])
@@ -68,7 +94,10 @@ def repack(x: Shaped[Array, "b h w c"], old: Factor, new: Factor) -> Shaped[Arra
 
 
 def _axes(factor: Factor, largest: Factor) -> list[str]:
-    """Major to minor axes of activations packed by `factor`; "h1" is bit 1 of the row in a block of `largest`."""
+    """Return the names of the axes, major to minor, of activations packed by `factor`.
+
+    The name "h1" stands for bit 1 of a pixel's row in a block of size `largest`, "w0" for bit 0 of its column.
+    """
     channel_bits = [[f"{axis}{bit}" for bit in range(f.bit_length() - 1)] for axis, f in zip("hw", factor, strict=True)]
     grid_bits = [
         [f"{axis}{bit}" for bit in reversed(range(f.bit_length() - 1, most.bit_length() - 1))]
@@ -79,17 +108,28 @@ def _axes(factor: Factor, largest: Factor) -> list[str]:
 
 
 def pack(x: Shaped[Array, "b h w c"], factor: Factor) -> Shaped[Array, "b h/r w/s r*s*c"]:
-    """Blocks of pixels become channels."""
+    """Pack activations: turn each block of r x s pixels into r * s times as many channels at one position.
+
+    Args:
+      x: unpacked activations; r must divide h, and s must divide w.
+      factor: rows r and columns s of a block, powers of two.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from unet_jax.model.packing import pack
+      >>> pack(jnp.arange(8).reshape(1, 2, 4, 1), (2, 2)).tolist()  # pixels 0, 1, 4 and 5 are the first block
+      [[[[0, 1, 4, 5], [2, 3, 6, 7]]]]
+    """
     return repack(x, (1, 1), factor)
 
 
 def unpack(x: Shaped[Array, "b h/r w/s r*s*c"], factor: Factor) -> Shaped[Array, "b h w c"]:
-    """The inverse of `pack`."""
+    """Unpack activations that are packed by `factor`: the inverse of `pack`."""
     return repack(x, factor, (1, 1))
 
 
 class PackedKernel(NamedTuple):
-    """A convolution of packed activations: arguments of `jax.lax.conv_general_dilated`."""
+    """Arguments of `jax.lax.conv_general_dilated` for a convolution of packed activations."""
 
     kernel: Float[Array, "gh gw c d"]
     strides: tuple[int, int]
@@ -100,10 +140,14 @@ class PackedKernel(NamedTuple):
 def pack_kernel(
     kernel: Float[Array, "kh kw c d"], old: Factor, new: Factor, *, upsampled: bool = False
 ) -> PackedKernel:
-    """A 'same' convolution by an odd kernel, for input packed by `old` and output packed by `new`.
+    """Return the convolution of packed activations that equals a 'same' convolution of the unpacked ones.
 
-    With `upsampled`, the convolution of the input's 2x2 nearest-neighbour up-sampling, which is not made: taps that
-    read the same pixel are added.
+    Args:
+      kernel: kernel of the unpacked network; kh and kw are odd and equal.
+      old: packing of the input.
+      new: packing of the output.
+      upsampled: True to convolve the 2x2 nearest-neighbour up-sampling of the input. The up-sampled array is not
+        created: kernel taps that read the same input pixel are added instead.
     """
     if (old, new, upsampled) == ((1, 1), (1, 1), False):
         margins = [(size // 2, size // 2) for size in kernel.shape[:2]]
@@ -113,7 +157,7 @@ def pack_kernel(
         "klsdet,deio->klsito",
         taps,
         kernel,
-        precision=jax.lax.Precision.HIGHEST,  # a sum of a few numbers, which a TPU would round to bfloat16 first
+        precision=jax.lax.Precision.HIGHEST,  # otherwise a TPU would round the kernel to bfloat16 before it adds taps
     )
     gh, gw, s, c, t, d = packed.shape
     rows, columns = axes
@@ -126,15 +170,21 @@ def pack_kernel(
 
 
 class _Axis(NamedTuple):
-    taps: np.ndarray  # T[k, a, d, b] = 1 where output sub-pixel b, at tap d, reads sub-pixel a of grid offset k
-    stride: int  # of the grid of inputs, where it is finer than the grid of outputs
-    dilation: int  # of the grid of inputs, where it is coarser
+    """The rows or the columns of a packed convolution."""
+
+    taps: np.ndarray  # T[k, a, d, b] = 1 where output sub-pixel b, at tap d, reads sub-pixel a of grid offset k, else 0
+    stride: int  # blocks of inputs per block of outputs, if the grid of inputs is the finer one; else 1
+    dilation: int  # blocks of outputs per block of inputs, if the grid of inputs is the coarser one; else 1
     padding: tuple[int, int]
 
 
 @functools.cache
 def _taps_2d(size: int, old: Factor, new: Factor, upsampled: bool) -> tuple[tuple[_Axis, _Axis], np.ndarray]:
-    """Both axes, and T[k, l, s, d, e, t] = 1 where output sub-pixel t, at tap (d, e), reads sub-pixel s of (k, l)."""
+    """Return both axes, and the tensor T of zeros and ones that maps a kernel to its packed form.
+
+    T[k, l, s, d, e, t] is 1 where output sub-pixel t, at kernel tap (d, e), reads input sub-pixel s of the block at
+    grid offset (k, l).
+    """
     rows, columns = (_axis(size, r, r_out, upsampled) for r, r_out in zip(old, new, strict=True))
     pixels_in, pixels_out = np.array(subpixels(old)), np.array(subpixels(new))
     of_rows = rows.taps[:, pixels_in[:, 0]][..., pixels_out[:, 0]]
@@ -143,11 +193,17 @@ def _taps_2d(size: int, old: Factor, new: Factor, upsampled: bool) -> tuple[tupl
 
 
 def _axis(size: int, r_in: int, r_out: int, upsampled: bool) -> _Axis:
-    """One axis. A block of outputs is as wide as `stride` blocks of inputs, or a block of inputs as `dilation`."""
+    """Return one axis of a packed convolution, for blocks of r_in input pixels and r_out output pixels.
+
+    Either a block of outputs is as wide as `stride` blocks of inputs, or a block of inputs is as wide as `dilation`
+    blocks of outputs; the other of the two numbers is 1.
+    """
+    # At tap d, output pixel p reads input pixel p + d - size // 2 (divided by 2 if up-sampled). The pattern of blocks
+    # and sub-pixels repeats after `dilation` blocks of outputs, so it is enough to visit these.
     zoom = 2 if upsampled else 1
     stride, dilation = max(r_out // (r_in * zoom), 1), max(r_in * zoom // r_out, 1)
     reads = []
-    for j in range(dilation):  # blocks of outputs that lie differently to their inputs
+    for j in range(dilation):  # blocks of outputs that differ in where their inputs are
         for d, b in itertools.product(range(size), range(r_out)):
             block, a = divmod((r_out * j + b + d - size // 2) // zoom, r_in)
             reads.append((block * dilation - j, a, d, b))

@@ -1,4 +1,4 @@
-"""Convolutions as matrix products, for grids of so few pixels that a CPU spends its time elsewhere (docs/cpu.md)."""
+"""Convolutions as matrix products, for grids of so few pixels that the kernel takes most of the time (docs/cpu.md)."""
 
 import functools
 import itertools
@@ -8,19 +8,29 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
-"""Zeros above and below, left and right."""
+"""Numbers of zeros ((above, below), (left, right))."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def correlate_patches(
     x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw c d"], padding: Padding
 ) -> Float[Array, "b h2 w2 d"]:
-    """Cross-correlation with stride 1 and zero padding, as one product of gathered patches and the kernel.
+    """Compute the cross-correlation with stride 1 and zero padding as one product of gathered patches and the kernel.
 
-    For the gradient XLA's convolutions transpose the kernel first, which takes longer than all else where there are
-    fewer pixels than channels: 40 of 67 ms for forward and backward pass of 4x4 pixels, 1024 to 1024 channels, batch 2,
-    on two cores. Here the kernel stays as it lies in memory. And on the CPU they leave their fast path when a side of
-    the image is smaller than the kernel: 67 ms against 1.3 ms for 2x2 pixels, 512 to 512 channels, batch 8.
+    It avoids two costs of XLA's convolutions on CPUs (measured on two cores, forward and backward pass of one layer):
+
+    - For the gradient, XLA transposes the kernel first. With fewer pixels than channels this takes longer than all the
+      rest: 40 of 67 ms for 4x4 pixels, 1024 to 1024 channels, batch 2. Here the kernel keeps its layout in memory.
+    - XLA leaves its fast path if a side of the image is smaller than the kernel: 67 ms, against 1.3 ms with the
+      product, for 2x2 pixels, 512 to 512 channels, batch 8.
+
+    Args:
+      x: activations.
+      kernel: kernel of shape `[kh kw c d]`.
+      padding: numbers of zeros ((above, below), (left, right)).
+
+    Returns:
+      The result with h2 = h + above + below - kh + 1 rows, and w2 columns likewise.
     """
     return _correlate_patches_forward(x, kernel, padding)[0]
 
@@ -35,7 +45,9 @@ def _correlate_patches_forward(x: Array, kernel: Array, padding: Padding) -> tup
 
 
 def _correlate_patches_backward(padding: Padding, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    """With pixels as the last axis of patches: the other way XLA's CPU product takes five times as long."""
+    """Compute the gradients of x and of the kernel as two matrix products, without a transposition of the kernel."""
+    # Unlike in the forward pass, pixels are the last axis of the patches: with channels last, XLA's CPU product
+    # takes five times as long.
     x, kernel = kept
     h, w = gradient.shape[1:3]
 

@@ -1,4 +1,4 @@
-"""2x2 max pooling of activations that may be packed, alone and before a convolution."""
+"""2x2 max pooling of activations that may be packed, by itself and fused with the convolution that follows it."""
 
 import functools
 from typing import Any
@@ -15,25 +15,40 @@ from unet_jax.model.packing import halve, pack_kernel
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def max_pool(x: Float[Array, "b h w c"], factor: Factor = (1, 1)) -> Float[Array, "b h2 w2 c2"]:
-    """The largest of each 2x2 block, packed by `halve(factor)`.
+    """Return the largest value of each 2x2 block of pixels.
 
-    Of equals the first in reading order gets the gradient, as in TensorFlow and PyTorch (`jnp.max` divides it among
-    them), and so with every packing. NaN wins.
+    If several pixels of a block are equal, the first one in reading order gets the whole gradient, with every packing.
+    So it is in TensorFlow and PyTorch; `jnp.max` divides the gradient among them. A NaN counts as the largest.
+
+    Args:
+      x: activations packed by `factor`.
+      factor: packing of x.
+
+    Returns:
+      The pooled activations, at half the resolution, packed by `halve(factor)`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from unet_jax.model.pooling import max_pool
+      >>> max_pool(jnp.arange(8.0).reshape(1, 2, 4, 1)).tolist()
+      [[[[5.0], [7.0]]]]
     """
     return _max_pool_forward(x, factor)[0]
 
 
 def _max_pool_forward(x: Array, factor: Factor) -> tuple[Array, Array]:
-    """Also which of the four it was, 0 to 3 in x's dtype."""
+    """Return the largest of each block, and its position in the block in reading order: 0 to 3, in x's dtype."""
     upper, lower = _halves(x, 1, packed=factor[0] > 1)
     left, first = _first_of_pair(*_halves(upper, 2, packed=factor[1] > 1))
     right, third = _first_of_pair(*_halves(lower, 2, packed=factor[1] > 1))
     largest, in_upper = _first_of_pair(left, right)
     winner = jnp.where(in_upper, jnp.where(first, 0, 1), jnp.where(third, 2, 3))
-    return largest, winner.astype(x.dtype)  # as int8 it would be a pass of its own on a TPU (docs/tpu.md)
+    return largest, winner.astype(x.dtype)  # int8 would need a separate pass on a TPU (docs/tpu.md)
 
 
 def _max_pool_backward(factor: Factor, winner: Array, gradient: Array) -> tuple[Array]:
+    # A custom derivative, so that only one number per block is kept for it (the winner's position, and not x), and so
+    # that one of several equal pixels gets the gradient.
     zero = jnp.zeros((), gradient.dtype)
     parts = [jnp.where(winner == i, gradient, zero) for i in range(4)]
     upper = _join(parts[0], parts[1], 2, packed=factor[1] > 1)
@@ -47,7 +62,14 @@ max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 def convolve_pooled(
     x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw i o"], factor: Factor, new: Factor
 ) -> Float[Array, "b h2 w2 d"]:
-    """A 'same' convolution of `max_pool(x, factor)`, packed by `new`."""
+    """Convolve `max_pool(x, factor)` with 'same' padding.
+
+    Args:
+      x: activations packed by `factor`.
+      kernel: unpacked kernel; both its sides are odd.
+      factor: packing of x.
+      new: packing of the result, which has half the resolution of x.
+    """
     if min(factor) == 1:
         return convolve(max_pool(x, factor), pack_kernel(kernel, halve(factor), new))
     return _convolve_pooled_channels(x, kernel, factor, new)
@@ -55,11 +77,11 @@ def convolve_pooled(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve_pooled_channels(x: Array, kernel: Array, factor: Factor, new: Factor) -> Array:
-    """`convolve_pooled` where the four pixels of a block are four groups of channels.
+    """Compute `convolve_pooled` where the four pixels of each pooled block are four groups of x's channels.
 
-    Their gradients are four copies of the pooled pixel's, of which one is kept. To place copies in the channels is
-    expensive on a TPU; to repeat the kernel's channels costs nothing, so that the convolution's gradient comes out
-    four times already (docs/tpu.md).
+    The gradients of the four pixels are four copies of the pooled pixel's gradient, of which one is kept and three are
+    set to 0. To copy into channels is expensive on a TPU. To repeat the kernel's input channels costs nothing, and the
+    convolution for the gradient then returns the four copies directly (docs/tpu.md).
     """
     return _convolve_pooled_forward(x, kernel, factor, new)[0]
 
@@ -70,6 +92,9 @@ def _convolve_pooled_forward(x: Array, kernel: Array, factor: Factor, new: Facto
 
 
 def _convolve_pooled_backward(factor: Factor, new: Factor, kept: Any, gradient: Array) -> tuple[Array, Array]:
+    # `repeated` reads four copies of the pooled channels, so its gradient has the channels of x; it is linear, so the
+    # gradient can be taken at zeros. `winner_of` (four 1x1 identities) copies the winner's position to all four groups
+    # by a convolution, because slices and concatenations of channels are expensive on a TPU.
     pooled, winner, kernel = kept
     _, gradient_of_kernel = jax.vjp(lambda k: convolve(pooled, pack_kernel(k, halve(factor), new)), kernel)
     packed = pack_kernel(kernel, halve(factor), new)
@@ -87,7 +112,10 @@ _convolve_pooled_channels.defvjp(_convolve_pooled_forward, _convolve_pooled_back
 
 
 def _halves(x: Array, axis: int, *, packed: bool) -> tuple[Array, Array]:
-    """Even and odd rows (axis 1) or columns (axis 2) of `[b h w c]`; packed, they lead the channels."""
+    """Return the even and the odd rows (axis 1) or columns (axis 2) of `[b h w c]`.
+
+    If this axis is packed, they are the first and the second half of the channels.
+    """
     if packed:
         even, odd = jnp.split(x, 2, axis=-1)
         return even, odd
@@ -97,7 +125,7 @@ def _halves(x: Array, axis: int, *, packed: bool) -> tuple[Array, Array]:
 
 
 def _join(even: Array, odd: Array, axis: int, *, packed: bool) -> Array:
-    """The inverse of `_halves`."""
+    """Join even and odd rows or columns again: the inverse of `_halves`."""
     if packed:
         return jnp.concatenate([even, odd], axis=-1)
     pairs = jnp.stack([even, odd], axis=axis + 1)
@@ -105,6 +133,6 @@ def _join(even: Array, odd: Array, axis: int, *, packed: bool) -> Array:
 
 
 def _first_of_pair(first: Array, second: Array) -> tuple[Array, Array]:
-    """The larger, and whether it is the first; it is when they are equal."""
+    """Return the larger value, and whether it is the first one; of two equal values the first is taken."""
     is_first = (first >= second) | jnp.isnan(first)
     return jnp.where(is_first, first, second), is_first

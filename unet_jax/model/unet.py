@@ -1,4 +1,4 @@
-"""The U-Net of the Keras original, for any depth and any widths."""
+"""The U-Net architecture of the Keras original, for any depth and any widths."""
 
 import functools
 
@@ -16,14 +16,22 @@ from unet_jax.model.normalization import STATISTICS, BatchNormReLU, GroupNorm, a
 from unet_jax.model.packing import level_factors, logits_factor, pack, unpack
 
 CONVOLUTION = "convolution"
-"""Name of convolutions' results, for what decides to keep them (`jax.checkpoint_policies`)."""
+"""Name of convolutions' results for rematerialisation policies (`jax.checkpoint_policies`), which may keep them."""
 
 
 class ConvBlock(nn.Module):
-    """`num_convs` times: 3x3 convolution, normalisation, ReLU; gives activations packed by `factor`.
+    """One stage: `num_convs` times a 3x3 convolution, normalisation and ReLU.
 
-    x is packed by `factor`; or by `pooled_from`, and then 2x2 max pooling comes first. `below`, packed by
-    `below_factor`, is joined to the input of the first convolution as if it were up-sampled and concatenated.
+    If `below` is given (half the resolution, packed by `below_factor`), the first convolution reads x concatenated with
+    the up-sampled `below`.
+
+    Attributes:
+      config: settings of the whole network.
+      features: number of output channels d, before packing.
+      num_convs: number of convolutions.
+      factor: packing of the result, and of x if `pooled_from` is None.
+      pooled_from: packing of x if x is to be 2x2 max-pooled first.
+      below_factor: packing of `below`; by default `halve(factor)`.
     """
 
     config: ModelConfig
@@ -73,24 +81,54 @@ class ConvBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """U-Net (Ronneberger et al., 2015, arXiv:1505.04597) with one sigmoid logit per class and pixel.
+    """U-Net that computes one logit per pixel and class, for independent (sigmoid) classes.
 
-    Encoder stages `down0` (full resolution), `down1`, ...; then `center`; then decoder stages `up0` (lowest
-    resolution first), each on its skip connection and the up-sampled stage below, in that order in the kernel; then
-    the 1x1 convolution `head`, always in float32.
+    The stages, by the names of their parameters, are the encoder `down0` (full resolution), `down1`, ...; `center`; the
+    decoder `up0` (lowest resolution), `up1`, ...; and the 1x1 convolution `head`, which always computes in float32.
+    The first convolution of a decoder stage reads the skip connection and the up-sampled result of the stage below it,
+    in this order of input channels.
 
-    `UNet(config, num_classes).apply({"params": ..., "batch_stats": ...}, images, train)` maps `[b h w c]` floats in
-    [0, 1] to `[b h w num_classes]` float32 logits; with `train=True` pass `mutable=["batch_stats"]` as well.
-    Inside, each level's activations are packed as `config.packing` says; parameters and results do not depend on it.
+    Inside, the activations of each level are packed as `config.packing` says. Parameters and results do not depend on
+    the packing.
 
-    Raises:
-      InputError: height or width is not a multiple of 2 to the number of encoder stages.
+    Reference: Ronneberger, Fischer and Brox, U-Net, 2015 (arXiv:1505.04597).
+
+    Attributes:
+      config: settings of the network: widths, depth, normalisation, dtype, packing, rematerialisation.
+      num_classes: number of classes k.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from unet_jax import UNet
+      >>> from unet_jax.config import ModelConfig
+      >>> model = UNet(ModelConfig(widths=(4,), center_width=8, num_convs_down=1, num_convs_up=1), num_classes=2)
+      >>> images = jnp.zeros((1, 8, 8, 3))
+      >>> variables = jax.jit(lambda key: model.init(key, images, train=False))(jax.random.key(0))
+      >>> sorted(variables), sorted(variables["params"])
+      (['batch_stats', 'params'], ['center', 'down0', 'head', 'up0'])
+      >>> logits = jax.jit(lambda x: model.apply(variables, x, train=False))(images)
+      >>> logits.shape  # with train=True: logits, updated = model.apply(..., mutable=["batch_stats"])
+      (1, 8, 8, 2)
     """
 
     config: ModelConfig
     num_classes: int
 
     def __call__(self, images: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w k"]:
+        """Return the logits of a batch of images.
+
+        Args:
+          images: float images in [0, 1].
+          train: True to normalise with the statistics of the batch and to update the running statistics, which needs
+            `mutable=["batch_stats"]` in `apply`; False to normalise with the running statistics.
+
+        Returns:
+          Logits, float32.
+
+        Raises:
+          InputError: height or width is not a multiple of 2 to the number of encoder stages.
+        """
         backend = jax.default_backend()
         _check_size(self.config, *images.shape[1:3])
         x = pack(images, level_factors(self.config, backend)[0])
@@ -98,6 +136,18 @@ class UNet(nn.Module):
 
     @nn.compact
     def packed(self, images: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w k"]:
+        """Return packed float32 logits of images that are packed already; call it with `apply(..., method="packed")`.
+
+        Args:
+          images: float images in [0, 1], packed by the first of `level_factors(config, backend)`.
+          train: see `__call__`.
+
+        Returns:
+          Logits, packed by `logits_factor(config, num_classes, backend)`.
+
+        Raises:
+          InputError: the unpacked height or width is not a multiple of 2 to the number of encoder stages.
+        """
         config = self.config
         factors = level_factors(config, jax.default_backend())
         _check_size(config, *(size * f for size, f in zip(images.shape[1:3], factors[0], strict=True)))
@@ -131,12 +181,14 @@ class UNet(nn.Module):
 
 
 def _rematerialized(remat: str) -> type[ConvBlock]:
-    """A `ConvBlock` that keeps for its gradient what `ModelConfig.remat` says; docs/memory.md compares them.
+    """Return a `ConvBlock` class that keeps for its gradient what `ModelConfig.remat` says (see docs/memory.md).
 
-    "conv" keeps what convolutions give, and the few numbers of batch normalisation: all else is passes over them.
-    "full" is "conv" inside of "block": of one stage at a time, what "conv" keeps, from the stage's input.
+    "conv" keeps the results of convolutions and the small statistics of batch normalisation; everything else is
+    computed again from them by passes over the activations. "block" keeps only the input of each stage. "full" is
+    "conv" inside "block": the backward pass computes one stage at a time again from its input, and keeps for this
+    stage what "conv" keeps.
     """
-    # Arguments are counted from self: the second is `train`, which must stay a Python bool.
+    # `static_argnums` counts `self` as 0, so 2 is `train`, which must stay a Python bool.
     remat_block = functools.partial(nn.remat, static_argnums=(2,))
     keep = jax.checkpoint_policies.save_only_these_names(CONVOLUTION, STATISTICS)
     match remat:
@@ -154,6 +206,6 @@ def _check_size(config: ModelConfig, height: int, width: int) -> None:
     multiple = config.size_multiple
     if height % multiple or width % multiple:
         raise InputError(
-            f"the images are {height}x{width}, but {len(config.widths)} poolings need multiples of {multiple}: "
-            f"resize or pad them (prediction pads and crops by itself)."
+            f"the images are {height}x{width} (height x width), but with {len(config.widths)} poolings both must be "
+            f"multiples of {multiple}: resize or pad the images (prediction pads and crops by itself)."
         )

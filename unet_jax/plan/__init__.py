@@ -1,1 +1,1 @@
-"""What a training step will cost on a device that is not here, by asking that device's compiler."""
+"""Estimates of what a training step costs on a device that need not be present, from that device's compiler."""

@@ -1,4 +1,7 @@
-"""Compiles a config's step for a target and reads what the compiler expects of it. Nothing is run or timed."""
+"""`estimate`, which compiles a config's step for a target and reads the compiler's expectations of it.
+
+Nothing is run or timed.
+"""
 
 import dataclasses
 import hashlib
@@ -12,60 +15,60 @@ from typing import Any, Literal
 import jax
 from etils import epath
 
+from unet_jax._files import replace_text
 from unet_jax._types import InputError
 from unet_jax.config import Config
 from unet_jax.config.packing import UNPACKED
-from unet_jax.devices.compilation import compiler_options
-from unet_jax.devices.mesh import check_batch_size, make_mesh
+from unet_jax.devices.mesh import make_mesh
 from unet_jax.plan.floor import floor
 from unet_jax.plan.hlo import Instruction, collectives, parse_entry, stage_of
 from unet_jax.plan.targets import Target
-from unet_jax.program.build import batch_shapes, build, num_micro_batches, state_shapes
-from unet_jax.program.steps import make_predict_step
+from unet_jax.program.build import batch_shapes, build, check_divisible
+from unet_jax.program.initial_state import state_shapes
 
 LABEL = "the compiler's estimates, not timings"
 _NUM_TOP = 10
 _WRITES_NOTHING = ("get-tuple-element", "tuple", "parameter", "bitcast", "constant")
-_NUM_STEPS = 1000  # the schedule's length changes constants in the program, nothing else
+_NUM_STEPS = 1000  # length of the learning rate's schedule, which changes nothing in the program but constants
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What a compiler says of one program on one device of the target; sizes in bytes. None where it does not say."""
+    """A compiler's figures of one step of a program, for one device of the target."""
 
-    target: str
-    num_devices: int
+    target: str  # name of the target, such as v5e:2x2 or cpu
+    num_devices: int  # devices of the target
     program: str  # train or predict
-    images_per_device: float
-    packing: str
-    cycles: int | None
+    images_per_device: float  # images in a step on one device
+    packing: str  # packing of the levels, highest resolution first
+    cycles: int | None  # sum over instructions; None if the compiler gives no estimate
     flops: float
     bytes_accessed: float
-    argument_bytes: int
-    temporary_bytes: int
-    output_bytes: int  # beyond those that take an argument's place
-    hbm_bytes: float | None  # of the chip
-    collectives: list[dict[str, Any]]
-    padding: list[dict[str, Any]]  # by level: bytes of the numbers, and with padding
+    argument_bytes: int  # memory of the arguments
+    temporary_bytes: int  # memory of temporary arrays
+    output_bytes: int  # memory of the outputs that do not take an argument's place
+    hbm_bytes: float | None  # size of the chip's main memory; None if it is not known
+    collectives: list[dict[str, Any]]  # exchange of data between devices, by kind of instruction
+    padding: list[dict[str, Any]]  # for each level: bytes written, without and with the padding of tiles
     top: list[dict[str, Any]]  # the most expensive instructions
-    floor: dict[str, float]
-    compile_s: float
-    lower_s: float
-    compiler: str
+    floor: dict[str, float]  # rough lower bounds: flops, bytes and, for a known chip, ms and cycles
+    compile_s: float  # seconds to compile
+    lower_s: float  # seconds to trace and lower
+    compiler: str  # package and version of the compiler
 
     @property
     def total_bytes(self) -> int:
-        """Memory that the program needs at most."""
+        """Bytes of memory that the program needs on one device: arguments, temporaries and outputs."""
         return self.argument_bytes + self.temporary_bytes + self.output_bytes
 
     @property
     def fits(self) -> bool | None:
-        """Whether that is there."""
+        """True if the device has that much memory; None if its size is not known."""
         return None if self.hbm_bytes is None else self.total_bytes <= self.hbm_bytes
 
 
 class DoesNotFitError(InputError):
-    """The compiler found no way to run the program in the device's memory."""
+    """The program needs more memory than the device has, by the judgement of its compiler."""
 
 
 def estimate(
@@ -76,34 +79,29 @@ def estimate(
     program: Literal["train", "predict"] = "train",
     cache: epath.Path | None = None,
 ) -> Estimate:
-    """Compiles the step that training (or prediction) would run.
+    """Compile the step that training (or prediction) would run, and return the compiler's figures.
 
     Args:
-      config: of which the network, image size, batch size, loss and optimizer count.
-      num_classes: output channels.
-      target: from `tpu_target` or `local_target`.
+      config: settings of the run; the network, image size, batch size, loss and optimizer matter.
+      num_classes: number of output channels.
+      target: devices to compile for, from `tpu_target` or `local_target`.
       program: the training step, or the prediction step on a batch of the same size.
-      cache: folder of finished estimates, by a hash of the lowered program and the compiler.
+      cache: folder of finished estimates, in files named by a hash of the lowered program and the compiler.
 
     Raises:
       DoesNotFitError: the program needs more memory than the device has.
       InputError: the batch cannot be divided among the devices.
     """
     mesh = make_mesh(target.devices, space=config.train.devices_per_image)
-    check_batch_size(config.train.batch_size, mesh)
+    check_divisible(config, mesh)
     start = time.perf_counter()
     built = build(config, num_classes, _NUM_STEPS, backend=target.backend)
-    state = state_shapes(built, mesh)
+    state = state_shapes(config, num_classes, _NUM_STEPS, mesh)
     if program == "train":
         lowered = built.train_step.lower(state, batch_shapes(config, num_classes, built.packing, mesh))  # type: ignore[attr-defined]
     else:
-        step = make_predict_step(
-            built.model.apply,
-            size_multiple=config.model.size_multiple,
-            compiler_options=compiler_options(target.backend),
-        )
         images = batch_shapes(config, num_classes, UNPACKED, mesh).image
-        lowered = step.lower(state.params, state.batch_stats, images)  # type: ignore[attr-defined]
+        lowered = built.predict_step.lower(state.params, state.batch_stats, images)  # type: ignore[attr-defined]
     lower_s = time.perf_counter() - start
     flags = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
     fields = [field.name for field in dataclasses.fields(Estimate)]
@@ -120,8 +118,9 @@ def estimate(
         raise DoesNotFitError(_what_is_missing(str(error))) from error
     compile_s = time.perf_counter() - start
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    # What the analyses count once is done for every micro-batch, but for the optimizer, which is small beside it.
-    loops = num_micro_batches(config.train) if program == "train" else 1
+    # The analyses count the body of the loop over micro-batches once, although it runs for each of them. The optimizer
+    # is outside of the loop, but its part is small, so everything is multiplied.
+    loops = config.train.accumulation if program == "train" else 1
     instructions = parse_entry(compiled.as_text(), loop_count=loops)
     cycles = sum(i.cycles for i in instructions)
     result = Estimate(
@@ -151,22 +150,23 @@ def estimate(
     )
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(f".{time.time_ns()}.tmp")
-        partial.write_text(json.dumps(dataclasses.asdict(result)))
-        partial.rename(file)  # so that a kill leaves no half of a file
+        replace_text(file, json.dumps(dataclasses.asdict(result)))
     return result
 
 
 def _what_is_missing(message: str) -> str:
-    """One line of the compiler's page about memory."""
-    found = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", message)
-    need = f"needs {found[1]} of {found[2]} of the device's memory" if found else "needs more memory than there is"
+    """Summarise the compiler's long message about memory in one line, with remedies."""
+    used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", message)
+    need = f"needs {used[1]} of {used[2]} of the device's memory" if used else "needs more memory than there is"
     remedies = "a smaller --train.batch-size, --train.accumulation, --model.remat full, or more devices"
     return f"the program {need}: use {remedies}."
 
 
 def padding_by_level(instructions: Sequence[Instruction], num_levels: int) -> list[dict[str, Any]]:
-    """Bytes written to the chip's memory by each resolution's stages, without and with the padding of tiles."""
+    """Sum up the bytes that each resolution's stages write to the chip's memory, without and with the padding of tiles.
+
+    Level 0 is the highest resolution, and `num_levels` is the level of the center.
+    """
     sums: dict[int, list[int]] = {}
     for instruction in instructions:
         stage = stage_of(instruction)

@@ -1,23 +1,33 @@
-"""The least work that any implementation of a step must do."""
+"""A lower bound on the work of a step, for any implementation."""
 
 from unet_jax.config import Config
-from unet_jax.model.architecture import convolutions
+from unet_jax.model.architecture import list_convolutions
 from unet_jax.plan.targets import Chip
 
 
 def floor(config: Config, num_classes: int, program: str, images: float, chip: Chip | None) -> dict[str, float]:
-    """The least that any implementation must do on one device, as a rough bound.
+    """Return a rough lower bound on the work of one device: flops, bytes, and for a known chip ms and cycles.
 
-    FLOPs are the convolutions' own, without packing's zeros; a training step does them three times (forward, gradient
-    of inputs, gradient of kernels). Bytes are every convolution's output in the activations' dtype, written once and
-    read once forward; and in a training step six times more: the gradient is written once and read twice, the output
-    is read again by the normalisation's gradient, by the convolution's own and by the next one's kernel gradient.
-    Statistics, ReLU, pooling and up-sampling are counted as if they cost nothing.
+    FLOPs are those of the convolutions, without the zeros of packing. A training step does them three times: forward,
+    gradient of the inputs, gradient of the kernels. Bytes count the output of every convolution in the dtype of
+    activations. A forward pass writes it once and reads it once. A training step moves it six times more: the gradient
+    is written once and read twice, and the output is read again by the gradients of the normalisation, of the
+    convolution itself, and of the next convolution's kernel. Statistics, ReLU, pooling and up-sampling cost nothing in
+    this bound.
+
+    Args:
+      config: settings of the network, the image size and the dtype.
+      num_classes: output channels.
+      program: train or predict.
+      images: images in a step on one device.
+      chip: the device, or None if it is not known.
     """
-    convs = convolutions(config.model, num_classes, config.data.image_size)
     item = 2 if config.model.dtype == "bfloat16" else 4
-    flops = images * sum(2 * c["kernel"] ** 2 * c["inputs"] * c["outputs"] * c["side"] ** 2 for c in convs)
-    num_bytes = images * sum(c["outputs"] * c["side"] ** 2 * item for c in convs)
+    flops, num_bytes = 0.0, 0.0
+    for conv in list_convolutions(config.model, num_classes):
+        pixels = images * (config.data.image_size >> conv.level) ** 2
+        flops += pixels * 2 * conv.kernel_size**2 * conv.inputs * conv.outputs
+        num_bytes += pixels * conv.outputs * item
     flops, num_bytes = (3 * flops, 8 * num_bytes) if program == "train" else (flops, 2 * num_bytes)
     result = {"flops": flops, "bytes": num_bytes}
     if chip:

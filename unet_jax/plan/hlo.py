@@ -1,8 +1,8 @@
-"""What a compiled program says of itself: parses the text of an XLA program (`compiled.as_text()`) after optimisation.
+"""Parser for the text of an optimised XLA program (`compiled.as_text()`).
 
-TPU programs carry the compiler's estimate of cycles for each instruction, and the tiles that arrays are stored in; CPU
-and GPU programs carry neither. Only the entry computation is read, and the bodies of its loops (micro-batches are one):
-what other instructions call is part of them.
+TPU programs hold the compiler's estimate of cycles for each instruction, and the tiles that arrays are stored in; CPU
+and GPU programs hold neither. The parser reads the entry computation and the bodies of its loops (the loop over
+micro-batches is one). It skips computations that other instructions call: their cost is part of the instruction.
 """
 
 import itertools
@@ -21,35 +21,45 @@ _COLLECTIVE = re.compile(r"(all-reduce|all-gather|reduce-scatter|all-to-all|coll
 class Buffer(NamedTuple):
     """One array that an instruction writes."""
 
-    num_bytes: int  # of the numbers in it
-    stored_bytes: int  # with the padding of its tiles
-    in_hbm: bool  # otherwise it stays on the chip
+    num_bytes: int  # bytes of the array's elements
+    stored_bytes: int  # bytes with the padding of its tiles
+    in_hbm: bool  # True if the array is in the device's main memory (HBM), False if it stays in the chip's own memory
 
 
 class Instruction(NamedTuple):
-    """One instruction of the entry computation."""
+    """One instruction of the entry computation or of a loop in it."""
 
     name: str
-    opcode: str
-    cycles: int  # the compiler's estimate; 0 where it has none
-    op_name: str  # path of the operation that it comes from, as JAX names it
-    source: str  # file:line of that operation, "" where unknown
+    opcode: str  # for example "fusion" or "all-reduce"
+    cycles: int  # the compiler's estimate; 0 if it gives none
+    op_name: str  # path of the JAX operation that the instruction comes from, "" if unknown
+    source: str  # file:line of that operation, "" if unknown
     outputs: tuple[Buffer, ...]
 
 
 class Collective(NamedTuple):
-    """All instructions of one kind that exchange data between devices."""
+    """Sum over all instructions of one kind that exchange data between devices."""
 
-    opcode: str
-    count: int
-    num_bytes: int  # of results on one device
+    opcode: str  # for example "all-reduce"
+    count: int  # number of instructions; one in a loop counts once
+    num_bytes: int  # bytes of their results on one device
 
 
 def parse_entry(text: str, *, loop_count: int = 1) -> list[Instruction]:
-    """The instructions of the entry computation, in order of execution.
+    """Return the instructions of the entry computation in order of execution.
 
-    Those of a loop's body follow the loop, with cycles and outputs of `loop_count` rounds: the text does not say how
-    many there are.
+    Args:
+      text: text of a compiled program.
+      loop_count: number of rounds of each loop, which the text does not say. The instructions of a loop's body follow
+        the loop, with the cycles and the outputs of all rounds together.
+
+    Example:
+      >>> text = '''
+      ... ENTRY %main (x: f32[4]) -> f32[4] {
+      ...   ROOT %y = f32[4]{0} negate(%x), backend_config={"estimated_cycles":"12"}
+      ... }'''
+      >>> [(i.name, i.opcode, i.cycles, i.outputs[0].num_bytes) for i in parse_entry(text)]
+      [('y', 'negate', 12, 16)]
     """
     source_of = _stack_frames(text)
     instructions = []
@@ -60,28 +70,29 @@ def parse_entry(text: str, *, loop_count: int = 1) -> list[Instruction]:
         instructions.append(instruction)
         body = re.search(r"\bbody=%?([\w.\-]+)", line) if instruction.opcode == "while" else None
         if body:
-            found = (_parse_line(inner, source_of) for inner in _computation(text, body[1]).splitlines())
+            inner = (_parse_line(row, source_of) for row in _computation(text, body[1]).splitlines())
             instructions += [
-                i._replace(cycles=loop_count * i.cycles, outputs=loop_count * i.outputs) for i in found if i is not None
+                i._replace(cycles=loop_count * i.cycles, outputs=loop_count * i.outputs) for i in inner if i is not None
             ]
     return instructions
 
 
 def _computation(text: str, name: str) -> str:
-    """The lines between a computation's braces."""
-    found = re.search(rf"^%?{re.escape(name)} \(.*?^\}}", text, re.M | re.S)
-    return found[0] if found else ""
+    """Return the text of a computation by its name, "" if there is none of that name."""
+    computation = re.search(rf"^%?{re.escape(name)} \(.*?^\}}", text, re.M | re.S)
+    return computation[0] if computation else ""
 
 
 def _parse_line(line: str, source_of: dict[str, str]) -> Instruction | None:
-    found = _INSTRUCTION.match(line)
-    if not found:
+    """Parse a line of a computation; None if it holds no instruction."""
+    start = _INSTRUCTION.match(line)
+    if not start:
         return None
-    shapes, opcode = _split_result(line[found.end() :])
+    shapes, opcode = _split_result(line[start.end() :])
     cycles = re.search(r'"estimated_cycles":"(\d+)"', line)
     op_name = re.search(r'op_name="([^"]*)"', line)
     return Instruction(
-        found[1],
+        start[1],
         opcode,
         int(cycles[1]) if cycles else 0,
         op_name[1] if op_name else "",
@@ -91,7 +102,7 @@ def _parse_line(line: str, source_of: dict[str, str]) -> Instruction | None:
 
 
 def _split_result(rest: str) -> tuple[str, str]:
-    """`(shapes, opcode)` of "SHAPES opcode(operands), ..."; shapes of a tuple are in parentheses."""
+    """Return `(shapes, opcode)` of text like "SHAPES opcode(operands), ..."; a tuple's shapes are in parentheses."""
     if rest.startswith("("):
         depths = itertools.accumulate((character == "(") - (character == ")") for character in rest)
         end = next(i for i, depth in enumerate(depths, start=1) if depth == 0)
@@ -102,6 +113,7 @@ def _split_result(rest: str) -> tuple[str, str]:
 
 
 def _buffers(shapes: str) -> list[Buffer]:
+    """Return one buffer for each shape in text like "(bf16[8,4]{1,0:T(8,128)}, f32[])"."""
     buffers = []
     for dtype, dims, order, storage in _SHAPE.findall(shapes):
         item = _ITEM_BYTES.get(dtype) or max(1, int(re.sub(r"\D", "", dtype) or 8) // 8)
@@ -114,7 +126,7 @@ def _buffers(shapes: str) -> list[Buffer]:
 
 
 def _padded(sizes: Sequence[int], minor_to_major: Sequence[int], tile: Sequence[int]) -> int:
-    """Elements of an array whose minor-most dimensions are filled up to multiples of the tile's."""
+    """Return the number of elements after padding the minor-most dimensions to multiples of the tile's dimensions."""
     ordered = [sizes[d] for d in minor_to_major]
     for i, t in enumerate(reversed(tile)):
         if i < len(ordered):
@@ -123,7 +135,7 @@ def _padded(sizes: Sequence[int], minor_to_major: Sequence[int], tile: Sequence[
 
 
 def _stack_frames(text: str) -> dict[str, str]:
-    """file:line by stack_frame_id, from the tables at the head of the text."""
+    """Return file:line for each stack_frame_id, from the tables at the head of the text."""
     files = dict(re.findall(r'^(\d+) "([^"]*)"$', _table(text, "FileNames"), re.M))
     locations = {
         number: f"{os.path.basename(files.get(file, ''))}:{line}"
@@ -136,30 +148,32 @@ def _stack_frames(text: str) -> dict[str, str]:
 
 
 def _table(text: str, name: str) -> str:
-    found = re.search(rf"^{name}\n(.*?)\n\n", text, re.M | re.S)
-    return found[1] if found else ""
+    """Return the lines of one of the tables at the head of the text, "" if it is not there."""
+    table = re.search(rf"^{name}\n(.*?)\n\n", text, re.M | re.S)
+    return table[1] if table else ""
 
 
 def _source(line: str, source_of: dict[str, str]) -> str:
+    """Return file:line of an instruction: from its stack frame, or from the line itself if it names none."""
     frame = re.search(r"stack_frame_id=(\d+)", line)
     if frame:
         return source_of.get(frame[1], "")
-    found = re.search(r'source_file="([^"]*)" source_line=(\d+)', line)
-    return f"{os.path.basename(found[1])}:{found[2]}" if found else ""
+    source = re.search(r'source_file="([^"]*)" source_line=(\d+)', line)
+    return f"{os.path.basename(source[1])}:{source[2]}" if source else ""
 
 
 def collectives(instructions: Sequence[Instruction]) -> list[Collective]:
-    """What goes between devices, by kind."""
-    found: dict[str, list[int]] = {}
+    """Sum up the exchange of data between devices, by kind of instruction, sorted by name."""
+    sizes_of: dict[str, list[int]] = {}
     for instruction in instructions:
         kind = _COLLECTIVE.match(instruction.opcode)
         if kind:
-            found.setdefault(kind[1], []).append(sum(b.num_bytes for b in _results(instruction)))
-    return [Collective(opcode, len(sizes), sum(sizes)) for opcode, sizes in sorted(found.items())]
+            sizes_of.setdefault(kind[1], []).append(sum(b.num_bytes for b in _results(instruction)))
+    return [Collective(opcode, len(sizes), sum(sizes)) for opcode, sizes in sorted(sizes_of.items())]
 
 
 def _results(instruction: Instruction) -> Sequence[Buffer]:
-    """Outputs without the operands that asynchronous instructions list before them."""
+    """Return an instruction's outputs without the operands and contexts that asynchronous instructions list too."""
     outputs = instruction.outputs
     if instruction.opcode == "all-gather-start":  # (operands, results)
         return outputs[len(outputs) // 2 :]
@@ -169,6 +183,11 @@ def _results(instruction: Instruction) -> Sequence[Buffer]:
 
 
 def stage_of(instruction: Instruction) -> str | None:
-    """The U-Net's stage (down0, center, up1, head) that an instruction belongs to, by its name."""
-    found = re.search(r"/(down\d+|center|up\d+|head)/", instruction.op_name + "/")
-    return found[1] if found else None
+    """Return the U-Net's stage that an instruction belongs to by its `op_name`; None if it belongs to none.
+
+    Example:
+      >>> stage_of(Instruction("y", "fusion", 0, "jit(train_step)/jvp(UNet)/down0/conv0/add", "", ()))
+      'down0'
+    """
+    stage = re.search(r"/(down\d+|center|up\d+|head)/", instruction.op_name + "/")
+    return stage[1] if stage else None

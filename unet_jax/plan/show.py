@@ -1,4 +1,4 @@
-"""An estimate as tables for people."""
+"""Tables of estimates for a terminal."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,12 @@ from unet_jax.plan.estimate import LABEL, Estimate
 
 
 def size(num_bytes: float) -> str:
-    """1234567 as 1.2 MB."""
+    """Format a number of bytes with a decimal unit.
+
+    Example:
+      >>> size(1_234_567)
+      '1.23 MB'
+    """
     for unit in ("B", "kB", "MB"):
         if abs(num_bytes) < 1000:
             return f"{num_bytes:.3g} {unit}"
@@ -19,16 +24,16 @@ def size(num_bytes: float) -> str:
 
 
 def show(estimate: Estimate) -> RenderableType:
-    """Everything in an estimate."""
+    """Make tables of everything in an estimate: summary, padding, collectives and the most expensive instructions."""
     parts: list[RenderableType] = [_summary(estimate)]
     if estimate.padding:
         parts.append(_padding(estimate.padding))
     if estimate.collectives:
-        table = Table(title="between devices, per step and device", title_justify="left")
-        for column in ("collective", "number", "bytes"):
+        table = Table(title="data exchanged between devices, per step and device", title_justify="left")
+        for column in ("collective", "count", "bytes"):
             table.add_column(column, justify="left" if column == "collective" else "right")
-        for found in estimate.collectives:
-            table.add_row(found["opcode"], str(found["count"]), size(found["num_bytes"]))
+        for collective in estimate.collectives:
+            table.add_row(collective["opcode"], str(collective["count"]), size(collective["num_bytes"]))
         parts.append(table)
     if estimate.top:
         parts.append(_top(estimate))
@@ -36,6 +41,7 @@ def show(estimate: Estimate) -> RenderableType:
 
 
 def _summary(estimate: Estimate) -> Table:
+    """Make the table of totals; a floor stands below the number that it is a lower bound of."""
     e, floor = estimate, estimate.floor
     table = Table(title=f"{e.program} step on {e.target}: {LABEL}", title_justify="left", show_header=False)
     table.add_column()
@@ -46,25 +52,26 @@ def _summary(estimate: Estimate) -> Table:
     if e.cycles:
         table.add_row("cycles", f"{e.cycles / 1e6:.1f} million")
     if "cycles" in floor:
-        table.add_row("  floor, a rough bound", f"{floor['cycles'] / 1e6:.1f} million")
+        table.add_row("  floor (a rough lower bound)", f"{floor['cycles'] / 1e6:.1f} million")
     table.add_row("FLOPs", f"{e.flops / 1e12:.3f} T")
-    table.add_row("  floor: the convolutions' own", f"{floor['flops'] / 1e12:.3f} T")
+    table.add_row("  floor: FLOPs of the convolutions alone", f"{floor['flops'] / 1e12:.3f} T")
     table.add_row("bytes accessed", size(e.bytes_accessed))
-    table.add_row("  floor: activations that must move", size(floor["bytes"]))
+    table.add_row("  floor: activations that must be read and written", size(floor["bytes"]))
     if "ms" in floor:
-        table.add_row("floor at the chip's public peaks", f"{floor['ms']:.2f} ms")
+        table.add_row("floor: time at the chip's published peaks", f"{floor['ms']:.2f} ms")
     memory = f"{size(e.argument_bytes)} + {size(e.temporary_bytes)} + {size(e.output_bytes)}"
     table.add_row("memory: arguments + temporaries + outputs", memory)
     if e.hbm_bytes:
         fits = "fits" if e.fits else "DOES NOT FIT"
-        table.add_row("  of the chip's", f"{size(e.total_bytes)} of {size(e.hbm_bytes)}: {fits}")
-    table.add_row("compiled", f"in {e.compile_s:.0f} s by {e.compiler}")
+        table.add_row("  total, of the chip's memory", f"{size(e.total_bytes)} of {size(e.hbm_bytes)}: {fits}")
+    table.add_row("time to compile", f"{e.compile_s:.0f} s by {e.compiler}")
     return table
 
 
 def _padding(padding: Sequence[dict[str, Any]]) -> Table:
-    table = Table(title="written to memory by each resolution's stages (0 is the highest)", title_justify="left")
-    for column in ("level", "numbers", "with padding", "waste"):
+    """Make a table of the bytes written at each resolution, without and with the padding of tiles."""
+    table = Table(title="bytes written to memory at each resolution (level 0 is the highest)", title_justify="left")
+    for column in ("level", "data", "with padding", "waste"):
         table.add_column(column, justify="right")
     for row in padding:
         waste = 1.0 - row["num_bytes"] / max(1, row["stored_bytes"])
@@ -73,6 +80,7 @@ def _padding(padding: Sequence[dict[str, Any]]) -> Table:
 
 
 def _top(estimate: Estimate) -> Table:
+    """Make a table of the instructions with the most cycles; M is a million."""
     table = Table(title="most expensive instructions", title_justify="left")
     table.add_column("M cycles", justify="right")
     table.add_column("share", justify="right")
@@ -86,7 +94,7 @@ def _top(estimate: Estimate) -> Table:
 
 
 def show_sweep(rows: Sequence[tuple[dict[str, Any], Estimate | str]]) -> Table:
-    """One line for each variant; a string says why there is no estimate."""
+    """Make a table with one line for each variant of a sweep; a string says why there is no estimate."""
     table = Table(title=f"variants: {LABEL}", title_justify="left")
     columns = ("images/device", "packing", "remat", "M cycles/image", "GB/image", "memory", "compile s")
     for column in columns:
@@ -98,7 +106,7 @@ def show_sweep(rows: Sequence[tuple[dict[str, Any], Estimate | str]]) -> Table:
             continue
         cycles = f"{estimate.cycles / 1e6 / estimate.images_per_device:.2f}" if estimate.cycles else ""
         traffic = f"{estimate.bytes_accessed / 1e9 / estimate.images_per_device:.2f}"
-        fits = "" if estimate.fits is not False else ", too much"
+        fits = "" if estimate.fits is not False else ", does not fit"
         memory = f"{size(estimate.total_bytes)}{fits}"
         table.add_row(*names, cycles, traffic, memory, f"{estimate.compile_s:.0f}")
     return table

@@ -1,4 +1,4 @@
-"""Devices to compile for: TPU topologies that need not be here, or the ones that are."""
+"""Devices to compile for: TPU topologies, which need not be present, or the devices of this machine."""
 
 import importlib.metadata
 import importlib.util
@@ -11,12 +11,12 @@ from unet_jax._types import InputError
 
 
 class Chip(NamedTuple):
-    """Public figures of one chip (Google Cloud's TPU documentation: system architecture, per version)."""
+    """Published figures of one chip (Google Cloud's TPU documentation: system architecture, per version)."""
 
-    hbm_bytes: float
-    flops_per_s: float  # bfloat16
-    bytes_per_s: float  # of its HBM
-    clock_hz: float | None  # from the peak: flops / (matrix units * 128 * 128 * 2); None where that is not known
+    hbm_bytes: float  # size of its main memory (HBM)
+    flops_per_s: float  # peak in bfloat16
+    bytes_per_s: float  # peak of reading and writing its HBM
+    clock_hz: float | None  # derived: peak FLOP/s / (matrix units * 128 * 128 * 2); None if that is not known
 
 
 CHIPS: dict[str, Chip] = {
@@ -30,32 +30,36 @@ _EXAMPLES = "v5e:1x1, v5e:2x2, v5e:16x16, v4:2x2x1, v5p:2x2x1, v5p:4x4x4, v6e:2x
 
 
 class Target(NamedTuple):
-    """What a program is compiled for."""
+    """Devices that a program is compiled for, and their compiler."""
 
-    name: str  # v5e:2x2, cpu, gpu
-    backend: str  # tpu, cpu, gpu
+    name: str  # topology of a TPU, such as v5e:2x2; otherwise cpu or gpu
+    backend: str  # tpu, cpu or gpu
     devices: list[Any]
-    chip: Chip | None
-    compiler: str  # its version, as far as it says
+    chip: Chip | None  # None if its figures are not known
+    compiler: str  # package and version of the compiler, such as "libtpu 0.0.1"
 
 
 def tpu_target(topology: str) -> Target:
-    """A TPU topology by the name that libtpu knows it by; no TPU is needed.
+    """Return a TPU topology by libtpu's name for it; no TPU is needed.
+
+    Args:
+      topology: KIND:SHAPE, such as "v5e:2x2".
 
     Raises:
-      InputError: libtpu is not installed, or knows no such topology.
+      InputError: libtpu is not installed, or does not know the topology.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise InputError(
-            "compiling for a TPU needs the package libtpu: pip install 'unet_jax[tpu]' (no TPU is needed), "
-            "or use --platform cpu for the compiler of this machine's processor."
+            "compiling for a TPU needs the package libtpu: pip install 'unet_jax[tpu]' (no TPU is needed). "
+            "Or use --platform cpu for the compiler of this machine's processor."
         )
     kind = topology.partition(":")[0]
     if kind not in CHIPS or ":" not in topology:
         raise InputError(
-            f"--topology is {topology!r}, but must be KIND:SHAPE with KIND of {', '.join(CHIPS)}: {_EXAMPLES}."
+            f"--topology is {topology!r}, but must be KIND:SHAPE where KIND is one of {', '.join(CHIPS)}. "
+            f"Examples: {_EXAMPLES}."
         )
-    # libtpu looks for its machine (metadata, workers, a lock against two users), which is not here.
+    # Without these, libtpu looks for the TPU machine: its metadata server, its workers, a lock against a second user.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "none")
@@ -66,10 +70,10 @@ def tpu_target(topology: str) -> Target:
     one_chip = {"chips_per_host_bounds": (1, 1, 1)} if topology.endswith((":1x1", ":1x1x1")) else {}
     try:
         description = topologies.get_topology_desc(platform="tpu", topology_name=topology, **one_chip)
-    except Exception as error:  # jaxlib raises its own kinds, by version
+    except Exception as error:  # the type differs between versions of jaxlib
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"--topology is {topology!r}, which libtpu refuses: {reason}. Known are {_EXAMPLES}."
+            f"--topology is {topology!r}, which libtpu refuses: {reason}. Examples of known ones: {_EXAMPLES}."
         ) from error
     import libtpu
 
@@ -77,10 +81,17 @@ def tpu_target(topology: str) -> Target:
 
 
 def local_target(platform: str) -> Target:
-    """The devices of this machine.
+    """Return the devices of this machine as a target.
+
+    Args:
+      platform: kind of device: cpu, gpu or tpu.
 
     Raises:
-      InputError: there are none of that kind.
+      InputError: the machine has no such device.
+
+    Example:
+      >>> local_target("cpu").backend
+      'cpu'
     """
     try:
         devices = jax.devices(platform)

@@ -1,1 +1,1 @@
-"""A config as jitted steps, and the state that they change."""
+"""The jitted steps that a config describes, and the state that they change."""

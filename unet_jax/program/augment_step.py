@@ -1,9 +1,10 @@
-"""The changes of `data.augment` on an accelerator: jitted, split over the devices with the batch.
+"""Augmentation on the devices: the same changes as `unet_jax.data.augment`, jitted and sharded like the batch.
 
-What happens to each sample is drawn on the host (`data.changes`), from the same random numbers as there, and arrives as
-a few numbers per sample. Scale, shift, rotation, crop, elastic displacement, flips and transposition are one
-resampling. Masks that are warped by nearest neighbour equal the host's bit for bit: coordinates are exact in float32
-(see `changes.snapped`). Images differ by rounding.
+The host draws the change of each sample (`unet_jax.data.augment_draws`), from the same random numbers wherever the
+pixels are changed. The devices receive only a few numbers per sample. Scale, shift, rotation, crop, elastic
+displacement, flips and transposition are combined into one resampling. Masks that are warped by nearest neighbour equal
+the host's bit for bit, because coordinates are exact in float32 (see `augment_draws.snapped`). Images differ from the
+host's by rounding.
 """
 
 from collections.abc import Callable
@@ -20,13 +21,25 @@ from unet_jax.data.augment import blur_radius
 from unet_jax.data.augment_draws import spline_weights
 
 Changes = dict[str, Array]
+"""Changes of a batch as arrays, from `unet_jax.data.augment_draws.stack_changes`; without the batch axis, those of one
+sample."""
 AugmentStep = Callable[[Batch, Changes], Batch]
+"""Function `(batch, changes) -> batch`."""
 
 
 def make_augment_step(config: AugmentConfig, *, linear_masks: bool, sharding: Any = None) -> AugmentStep:
-    """`(batch, changes) -> batch`, jitted; what has probability 0 in the config is not compiled.
+    """Make the jitted function `(batch, changes) -> batch` that augments unpacked batches on the devices.
 
-    `sharding` is that of the batch that comes out, or a `Batch` of them.
+    Changes whose probability is 0 in the config are not compiled.
+
+    Args:
+      config: configuration that the changes were drawn with.
+      linear_masks: value that the changes were drawn with: warp masks bilinearly instead of by nearest neighbour.
+      sharding: sharding of the returned batch, or a `Batch` of shardings; by default XLA chooses it.
+
+    Returns:
+      A function that takes a `Batch` with square images and the changes of its samples, stacked by
+      `unet_jax.data.augment_draws.stack_changes`. It returns a batch of the same shapes and dtypes.
     """
 
     def augment_sample(
@@ -57,17 +70,23 @@ def make_augment_step(config: AugmentConfig, *, linear_masks: bool, sharding: An
 
 
 def _bytes(values: Float[Array, "..."]) -> UInt8[Array, "..."]:
+    """Round to whole gray levels, half to even, and clip to 0 to 255."""
     return jnp.clip(jnp.rint(values), 0.0, 255.0).astype(jnp.uint8)
 
 
-# OpenCV's conversion of bytes to hue and saturation: integers of 12 binary places from two tables.
+# OpenCV computes hue and saturation of bytes in fixed-point integers with 12 fractional bits. It multiplies by entries
+# of these two tables instead of dividing.
 _DIVISORS = np.maximum(np.arange(256), 1)
 _SATURATION_TABLE = np.rint((255 << 12) / _DIVISORS).astype(np.int32)
 _HUE_TABLE = np.rint((180 << 12) / (6.0 * _DIVISORS)).astype(np.int32)
 
 
 def _shift_color(image: UInt8[Array, "h w 3"], shifts: Int[Array, "3"], *, circular_hue: bool) -> UInt8[Array, "h w 3"]:
-    """To hue of 180, saturation and value of 255 with OpenCV's rounding, and back in float32."""
+    """Shift hue, saturation and value, as `data.augment.shift_color` does.
+
+    The conversion from RGB rounds as OpenCV does (hue below 180, saturation and value up to 255). The conversion back
+    to RGB is computed in float32.
+    """
     r, g, b = (image[..., i].astype(jnp.int32) for i in range(3))
     value = jnp.maximum(jnp.maximum(r, g), b)
     spread = value - jnp.minimum(jnp.minimum(r, g), b)
@@ -88,16 +107,20 @@ def _shift_color(image: UInt8[Array, "h w 3"], shifts: Int[Array, "3"], *, circu
     low, falling, rising = v * (1.0 - s), v * (1.0 - s * part), v * (1.0 - s * (1.0 - part))
 
     def channel(turn: int) -> Float[Array, "h w"]:
-        """Highest in sectors 0 and 5, counted from the channel's own."""
+        """Compute one colour channel in [0, 1].
+
+        Added to the sectors' numbers, modulo 6, `turn` makes 0 the sector of the hue circle that begins at the
+        channel's pure colour. The channel is highest in this sector and in the one before it, 5.
+        """
         k = (sector + turn) % 6.0
         return jnp.where((k == 0) | (k == 5), v, jnp.where(k == 1, falling, jnp.where(k == 4, rising, low)))
 
     rgb = jnp.stack([channel(0), channel(4), channel(2)], axis=-1)
-    return jnp.floor(255.0 * rgb).astype(jnp.uint8)  # as OpenCV 5; 4 rounds
+    return jnp.floor(255.0 * rgb).astype(jnp.uint8)  # rounded down as in OpenCV 5; OpenCV 4 rounds to nearest
 
 
 def _change_tone(image: UInt8[Array, "h w 3"], tone: Float[Array, "3"]) -> UInt8[Array, "h w 3"]:
-    """One table for all values, as on the host."""
+    """Change brightness, contrast and gamma by one table of all 256 gray levels, as on the host."""
     brightness, contrast, gamma = tone
     x = jnp.arange(256, dtype=jnp.float32) / 255.0
     table = _bytes(255.0 * (contrast * (x**gamma - 0.5) + 0.5 + brightness))
@@ -112,7 +135,10 @@ def _resample(
     *,
     linear_masks: bool,
 ) -> tuple[UInt8[Array, "h w 3"], UInt8[Array, "h w k"]]:
-    """Where each output pixel comes from, and one look there."""
+    """Compute the source coordinates of each output pixel, and read image and mask there once.
+
+    The coordinates combine flips, transposition, the affine matrix and the elastic displacement.
+    """
     size = image.shape[0]
     if not (config.geometry_prob or config.crop_prob or config.elastic_prob):
         return _flip(image, change["flips"], config), _flip(mask, change["flips"], config)
@@ -132,6 +158,7 @@ def _resample(
     if config.elastic_prob:
         weights = jnp.asarray(spline_weights(size, change["elastic"].shape[-1]))
         moved = jnp.einsum("yi,dij,xj->yxd", weights, change["elastic"], weights, precision=jax.lax.Precision.HIGHEST)
+        # The host flips after it warps, so the displacements, which belong to pixels before the flip, are flipped too.
         moved = _flip(jnp.rint(moved / change["unit"]) * change["unit"], change["flips"], config)
         source_x, source_y = source_x + moved[..., 0], source_y + moved[..., 1]
     if linear_masks:
@@ -143,7 +170,7 @@ def _resample(
 
 
 def _flip(pixels: Array, flips: Array, config: AugmentConfig) -> Array:
-    """In the host's order."""
+    """Flip left to right and top to bottom, then transpose: in the same order as the host."""
     if config.horizontal_flip_prob:
         pixels = jnp.where(flips[0], pixels[:, ::-1], pixels)
     if config.vertical_flip_prob:
@@ -154,7 +181,11 @@ def _flip(pixels: Array, flips: Array, config: AugmentConfig) -> Array:
 
 
 def _look_up(pixels: UInt8[Array, "h w c"], x: Int[Array, "h w"], y: Int[Array, "h w"], border: str) -> Array:
-    """`[h w c]` uint8 at whole coordinates; outside is 0, or the mirror image without the edge row."""
+    """Return the pixels `[h w c]` uint8 at integer coordinates.
+
+    Outside of the image, the result is 0 if `border` is "constant". If it is "reflect", the image is mirrored without
+    repeating the pixels at its edge.
+    """
     size, channels = pixels.shape[0], pixels.shape[-1]
     inside = None
     if border == "constant":
@@ -163,18 +194,20 @@ def _look_up(pixels: UInt8[Array, "h w c"], x: Int[Array, "h w"], y: Int[Array, 
     else:
         period = max(1, 2 * (size - 1))
         x, y = ((size - 1) - jnp.abs((size - 1) - v % period) for v in (x, y))
-    # Four bytes are fetched as one number: as many look-ups for four channels as for one.
+    # A gather costs per element, so four channels are read as one uint32: four channels cost as much as one.
     filled = jnp.pad(pixels, ((0, 0), (0, 0), (0, -channels % 4))).reshape(size * size, -1, 4)
     words = jax.lax.bitcast_convert_type(filled, jnp.uint32)
-    found = jax.lax.bitcast_convert_type(words[y * size + x], jnp.uint8).reshape(*x.shape, -1)[..., :channels]
-    return found if inside is None else jnp.where(inside, found, jnp.uint8(0))
+    values = jax.lax.bitcast_convert_type(words[y * size + x], jnp.uint8).reshape(*x.shape, -1)[..., :channels]
+    return values if inside is None else jnp.where(inside, values, jnp.uint8(0))
 
 
 def _look_nearest(pixels: Array, x: Float[Array, "h w"], y: Float[Array, "h w"], border: str) -> Array:
+    """Return the pixels nearest to fractional coordinates."""
     return _look_up(pixels, jnp.rint(x).astype(jnp.int32), jnp.rint(y).astype(jnp.int32), border)
 
 
 def _look_bilinear(pixels: Array, x: Float[Array, "h w"], y: Float[Array, "h w"], border: str) -> Array:
+    """Interpolate bilinearly between the four pixels around fractional coordinates; round to uint8."""
     left, top = jnp.floor(x), jnp.floor(y)
     right_share, bottom_share = (x - left)[..., None], (y - top)[..., None]
     x0, y0 = left.astype(jnp.int32), top.astype(jnp.int32)
@@ -188,7 +221,10 @@ def _look_bilinear(pixels: Array, x: Float[Array, "h w"], y: Float[Array, "h w"]
 
 
 def _blur(image: UInt8[Array, "h w 3"], deviation: Float[Array, ""], radius: int) -> UInt8[Array, "h w 3"]:
-    """Rows, then columns; a deviation of 0 changes nothing."""
+    """Blur rows and then columns with a Gaussian kernel of 2 * radius + 1 weights.
+
+    `deviation` is the standard deviation in pixels; 0 changes nothing.
+    """
     offsets = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
     weights = jnp.exp(-0.5 * (offsets / jnp.maximum(deviation, 1e-3)) ** 2)
     weights = weights / weights.sum()
@@ -203,7 +239,7 @@ def _blur(image: UInt8[Array, "h w 3"], deviation: Float[Array, ""], radius: int
 
 
 def _add_noise(image: UInt8[Array, "h w 3"], factor: Int[Array, ""], key: Array) -> UInt8[Array, "h w 3"]:
-    """`data.augment.add_noise`, in the same integers."""
+    """Add the same noise as `data.augment.add_noise`, computed in the same integers."""
     bits = jax.lax.iota(jnp.uint32, image.size) * jnp.uint32(0x9E3779B1) + key
     for shift, multiplier in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
         bits = (bits ^ (bits >> jnp.uint32(shift))) * jnp.uint32(multiplier)

@@ -1,4 +1,4 @@
-"""The pure pieces of a config, put together: one network, one optimizer, and the steps that training runs."""
+"""Builders that turn a config into its program: the network, the optimizer, and the steps that training runs."""
 
 import dataclasses
 import functools
@@ -11,11 +11,11 @@ import optax
 from jax.sharding import Mesh
 
 from unet_jax._types import Batch, InputError
-from unet_jax.config import Config, LossConfig, LossTermConfig, TrainConfig
+from unet_jax.config import Config, LossConfig, LossTermConfig, ModelConfig
 from unet_jax.config.loss_catalogue import LOSSES
 from unet_jax.config.packing import Factor, Packing, num_subpixels
 from unet_jax.devices.compilation import compiler_options
-from unet_jax.devices.mesh import batch_shardings, check_rows, replicated
+from unet_jax.devices.mesh import batch_shardings, check_batch_size, check_rows
 from unet_jax.losses import Term, bce_dice_loss, make_objective, ramp_factor
 from unet_jax.model import UNet
 from unet_jax.model.packing import level_factors, logits_factor, unpack
@@ -26,10 +26,12 @@ from unet_jax.program.steps import (
     EvalStep,
     LossFn,
     Options,
+    PredictStep,
     TermGradientsStep,
     TrainStep,
     make_accumulating_train_step,
     make_eval_step,
+    make_predict_step,
     make_term_gradients_step,
     make_train_step,
     skip_non_finite,
@@ -37,43 +39,75 @@ from unet_jax.program.steps import (
 
 
 class Program(NamedTuple):
-    """What one config computes; nothing here is compiled yet."""
+    """Network, optimizer and jitted steps of one config. Nothing in it is compiled yet.
+
+    The three steps carry XLA's options for their kind of device (`unet_jax.devices.compilation`). Inside another jitted
+    function, jax refuses such options: use the steps of `make_steps` there.
+    """
 
     model: UNet
+    """Network, whose logits have one channel per class."""
     tx: optax.GradientTransformation
+    """Optimizer, learning rate included."""
     packing: Packing
-    """How images and labels are packed (`unet_jax.data.packing`) before the two steps see them."""
+    """Factors that images and labels are packed by (`unet_jax.data.packing`) for `train_step` and `eval_step`."""
     train_step: TrainStep
+    """Function `(state, batch) -> (state, metrics)`; see `unet_jax.program.steps.make_train_step`."""
     eval_step: EvalStep
-    """Both have XLA's options for their kind of device (`unet_jax.devices.compilation`), which jax refuses within another jitted
-    function; there, use `make_steps`."""
+    """Function `(params, batch_stats, batch) -> (metrics, counts)`; see `unet_jax.program.steps.make_eval_step`."""
+    predict_step: PredictStep
+    """Function `(params, batch_stats, images) -> probabilities`; see `unet_jax.program.steps.make_predict_step`. Its
+    images are not packed."""
 
     def init(self, key: jax.Array) -> TrainState:
-        """A state before the first update; pure."""
+        """Return the state before the first update, with random weights from the key. The function is pure."""
         return init_state(key, self.model, self.tx)
 
 
 def build(config: Config, num_classes: int, num_steps: int, *, backend: str | None = None) -> Program:
-    """The program of a config.
+    """Build the program of a config.
 
     Args:
-      config: the whole run.
-      num_classes: output channels.
-      num_steps: of the run, which the learning rate's schedule needs.
-      backend: kind of device that it is for ("tpu", "gpu", "cpu"), which `model.packing = "auto"` depends on; by
+      config: settings of the whole run.
+      num_classes: number of classes, which is the number of output channels.
+      num_steps: number of updates in the run, which the schedules of the learning rate and of the loss need.
+      backend: kind of device to build for ("tpu", "gpu" or "cpu"), which `model.packing = "auto"` depends on; by
         default the one that jax uses.
+
+    Returns:
+      The network, the optimizer, and the steps for training, evaluation and prediction.
+
+    Example:
+      >>> import jax
+      >>> from unet_jax import PRESETS, replace
+      >>> from unet_jax.program.build import build
+      >>> config = replace(PRESETS["small"](), {"model.widths": (4,), "model.center_width": 8})
+      >>> program = build(config, num_classes=2, num_steps=10)
+      >>> state = program.init(jax.random.key(0))
+      >>> int(state.step)
+      0
     """
     backend = backend or jax.default_backend()
-    factors = level_factors(config.model, backend)
-    packing = Packing(factors[0], logits_factor(config.model, num_classes, backend))
-    by_level = ",".join(f"{rows}x{columns}" for rows, columns in factors[:-1])
-    undivided = num_micro_batches(config.train) < config.train.accumulation
-    remat = "full" if undivided else config.model.remat
-    model = make_model(dataclasses.replace(config.model, packing=by_level, remat=remat), num_classes)
+    packing = Packing(level_factors(config.model, backend)[0], logits_factor(config.model, num_classes, backend))
+    model = make_model(_with_factors(config.model, backend), num_classes)
     tx = make_optimizer(config.optim, num_steps)
     options = compiler_options(backend)
-    steps = make_steps(config, model, tx, packing, num_steps, compiler_options=options)
-    return Program(model, tx, packing, *steps)
+    train_step, eval_step = make_steps(config, model, tx, packing, num_steps, compiler_options=options)
+    return Program(model, tx, packing, train_step, eval_step, build_predict_step(config.model, num_classes, backend))
+
+
+def build_predict_step(config: ModelConfig, num_classes: int, backend: str | None = None) -> PredictStep:
+    """Build the prediction step of a network, for the given kind of device as in `build`."""
+    backend = backend or jax.default_backend()
+    model = make_model(_with_factors(config, backend), num_classes)
+    options = compiler_options(backend)
+    return make_predict_step(model.apply, size_multiple=config.size_multiple, compiler_options=options)
+
+
+def _with_factors(config: ModelConfig, backend: str) -> ModelConfig:
+    """Return the config with `packing` replaced by the factors that it means on a kind of device."""
+    factors = level_factors(config, backend)[:-1]
+    return dataclasses.replace(config, packing=",".join(f"{rows}x{columns}" for rows, columns in factors))
 
 
 def make_steps(
@@ -85,15 +119,26 @@ def make_steps(
     numbers: dict[str, Any] | None = None,
     compiler_options: Options = None,
 ) -> tuple[TrainStep, EvalStep]:
-    """The steps to train and to evaluate on packed batches; `num_steps` and `numbers` are those of `make_loss`.
+    """Make the training step and the evaluation step, both for packed batches.
 
-    XLA's options are for steps that are called as they are; within another jitted function they must be its own.
+    Args:
+      config: settings of the run.
+      model: network of the config.
+      tx: optimizer of the config.
+      packing: factors that images and labels are packed by.
+      num_steps: number of updates in the run, as in `make_loss`.
+      numbers: numbers of the loss, as in `make_loss`.
+      compiler_options: XLA's options, for steps that are called directly. Steps that are called inside another jitted
+        function must have none: pass the options to that function's `jax.jit`.
+
+    Returns:
+      The training step and the evaluation step, both jitted.
     """
     skips = config.train.on_non_finite == "skip"
     own = None if skips else compiler_options
     apply_fn = functools.partial(model.apply, method="packed")
     loss_fn = make_loss(config.loss, packing.label, num_steps, numbers)
-    num_parts = num_micro_batches(config.train)
+    num_parts = config.train.accumulation
     if num_parts == 1:
         train_step = make_train_step(apply_fn, loss_fn, tx, compiler_options=own)
     else:
@@ -111,29 +156,33 @@ def make_steps(
     )
 
 
-def num_micro_batches(config: TrainConfig) -> int:
-    """How many parts a batch is really divided into: with exact statistics it is not (docs/memory.md says why)."""
-    return 1 if config.accumulation_statistics == "exact" else config.accumulation
-
-
-def check_micro_batches(config: TrainConfig, mesh: Mesh) -> None:
-    """Raises `InputError` when a micro-batch cannot be split evenly over the devices that batches are split over."""
-    shares, num_parts = mesh.shape["data"], num_micro_batches(config)
+def check_divisible(config: Config, mesh: Mesh) -> None:
+    """Raise `InputError` if batches, micro-batches or rows of images cannot be divided evenly over the devices."""
+    check_batch_size(config.train.batch_size, mesh)
+    shares, num_parts = mesh.shape["data"], config.train.accumulation
     unit = shares * num_parts
-    if config.batch_size % unit:
+    if config.train.batch_size % unit:
         raise InputError(
-            f"train.batch_size is {config.batch_size}, but must be a multiple of {unit}, so that each of the "
+            f"train.batch_size is {config.train.batch_size}, but must be a multiple of {unit}, so that each of the "
             f"{num_parts} micro-batches (train.accumulation) has images for each of the {shares} devices: "
-            f"use --train.batch-size {-(-config.batch_size // unit) * unit}, or a smaller --train.accumulation."
+            f"use --train.batch-size {-(-config.train.batch_size // unit) * unit}, or a smaller --train.accumulation."
         )
+    check_rows(config.data.image_size, config.model.size_multiple, mesh)
 
 
 def make_term_gradients(
     config: Config, program: Program, class_names: Sequence[str], num_steps: int
 ) -> TermGradientsStep:
-    """How the terms of a config's loss pull at the parameters, on batches packed as the program's steps want them.
+    """Make the step that measures the gradient of each term of the loss through each class, at the parameters.
 
-    The batch is taken as a whole, also where the training step divides it.
+    It takes batches packed as for the program's other steps. It computes each gradient on the whole batch, even if the
+    training step divides the batch into micro-batches.
+
+    Args:
+      config: settings of the run.
+      program: program of the config.
+      class_names: names of the classes, for the names of the metrics.
+      num_steps: number of updates in the run, as in `make_loss`.
     """
     loss, factor = config.loss, program.packing.label
     if loss.terms:
@@ -150,7 +199,11 @@ def make_term_gradients(
 
 
 def loss_numbers(config: LossConfig) -> dict[str, Any]:
-    """A loss's numbers of which other values compile nothing anew, as a tree of Python numbers and tuples of them."""
+    """Return the numbers of a loss that may be traced: other values of them need no new compilation.
+
+    Returns:
+      A tree whose leaves are Python numbers.
+    """
     if not config.terms:
         return {name: getattr(config, name) for name in ("bce_weight", "dice_weight", "dice_smooth")}
 
@@ -166,11 +219,20 @@ def loss_numbers(config: LossConfig) -> dict[str, Any]:
 def make_loss(
     config: LossConfig, factor: Factor = (1, 1), num_steps: int = 1, numbers: dict[str, Any] | None = None
 ) -> LossFn:
-    """The objective of a config, its terms or BCE and Dice where it has none, for logits and labels packed by `factor`.
+    """Make the objective of a config: its terms, or BCE and Dice if it has none.
 
-    Losses that do not care where a pixel lies take them as they are; otherwise they are unpacked first. `num_steps`,
-    of the run, is what ramps are parts of. `numbers`, shaped as those of `loss_numbers`, go before the config's own and
-    may be traced.
+    Losses that do not depend on where a pixel lies take packed logits and labels as they are. For other losses, logits
+    and labels are unpacked first.
+
+    Args:
+      config: settings of the loss.
+      factor: rows and columns of the blocks that logits and labels are packed in; (1, 1) = not packed.
+      num_steps: number of updates in the run. Ramps begin and end at fractions of it.
+      numbers: values in the place of the config's own numbers, in a tree like that of `loss_numbers`; they may be
+        traced. By default the config's own.
+
+    Returns:
+      A function `(logits, labels, weight, step) -> (scalar, terms)`.
     """
     numbers = numbers or loss_numbers(config)
     if not config.terms:
@@ -192,13 +254,14 @@ def make_loss(
 
 
 def batch_shapes(config: Config, num_classes: int, packing: Packing, mesh: Mesh) -> Batch:
-    """What a training step takes, as shapes: packed uint8 image and label, and the weights.
+    """Return the shapes, dtypes and shardings of the batch that a training step takes.
+
+    Image and label are packed uint8, and the weights are float32.
 
     Raises:
-      InputError: the batch cannot be divided among micro-batches and devices, or the images' rows among devices.
+      InputError: the batch cannot be divided evenly over micro-batches and devices, or the images' rows over devices.
     """
-    check_micro_batches(config.train, mesh)
-    check_rows(config.data.image_size, config.model.size_multiple, mesh)
+    check_divisible(config, mesh)
     shardings = batch_shardings(mesh)
     size, batch_size = config.data.image_size, config.train.batch_size
 
@@ -208,10 +271,3 @@ def batch_shapes(config: Config, num_classes: int, packing: Packing, mesh: Mesh)
 
     weight = jax.ShapeDtypeStruct((batch_size,), np.float32, sharding=shardings.weight)
     return Batch(pixels(3, packing.image), pixels(num_classes, packing.label), weight)
-
-
-def state_shapes(program: Program, mesh: Mesh) -> TrainState:
-    """The state's shapes, replicated over the mesh."""
-    shapes = jax.eval_shape(program.init, jax.random.key(0))
-    sharding = replicated(mesh)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)

@@ -1,36 +1,59 @@
-"""The network of a config, and a state before the first update."""
+"""The network of a config, and the state before the first update."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from unet_jax._types import PyTree
-from unet_jax.config import ModelConfig
+from unet_jax.config import Config, ModelConfig
+from unet_jax.devices.mesh import replicated
 from unet_jax.model import UNet
-from unet_jax.program.state import TrainState
+from unet_jax.program.optim import make_optimizer
+from unet_jax.program.state import TrainState, start_state
+
+
+def make_model(config: ModelConfig, num_classes: int) -> UNet:
+    """Make the network of a config, without parameters."""
+    return UNet(config, num_classes)
 
 
 def init_state(key: jax.Array, model: UNet, tx: optax.GradientTransformation) -> TrainState:
-    """A state before the first update; pure, so it can be jitted, sharded or passed to `jax.eval_shape`."""
+    """Return the state before the first update, with random parameters.
+
+    The function is pure, so it can be jitted, sharded or passed to `jax.eval_shape`.
+
+    Args:
+      key: random key of the parameters.
+      model: network.
+      tx: optimizer.
+    """
     size = model.config.size_multiple
     variables = model.init(key, jnp.zeros((1, size, size, 3), jnp.float32), False)
-    params = variables["params"]
-    return TrainState(jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}), tx.init(params))
+    return start_state(variables["params"], variables.get("batch_stats", {}), tx)
+
+
+def state_shapes(config: Config, num_classes: int, num_steps: int, mesh: Mesh | None = None) -> TrainState:
+    """Return the shapes and dtypes of a run's state, with shardings that replicate it over the mesh if one is given."""
+    model, tx = make_model(config.model, num_classes), make_optimizer(config.optim, num_steps)
+    shapes = jax.eval_shape(lambda key: init_state(key, model, tx), jax.random.key(0))
+    if mesh is None:
+        return shapes
+    sharding = replicated(mesh)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 
 def with_prior_bias(params: PyTree, prevalence: np.ndarray) -> PyTree:
-    """Parameters whose head starts at each class's log-odds, so that training does not begin by unlearning 0.5.
+    """Return the parameters with the bias of the output layer set to each class's log-odds.
+
+    The first probabilities are then about as frequent as the class. With a bias of 0 they would be about 0.5, which
+    training would have to unlearn first.
 
     Args:
-      params: of a `UNet`.
-      prevalence: `[k]`, share of the training pixels in each class; clipped to [1e-4, 1 - 1e-4].
+      params: parameters of a `UNet`.
+      prevalence: `[k]`, share of the training pixels in each class, in [0, 1]; clipped to [1e-4, 1 - 1e-4].
     """
     p = np.clip(np.asarray(prevalence, np.float64), 1e-4, 1.0 - 1e-4)
     head = dict(params["head"], bias=jnp.asarray(np.log(p / (1.0 - p)), jnp.float32))
     return dict(params, head=head)
-
-
-def make_model(config: ModelConfig, num_classes: int) -> UNet:
-    """The network of a config."""
-    return UNet(config, num_classes)

@@ -1,4 +1,4 @@
-"""Learning-rate schedule and optimizer from the config."""
+"""The learning-rate schedule and the optimizer of a config."""
 
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import optax
 from unet_jax._types import PyTree
 from unet_jax.config import OptimConfig
 
-_WARMUP_DIVISOR = 25.0  # as PyTorch's OneCycleLR starts
+_WARMUP_DIVISOR = 25.0  # the default of PyTorch's OneCycleLR
 _RMSPROP_EPS: dict[str, tuple[float, bool]] = {
     # version: (eps, inside the square root)
     "keras2.0": (1e-8, False),
@@ -20,7 +20,17 @@ _RMSPROP_EPS: dict[str, tuple[float, bool]] = {
 
 
 def make_schedule(config: OptimConfig, num_steps: int) -> optax.Schedule:
-    """The learning rate as a function of the number of finished updates, for a run of `num_steps`."""
+    """Make the learning-rate schedule of a run of `num_steps` updates.
+
+    Returns:
+      A function from the number of finished updates to the learning rate.
+
+    Example:
+      >>> from unet_jax.config import OptimConfig
+      >>> schedule = make_schedule(OptimConfig(learning_rate=0.5, schedule="cosine"), num_steps=10)
+      >>> print(f"{float(schedule(0)):.2f} {float(schedule(5)):.2f} {float(schedule(10)):.2f}")
+      0.50 0.25 0.00
+    """
     warmup_steps = round(config.warmup_fraction * num_steps)
     decay_steps = max(1, num_steps - warmup_steps)
     peak = config.learning_rate
@@ -40,24 +50,50 @@ def make_schedule(config: OptimConfig, num_steps: int) -> optax.Schedule:
 def rmsprop_keras(
     learning_rate: optax.ScalarOrSchedule, *, variant: Literal["keras2.0", "keras2.1", "keras3"]
 ) -> optax.GradientTransformation:
-    """RMSprop with decay 0.9 as a version of Keras computes it.
+    """Make RMSprop with decay 0.9, as one version of Keras computes it.
 
-    "keras2.0" (to 2.1.2) divides by sqrt(v) + 1e-8, "keras2.1" (2.1.3 to 2.3) by sqrt(v) + 1e-7, and "keras3" by
-    sqrt(v + 1e-7). For small gradients the first steps differ by factors of hundreds.
+    The versions differ in what they divide the gradient by, where v is the running mean of the squared gradient:
+    sqrt(v) + 1e-8 in "keras2.0" (up to 2.1.2), sqrt(v) + 1e-7 in "keras2.1" (2.1.3 to 2.3), and sqrt(v + 1e-7) in
+    "keras3". If gradients are small, the sizes of the first updates differ by factors of hundreds.
+
+    Args:
+      learning_rate: learning rate, or a schedule of it.
+      variant: version of Keras.
+
+    Returns:
+      An optax transformation from gradients to updates, sign included.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> tx = rmsprop_keras(0.1, variant="keras2.0")
+      >>> updates, _ = tx.update(jnp.ones(()), tx.init(jnp.zeros(())))
+      >>> print(f"{float(updates):.4f}")  # v is 0.1 after the first gradient of 1, so 0.1 / sqrt(0.1)
+      -0.3162
     """
     eps, eps_in_sqrt = _RMSPROP_EPS[variant]
     return optax.rmsprop(learning_rate, decay=0.9, eps=eps, eps_in_sqrt=eps_in_sqrt)
 
 
 def _kernels_only(params: PyTree) -> PyTree:
+    """Return True for each kernel in the tree, and False for biases and for the parameters of normalisation."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
 def make_optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransformation:
-    """The transformation of gradients into updates, learning rate and sign included.
+    """Make the optimizer of a config, learning rate and sign included.
 
-    Its last stage multiplies by a number in the optimizer's state that `scale_learning_rate` changes between steps
-    without another compilation.
+    Its last stage multiplies the updates by a number in the optimizer's state. `scale_learning_rate` changes this
+    number between steps, which needs no new compilation.
+
+    Args:
+      config: settings of the optimizer.
+      num_steps: number of updates in the run, for the schedule of the learning rate.
+
+    Returns:
+      An optax transformation from gradients to updates.
+
+    Raises:
+      ValueError: the config names an unknown optimizer.
     """
     schedule = make_schedule(config, num_steps)
     match config.name:
@@ -74,6 +110,8 @@ def make_optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransfo
 
 
 def _scale_by_state() -> optax.GradientTransformation:
+    """Make a transformation that multiplies updates by its state, a float32 scalar that starts at 1."""
+
     def init_fn(params: PyTree) -> jax.Array:
         del params
         return jnp.ones((), jnp.float32)
@@ -86,6 +124,9 @@ def _scale_by_state() -> optax.GradientTransformation:
 
 
 def scale_learning_rate(opt_state: Any, scale: float) -> Any:
-    """The optimizer state with every later update multiplied by `scale` (absolute, not cumulative)."""
+    """Return the state of a `make_optimizer` optimizer in which every later update is multiplied by `scale`.
+
+    The scale replaces that of earlier calls; scales do not accumulate.
+    """
     old = opt_state[-1]
     return (*opt_state[:-1], jax.device_put(np.float32(scale), old.sharding))

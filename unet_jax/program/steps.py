@@ -1,4 +1,8 @@
-"""Pure, jitted steps: `(state, batch) -> (state, metrics)` to train, and their counterparts without gradients."""
+"""Pure, jitted steps: `(state, batch) -> (state, metrics)` for training, and others for evaluation and prediction.
+
+The functions here do not depend on configs: they receive the network as an `apply_fn`, the loss as a `loss_fn`, and the
+optimizer as an optax transformation.
+"""
 
 import dataclasses
 import itertools
@@ -16,30 +20,67 @@ from unet_jax.metrics import Counts, counts_from_logits
 from unet_jax.program.state import TrainState
 
 ApplyFn = Callable[..., Any]
-"""`model.apply` of a network called as `(variables, images, train)`."""
+"""Function `(variables, images, train) -> logits` such as `model.apply`; with `mutable=`, as in Flax, it also returns
+the updated collections."""
 LossFn = Callable[..., tuple[Array, dict[str, Array]]]
-"""`(logits, labels, weight, step) -> (scalar, terms)`; the step is for terms with a schedule."""
+"""Function `(logits, labels, weight, step) -> (scalar, terms)`. Terms with a ramp need the number of the step."""
 Metrics = dict[str, Array]
+"""Scalars by name."""
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+"""Function `(state, batch) -> (state, metrics)`."""
 EvalStep = Callable[[PyTree, PyTree, Batch], tuple[Metrics, Counts]]
+"""Function `(params, batch_stats, batch) -> (metrics, counts)`."""
 PredictStep = Callable[[PyTree, PyTree, Array], Array]
+"""Function `(params, batch_stats, images) -> probabilities`."""
 TermGradientsStep = Callable[[TrainState, Batch], Metrics]
+"""Function `(state, batch) -> metrics`."""
 Options = dict[str, str] | None
-"""What XLA is told when a step is compiled (`unet_jax.devices.compilation.compiler_options`)."""
+"""XLA's options for the compilation of a step (`unet_jax.devices.compilation.compiler_options`)."""
 
 
 def unit_range(images: UInt8[Array, "..."]) -> Float[Array, "..."]:
-    """uint8 to float32 in [0, 1]; images and labels stay bytes until they are here, on the device."""
+    """Convert uint8 to float32 in [0, 1]. Images and labels stay bytes until this point, which is on the device.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> [f"{value:.1f}" for value in unit_range(jnp.array([0, 51, 255], jnp.uint8))]
+      ['0.0', '0.2', '1.0']
+    """
     return images.astype(jnp.float32) / 255.0
 
 
 def make_train_step(
     apply_fn: ApplyFn, loss_fn: LossFn, tx: optax.GradientTransformation, *, compiler_options: Options = None
 ) -> TrainStep:
-    """One update, jitted; the state passed in is donated.
+    """Make the jitted training step: one update of the parameters on one batch.
 
-    Metrics are float32 scalars: `loss`, its terms, and `grad_norm` (global, before clipping). A loss that is not
-    finite shows in the metrics of its step; the caller decides what to do.
+    Args:
+      apply_fn: network, as `(variables, images, train, mutable=["batch_stats"]) -> (logits, updated)`.
+      loss_fn: objective `(logits, labels, weight, step) -> (scalar, terms)`, such as `unet_jax.losses.bce_dice_loss`.
+      tx: optimizer.
+      compiler_options: XLA's options for the compilation.
+
+    Returns:
+      A function `(state, batch) -> (state, metrics)`. The state that it is called with is donated, and cannot be used
+      again. The metrics are float32 scalars: `loss`, each term of the loss by name, and `grad_norm`, the global norm of
+      the gradient before clipping. A loss or gradient that is not finite appears in the metrics of its step, and the
+      caller decides what to do.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> import optax
+      >>> from unet_jax import Batch, UNet
+      >>> from unet_jax.config import ModelConfig
+      >>> from unet_jax.losses import bce_dice_loss
+      >>> from unet_jax.program.initial_state import init_state
+      >>> from unet_jax.program.steps import make_train_step
+      >>> model, tx = UNet(ModelConfig(widths=(4,), center_width=4), 2), optax.sgd(0.1)
+      >>> step = make_train_step(model.apply, bce_dice_loss, tx)
+      >>> batch = Batch(np.zeros((1, 8, 8, 3), np.uint8), np.zeros((1, 8, 8, 2), np.uint8), np.ones(1, np.float32))
+      >>> state, metrics = step(init_state(jax.random.key(0), model, tx), batch)
+      >>> int(state.step), sorted(metrics)
+      (1, ['bce', 'dice_loss', 'grad_norm', 'loss'])
     """
     gradients = _make_gradients(apply_fn, loss_fn)
 
@@ -57,16 +98,29 @@ def make_accumulating_train_step(
     *,
     compiler_options: Options = None,
 ) -> TrainStep:
-    """`make_train_step` in the memory of one of `num_micro_batches` equal parts of the batch, one after the other.
+    """Make a training step with gradient accumulation, which needs the memory of one micro-batch only.
 
-    Each part is normalised by its own statistics ("ghost batch normalisation": Hoffer et al., 2017, arXiv:1705.08741),
-    and what the loss takes over a batch it takes over the part. Loss, terms and gradients are means over the parts,
-    each with the sum of its samples' weights, so that a mean over pixels or images is that of the whole batch. The
-    running statistics move once in an update, from where they were towards the mean of the parts' statistics: their
-    momentum means what it means without accumulation.
+    The step divides the batch into equal micro-batches and processes one after another:
 
-    Part i holds every `num_micro_batches`-th sample from the i-th on. So every device has its share of every part
-    without sending an image, and the parts do not depend on the number of devices.
+    - Each micro-batch is normalised by its own statistics ("ghost batch normalisation"), and ratios that the loss takes
+      over a batch are taken over the micro-batch.
+    - Loss, terms and gradients are means over the micro-batches, each weighted by the sum of its samples' weights. So a
+      mean over pixels or images equals that over the whole batch.
+    - The running statistics move once per update, from their old values towards the mean of the micro-batches'
+      statistics. So their momentum means the same as without accumulation.
+    - Micro-batch i holds the samples i, i + `num_micro_batches`, i + 2 * `num_micro_batches`, and so on. So each device
+      holds its share of each micro-batch without moving an image, and the micro-batches do not depend on the number of
+      devices.
+
+    Args:
+      apply_fn, loss_fn, tx, compiler_options: the same as in `make_train_step`.
+      num_micro_batches: number of micro-batches, a divisor of the batch size.
+
+    Returns:
+      A function `(state, batch) -> (state, metrics)` as `make_train_step` returns it.
+
+    Reference:
+      Hoffer et al., 2017 (arXiv:1705.08741).
     """
     gradients = _make_gradients(apply_fn, loss_fn)
 
@@ -76,10 +130,10 @@ def make_accumulating_train_step(
 
         def add_part(sums: _Gradients, i: Array) -> tuple[_Gradients, None]:
             part = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, axis=1, keepdims=False), parts)
-            found = gradients(state, part)
+            own = gradients(state, part)
             share = jnp.sum(part.weight) / total_weight
-            statistics = optax.tree.scale(1.0 / num_micro_batches, found.batch_stats)
-            return optax.tree.add(sums, optax.tree.scale(share, found)._replace(batch_stats=statistics)), None
+            statistics = optax.tree.scale(1.0 / num_micro_batches, own.batch_stats)
+            return optax.tree.add(sums, optax.tree.scale(share, own)._replace(batch_stats=statistics)), None
 
         shapes = jax.eval_shape(gradients, state, jax.tree.map(lambda x: x[:, 0], parts))
         sums, _ = jax.lax.scan(add_part, optax.tree.zeros_like(shapes), jnp.arange(num_micro_batches))
@@ -89,7 +143,7 @@ def make_accumulating_train_step(
 
 
 class _Gradients(NamedTuple):
-    """What a batch says of the parameters, and the running statistics after it."""
+    """Loss, terms and gradients of a batch, and the running statistics after it."""
 
     loss: Array
     terms: Metrics
@@ -98,6 +152,8 @@ class _Gradients(NamedTuple):
 
 
 def _make_gradients(apply_fn: ApplyFn, loss_fn: LossFn) -> Callable[[TrainState, Batch], _Gradients]:
+    """Make the function `(state, batch) -> _Gradients`, which is not jitted."""
+
     def loss_of(params: PyTree, batch_stats: PyTree, batch: Batch, step: Array) -> tuple[Array, tuple[Metrics, PyTree]]:
         variables = {"params": params, "batch_stats": batch_stats}
         logits, updated = apply_fn(variables, unit_range(batch.image), True, mutable=["batch_stats"])
@@ -112,11 +168,12 @@ def _make_gradients(apply_fn: ApplyFn, loss_fn: LossFn) -> Callable[[TrainState,
     return gradients
 
 
-def _update(state: TrainState, tx: optax.GradientTransformation, found: _Gradients) -> tuple[TrainState, Metrics]:
-    updates, opt_state = tx.update(found.grads, state.opt_state, state.params)
+def _update(state: TrainState, tx: optax.GradientTransformation, gradients: _Gradients) -> tuple[TrainState, Metrics]:
+    """Apply one update of the optimizer, and return the new state and the metrics of the step."""
+    updates, opt_state = tx.update(gradients.grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics = {"loss": found.loss, **found.terms, "grad_norm": optax.tree.norm(found.grads)}
-    return TrainState(state.step + 1, params, found.batch_stats, opt_state), metrics
+    metrics = {"loss": gradients.loss, **gradients.terms, "grad_norm": optax.tree.norm(gradients.grads)}
+    return TrainState(state.step + 1, params, gradients.batch_stats, opt_state), metrics
 
 
 def make_eval_step(
@@ -127,10 +184,32 @@ def make_eval_step(
     num_subpixels: int = 1,
     compiler_options: Options = None,
 ) -> EvalStep:
-    """Loss of a batch and `[b k]` pixel counts per image and class, with the running statistics.
+    """Make the jitted evaluation step, which normalises with the running statistics.
 
-    Terms with a schedule have the weights that they end with, so that losses of different epochs compare.
-    `num_subpixels` is 1 unless logits and labels are packed.
+    Terms whose weight changes over the run get their last weight, so that losses of different epochs can be compared.
+
+    Args:
+      apply_fn: network, as `(variables, images, train) -> logits`.
+      loss_fn: objective, as in `make_train_step`.
+      threshold: probability above which a pixel belongs to a class.
+      num_subpixels: number of pixels in a block if logits and labels are packed; 1 = not packed.
+      compiler_options: XLA's options for the compilation.
+
+    Returns:
+      A function `(params, batch_stats, batch) -> (metrics, counts)`. The metrics are float32 scalars: `loss` and its
+      terms. The counts are `[b k]` pixel counts per image and class (`unet_jax.metrics.Counts`).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from unet_jax import Batch
+      >>> from unet_jax.losses import bce_dice_loss
+      >>> from unet_jax.program.steps import make_eval_step
+      >>> network = lambda variables, images, train: variables["params"] * (images - 0.5)  # a logit per channel
+      >>> step = make_eval_step(network, bce_dice_loss, threshold=0.5)
+      >>> image = jnp.array([0, 255], jnp.uint8).reshape(1, 1, 2, 1)
+      >>> metrics, counts = step(jnp.array(8.0), {}, Batch(image, image, jnp.ones(1)))
+      >>> int(counts.tp[0, 0]), sorted(metrics)
+      (1, ['bce', 'dice_loss', 'loss'])
     """
 
     def eval_step(params: PyTree, batch_stats: PyTree, batch: Batch) -> tuple[Metrics, Counts]:
@@ -143,9 +222,27 @@ def make_eval_step(
 
 
 def make_predict_step(apply_fn: ApplyFn, *, size_multiple: int, compiler_options: Options = None) -> PredictStep:
-    """`(params, batch_stats, images) -> probs` for uint8 images of any height and width.
+    """Make the jitted prediction step, for images of any height and width.
 
-    Sizes that the network cannot take are padded at the bottom and right by mirroring, and cropped afterwards.
+    If the network cannot take a size, images are padded at the bottom and on the right by mirroring, and the
+    probabilities are cropped. Each new shape of images is compiled once.
+
+    Args:
+      apply_fn: network, as `(variables, images, train) -> logits`.
+      size_multiple: number that height and width must be multiples of (`ModelConfig.size_multiple`).
+      compiler_options: XLA's options for the compilation.
+
+    Returns:
+      A function `(params, batch_stats, images) -> probabilities`, from `[b h w 3]` uint8 RGB to `[b h w k]` float32 in
+      [0, 1].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from unet_jax.program.steps import make_predict_step
+      >>> network = lambda variables, images, train: images[..., :2]
+      >>> step = make_predict_step(network, size_multiple=16)
+      >>> step({}, {}, jnp.zeros((1, 5, 18, 3), jnp.uint8)).shape
+      (1, 5, 18, 2)
     """
 
     def predict_step(params: PyTree, batch_stats: PyTree, images: UInt8[Array, "b h w c"]) -> Float[Array, "b h w k"]:
@@ -166,10 +263,19 @@ def make_term_gradients_step(
     num_subpixels: int = 1,
     compiler_options: Options = None,
 ) -> TermGradientsStep:
-    """`(state, batch) -> metrics`: how terms and classes pull at the parameters (`unet_jax.losses.term_gradients`), jitted.
+    """Make the jitted step that measures the gradients of terms and classes (`unet_jax.losses.term_gradients`).
 
-    Metrics are float32 scalars: `gradient/norm/TERM`, `gradient/norm/TERM/CLASS`, and for each pair
-    `gradient/cosine/TERM/TERM` and `gradient/cosine/CLASS/CLASS`.
+    Args:
+      apply_fn: network, as in `make_train_step`.
+      terms: each term of the loss by name, as `(logits, labels, weight, step) -> (scalar, ...)`, including its weight.
+      class_names: names of the classes, in the order of the channels.
+      num_subpixels: number of pixels in a block if logits and labels are packed; 1 = not packed.
+      compiler_options: XLA's options for the compilation.
+
+    Returns:
+      A function `(state, batch) -> metrics`. The metrics are float32 scalars: the norms `gradient/norm/TERM` and
+      `gradient/norm/TERM/CLASS`, and for each pair the cosine, `gradient/cosine/TERM/TERM` and
+      `gradient/cosine/CLASS/CLASS`.
     """
 
     def term_gradients_step(state: TrainState, batch: Batch) -> Metrics:
@@ -182,15 +288,15 @@ def make_term_gradients_step(
             name: lambda logits, term=term: term(logits, labels, batch.weight, state.step)[0]
             for name, term in terms.items()
         }
-        found = term_gradients(logits_of, of_logits, state.params, num_subpixels=num_subpixels)
-        term_norms, norms = found.term_norms(), found.norms()
+        gradients = term_gradients(logits_of, of_logits, state.params, num_subpixels=num_subpixels)
+        term_norms, norms = gradients.term_norms(), gradients.norms()
         metrics = {f"gradient/norm/{name}": term_norms[i] for i, name in enumerate(terms)}
         metrics |= {
-            f"gradient/norm/{name}/{of}": norms[i, k]
+            f"gradient/norm/{name}/{class_name}": norms[i, k]
             for i, name in enumerate(terms)
-            for k, of in enumerate(class_names)
+            for k, class_name in enumerate(class_names)
         }
-        for names, cosines in ((list(terms), found.term_cosines()), (class_names, found.class_cosines())):
+        for names, cosines in ((list(terms), gradients.term_cosines()), (class_names, gradients.class_cosines())):
             for i, j in itertools.combinations(range(len(names)), 2):
                 metrics[f"gradient/cosine/{names[i]}/{names[j]}"] = cosines[i, j]
         return metrics
@@ -202,10 +308,15 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def keep_if_finite(old: TrainState, new: TrainState, metrics: dict[str, jax.Array]) -> TrainState:
-    """The new state, or where a metric is not finite the old one with the new step; pure.
+    """Return the new state, or, if a metric is not finite, the old state with the new step. The function is pure.
 
-    `optax.apply_if_finite` would not do: statistics of batch normalisation have to stay as well, and optimizer states
-    the same with and without.
+    `optax.apply_if_finite` is not enough: the running statistics of batch normalisation must stay as well, and the
+    optimizer's state must have the same structure whether steps are skipped or not.
+
+    Args:
+      old: state before the step.
+      new: state after the step.
+      metrics: scalars of the step.
     """
     finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
     kept = jax.tree.map(lambda before, after: jnp.where(finite, after, before), old, new)
@@ -213,7 +324,15 @@ def keep_if_finite(old: TrainState, new: TrainState, metrics: dict[str, jax.Arra
 
 
 def skip_non_finite(train_step: Step, compiler_options: dict[str, str] | None = None) -> Any:
-    """A training step, jitted, that changes nothing but `step` where a metric is not finite; the state is donated."""
+    """Make a jitted training step that leaves everything but `state.step` unchanged if a metric is not finite.
+
+    Args:
+      train_step: training step `(state, batch) -> (state, metrics)`.
+      compiler_options: XLA's options for the compilation.
+
+    Returns:
+      A function like `train_step`, which donates the state that it is called with.
+    """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         new, metrics = train_step(state, batch)

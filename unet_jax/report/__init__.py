@@ -1,1 +1,1 @@
-"""What people look at: lines and bars, pictures, files of numbers."""
+"""Output for people: progress lines and bars (display), PNG pictures, and metrics over time (metrics_file)."""

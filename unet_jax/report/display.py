@@ -1,4 +1,4 @@
-"""What a person sees while a run works: lines that stay, and a bar while the output is a terminal."""
+"""Progress on standard error while a command works: lines that stay, and a bar if the output is a terminal."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -15,12 +15,24 @@ class Display:
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
 
     def line(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self.console.print(text, markup=False)
 
     @contextlib.contextmanager
     def bar(self, title: str, total: int, completed: int = 0, unit: str = "") -> Iterator[Callable[[int, str], None]]:
-        """Gives a function `(completed, note)`; shows count, note and time left on a terminal, nothing elsewhere."""
+        """Show a progress bar during the `with` block if the output is a terminal, and nothing otherwise.
+
+        The bar shows the title, the count, the time left and a note.
+
+        Args:
+          title: text to the left of the bar.
+          total: count at the end.
+          completed: count at the beginning.
+          unit: what is counted, in the plural.
+
+        Yields:
+          A function `(completed, note)` that updates the bar.
+        """
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=12),
@@ -36,14 +48,14 @@ class Display:
 
 
 class Quiet(Display):
-    """Shows nothing."""
+    """A display that shows nothing."""
 
     def __init__(self) -> None:
         super().__init__(Console(quiet=True))
 
 
 def make_display() -> Display:
-    """Of connected processes the first one shows something."""
+    """Return a display that shows something on the first of the connected processes and nothing on the others."""
     from unet_jax.devices.processes import is_first
 
     return Display() if is_first() else Quiet()

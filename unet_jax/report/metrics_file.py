@@ -1,4 +1,7 @@
-"""Where numbers go: a JSON-lines file always, TensorBoard on request. Written one step late by the loop."""
+"""Files of metrics over time: metrics.jsonl, which every run has, and TensorBoard files on request.
+
+The training loop writes the metrics of a step one step later.
+"""
 
 import json
 import math
@@ -11,13 +14,13 @@ from unet_jax._types import InputError
 
 
 class MetricsFile:
-    """`metrics.jsonl`: one object per line, each with its `step`; survives a kill and a resume."""
+    """The file `metrics.jsonl`: one JSON object per line, each with its `step`. It survives a kill and a resume."""
 
     def __init__(self, path: epath.Path):
         self._path = path
 
     def read(self) -> list[dict[str, Any]]:
-        """All complete lines; a last line cut off by a kill is left out."""
+        """Read all rows up to the first incomplete line, which is the last one if a kill cut it off."""
         if not self._path.exists():
             return []
         rows = []
@@ -29,23 +32,28 @@ class MetricsFile:
         return rows
 
     def rewind(self, step: int) -> None:
-        """Drops lines after `step`, which a run that resumes from there writes again."""
+        """Drop the rows after `step`, because a run that resumes from there writes them again."""
         rows = [row for row in self.read() if row["step"] <= step]
         replace_text(self._path, "".join(_line(row) for row in rows))
 
     def write(self, row: dict[str, Any]) -> None:
+        """Append a row; one of its keys is `step`."""
         with self._path.open("a") as file:
             file.write(_line(row))
 
 
 def _line(row: dict[str, Any]) -> str:
-    """JSON has no NaN: what is not finite becomes its name."""
+    """Return a row as a line of JSON. JSON has no NaN, so numbers that are not finite become text ("nan", "inf")."""
     clean = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
     return json.dumps(clean) + "\n"
 
 
 class TensorBoard:
-    """The same scalars as event files, by tensorboardX."""
+    """The same numbers as TensorBoard event files, written by tensorboardX.
+
+    Raises:
+      InputError: tensorboardX is not installed.
+    """
 
     def __init__(self, folder: epath.Path):
         try:
@@ -55,6 +63,7 @@ class TensorBoard:
         self._writer = SummaryWriter(str(folder))
 
     def write(self, row: dict[str, Any]) -> None:
+        """Write the numbers of a row as scalars at its `step`."""
         for name, value in row.items():
             if name != "step" and isinstance(value, int | float):
                 self._writer.add_scalar(name, value, row["step"])

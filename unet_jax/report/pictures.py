@@ -1,4 +1,4 @@
-"""Pictures: grids of predictions and learning curves as PNG, and overlays."""
+"""Pictures: overlays of masks on images, and PNG files with grids of predictions and with learning curves."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,25 +14,45 @@ from matplotlib.ticker import MaxNLocator
 
 from unet_jax.data.pixels import write_png
 
-# Distinguishable without red-green vision (Okabe and Ito, 2008), as RGB.
+# RGB colours that can be distinguished without red-green vision (Okabe and Ito, 2008).
 _COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 _FALSE_POSITIVE, _FALSE_NEGATIVE = (220, 20, 20), (0, 230, 230)
 _DPI = 110
 
 
 def class_color(k: int) -> tuple[int, int, int]:
-    """The colour of class k in every picture, RGB."""
+    """Return the RGB colour, 0 to 255, that class k has in every picture; colours repeat after seven classes.
+
+    Example:
+      >>> class_color(0)
+      (230, 159, 0)
+    """
     return _COLORS[k % len(_COLORS)]
 
 
 def _unit(color: tuple[int, int, int]) -> tuple[float, float, float]:
-    """As matplotlib takes it."""
+    """Convert a colour from 0 to 255 to matplotlib's range, 0 to 1."""
     red, green, blue = color
     return red / 255, green / 255, blue / 255
 
 
 def render_overlay(image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w k"]) -> UInt8[np.ndarray, "h w 3"]:
-    """The image with each class tinted and outlined in its colour; overlapping classes mix."""
+    """Tint and outline each class of a mask in its colour on the image; colours of overlapping classes mix.
+
+    Args:
+      image: RGB image, `[h w 3]`, 0 to 255.
+      mask: True inside each of the k classes, `[h w k]`.
+
+    Returns:
+      RGB image, `[h w 3]`, 0 to 255.
+
+    Example:
+      >>> image, mask = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 1), bool)
+      >>> mask[2:6, 2:6] = True
+      >>> overlay = render_overlay(image, mask)
+      >>> overlay[0, 0].tolist(), overlay[2, 2].tolist(), overlay[3, 3].tolist()  # outside, outline, inside
+      ([0, 0, 0], [230, 159, 0], [80, 56, 0])
+    """
     canvas = image.astype(np.float32)
     for k in range(mask.shape[-1]):
         inside = mask[..., k]
@@ -49,7 +69,17 @@ def render_overlay(image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h 
 def render_errors(
     image: UInt8[np.ndarray, "h w 3"], truth: Bool[np.ndarray, "h w k"], predicted: Bool[np.ndarray, "h w k"]
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Gray image; red where a class was predicted and is not, cyan where it was missed."""
+    """Show the errors of all classes on the image in gray: false positives in red, false negatives in cyan.
+
+    Args:
+      image: RGB image, `[h w 3]`, 0 to 255.
+      truth: true masks of the k classes, `[h w k]`.
+      predicted: predicted masks, `[h w k]`.
+
+    Returns:
+      RGB image, `[h w 3]`, 0 to 255. A pixel that is a false positive in one class and a false negative in another
+      is cyan.
+    """
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     canvas = np.repeat((gray // 2 + 64)[..., None], 3, axis=-1)
     canvas[(predicted & ~truth).any(axis=-1)] = _FALSE_POSITIVE
@@ -66,7 +96,16 @@ def save_grid(
     titles: Sequence[str],
     class_names: Sequence[str],
 ) -> None:
-    """One row per image: image, truth, prediction, error. Masks are `[h w k]` bool."""
+    """Write a PNG picture with one row for each image: image, truth, prediction, errors.
+
+    Args:
+      path: PNG file to write.
+      images: RGB images, `[h w 3]` uint8; sizes may differ.
+      truths: true masks, `[h w k]` bool.
+      predictions: predicted masks, `[h w k]` bool.
+      titles: text to the left of each row.
+      class_names: names of the k classes, for the legend.
+    """
     rows = len(images)
     figure = Figure(figsize=(10.0, 2.6 * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, 4, squeeze=False)
@@ -85,26 +124,32 @@ def save_grid(
     for axis, name in zip(axes[0], ("image", "truth", "prediction", "error"), strict=True):
         axis.set_title(name, fontsize=9)
     patches = [Patch(color=_unit(class_color(k)), label=name) for k, name in enumerate(class_names)]
-    patches.append(Patch(color=_unit(_FALSE_POSITIVE), label="error: too much"))
-    patches.append(Patch(color=_unit(_FALSE_NEGATIVE), label="error: missed"))
+    patches.append(Patch(color=_unit(_FALSE_POSITIVE), label="error: false positive"))
+    patches.append(Patch(color=_unit(_FALSE_NEGATIVE), label="error: false negative"))
     figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=8, frameon=False)
     save_figure(figure, path)
 
 
 def save_curves(path: epath.Path, rows: Sequence[dict[str, Any]], class_names: Sequence[str]) -> None:
-    """Loss and learning rate, and Dice per class, over epochs, from the evaluation lines of `metrics.jsonl`."""
+    """Write a PNG picture with the losses in training and validation and each class's validation Dice over epochs.
+
+    Args:
+      path: PNG file to write.
+      rows: rows of `metrics.jsonl`; those without an evaluation are left out.
+      class_names: names of the classes.
+    """
     evaluations = [row for row in rows if "eval/loss" in row]
     epochs = [row["epoch"] for row in evaluations]
     figure = Figure(figsize=(10.0, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, label in (("train/loss", "train"), ("eval/loss", "val")):
+    for name, label in (("train/loss", "training"), ("eval/loss", "validation")):
         left.plot(epochs, [_number(row.get(name)) for row in evaluations], marker=".", label=label)
     left.set(xlabel="epoch", ylabel="loss")
     left.legend(frameon=False)
     for k, name in enumerate(class_names):
         values = [_number(row.get(f"eval/dice/{name}")) for row in evaluations]
         right.plot(epochs, values, marker=".", label=name, color=_unit(class_color(k)))
-    right.set(xlabel="epoch", ylabel="mean per-image Dice on val", ylim=(0.0, 1.0))
+    right.set(xlabel="epoch", ylabel="mean per-image validation Dice", ylim=(0.0, 1.0))
     right.legend(frameon=False)
     for axis in (left, right):
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -113,12 +158,15 @@ def save_curves(path: epath.Path, rows: Sequence[dict[str, Any]], class_names: S
 
 
 def _number(value: Any) -> float:
-    """Values that were not finite are stored as text."""
+    """Convert a value of `metrics.jsonl` to float; missing ones become nan, and "nan" or "inf" were stored as text."""
     return float("nan") if value is None else float(value)
 
 
 def save_figure(figure: Figure, path: epath.Path) -> None:
-    """Through the Agg canvas, which needs no display, and our writer, which knows buckets."""
+    """Write a figure as PNG: drawn on the Agg canvas, which needs no display, and written by `write_png`.
+
+    `write_png` can write to buckets, which matplotlib cannot.
+    """
     figure.set_dpi(_DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

@@ -1,4 +1,4 @@
-"""What a run is about: run.json."""
+"""The file run.json, which holds the facts of a run that are fixed when it begins."""
 
 import dataclasses
 import importlib.metadata
@@ -19,28 +19,34 @@ _FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class RunInfo:
-    """What a run is about, fixed when it starts."""
+    """Facts of a run that are fixed when it begins."""
 
     config: Config
+    """Settings of the run."""
     class_names: tuple[str, ...]
-    splits: dict[str, list[str]]  # usable ids of train and val; ids of test
+    """Names of the classes, in the order of the channels."""
+    splits: dict[str, list[str]]
+    """Image ids of each split. Those of train and val can all be read; those of test were not tried."""
     audit: dict[str, Any]
+    """Description of the training and validation images (`unet_jax.data.audit.Audit.to_dict`), or the origin of an
+    imported run."""
     versions: dict[str, str]
+    """Versions of Python and of packages, by name."""
 
     @property
     def num_steps(self) -> int:
-        """Updates in the whole run."""
+        """Number of updates in the whole run."""
         train = self.config.train
         return steps_per_epoch(len(self.splits["train"]), train.batch_size) * train.num_epochs
 
 
 def info_path(path: epath.Path) -> epath.Path:
-    """The file whose presence makes a folder a run."""
+    """Return the path of run.json, the file whose presence makes a folder a run."""
     return path / "run.json"
 
 
 def current_versions() -> dict[str, str]:
-    """Of Python and the packages that numbers depend on."""
+    """Return the versions of Python and of the packages that numbers depend on."""
     names = (
         "unet_jax",
         "jax",
@@ -63,7 +69,7 @@ def _version(name: str) -> str:
 
 
 def save_info(path: epath.Path, info: RunInfo) -> None:
-    """Writes run.json in one rename: a kill leaves no half of it."""
+    """Write run.json by one rename, so that a kill never leaves half of it."""
     path.mkdir(parents=True, exist_ok=True)
     values = {
         "format": _FORMAT,
@@ -77,7 +83,11 @@ def save_info(path: epath.Path, info: RunInfo) -> None:
 
 
 def load_info(path: epath.Path) -> RunInfo:
-    """Raises `InputError` when the folder is no run or one of a newer format."""
+    """Read run.json, including files that earlier versions wrote.
+
+    Raises:
+      InputError: the folder is not a run, or its run.json is damaged or of another format.
+    """
     file = info_path(path)
     if not file.exists():
         raise InputError(f"{path}: is not a run (there is no {file.name}). Give the --out folder of unet-jax train.")
@@ -85,12 +95,12 @@ def load_info(path: epath.Path) -> RunInfo:
         values = json.loads(file.read_text())
     except json.JSONDecodeError as error:
         raise InputError(f"{file}: is not JSON ({error}). Restore it or train again.") from error
-    found = values.get("format") if isinstance(values, dict) else None
-    if found != _FORMAT:
-        raise InputError(f"{file}: has format {found!r}; this version of unet_jax reads {_FORMAT}.")
+    file_format = values.get("format") if isinstance(values, dict) else None
+    if file_format != _FORMAT:
+        raise InputError(f"{file}: has format {file_format!r}; this version of unet_jax reads {_FORMAT}.")
     try:
         return RunInfo(
-            config=config_from_dict(values["config"]),
+            config=config_from_dict(_current_settings(values["config"])),
             class_names=tuple(values["class_names"]),
             splits=values["splits"],
             audit=values["audit"],
@@ -98,3 +108,16 @@ def load_info(path: epath.Path) -> RunInfo:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: is damaged ({type(error).__name__}: {error}). Restore it or train again.") from error
+
+
+def _current_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Translate settings of earlier versions that are refused now to settings that compute the same.
+
+    In earlier versions, exact statistics switched accumulation off and used `model.remat` full.
+    """
+    train = config["train"]
+    if train.get("accumulation_statistics") == "exact":
+        train = {**train, "accumulation_statistics": "ghost"}
+        if train["accumulation"] > 1:
+            return {**config, "train": {**train, "accumulation": 1}, "model": {**config["model"], "remat": "full"}}
+    return {**config, "train": train}

@@ -1,9 +1,8 @@
-"""How a trained network comes out of a run directory."""
+"""Loading of a trained network from a run directory."""
 
 import dataclasses
 from typing import Any, Literal
 
-import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
@@ -13,8 +12,7 @@ from unet_jax._types import InputError
 from unet_jax.config import Config
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.metrics.calibration import Calibration
-from unet_jax.program.initial_state import init_state, make_model
-from unet_jax.program.optim import make_optimizer
+from unet_jax.program.initial_state import state_shapes
 from unet_jax.program.state import TrainState
 from unet_jax.runs.checkpoints import CheckpointStore, open_store
 from unet_jax.runs.info import RunInfo, load_info
@@ -22,27 +20,42 @@ from unet_jax.runs.info import RunInfo, load_info
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A trained network and what belongs to it."""
+    """A trained network with its settings, loaded from one checkpoint of a run directory by `load_run`.
+
+    Example:
+      >>> run = load_run("RUN")  # doctest: +SKIP
+      >>> run.step, run.class_names, run.metrics  # doctest: +SKIP
+      (375, ('cell', 'nucleus'), {'dice': 0.97, 'loss': 0.05})
+    """
 
     path: epath.Path
-    step: int  # of the checkpoint
+    """Run directory."""
+    step: int
+    """Step of the checkpoint."""
     state: TrainState
+    """State of the checkpoint, replicated over the mesh."""
     config: Config
+    """Settings of the run."""
     class_names: tuple[str, ...]
+    """Names of the classes, in the order of the channels."""
     info: RunInfo
-    metrics: dict[str, float]  # on val, stored with the checkpoint
-    mesh: Mesh  # the devices that hold the state
-    calibration: Calibration | None = None  # see unet_jax.inference.calibrate
+    """Facts of the run that were fixed when it began."""
+    metrics: dict[str, float]
+    """Metrics on val that were stored with the checkpoint; empty if it was saved between evaluations."""
+    mesh: Mesh
+    """Devices that hold the state."""
+    calibration: Calibration | None = None
+    """Temperatures and thresholds to use (`unet_jax.inference.calibrate.with_calibration`), or None."""
 
     @property
     def threshold(self) -> Float[np.ndarray, " k"]:
-        """Probability above which a pixel belongs to each class."""
+        """Probability above which a pixel belongs to the class: `[k]` float32, one per class."""
         same = (self.config.train.threshold,) * len(self.class_names)
         return np.asarray(self.calibration.threshold if self.calibration else same, np.float32)
 
 
 def open_checkpoints(path: epath.Path, config: Config) -> Any:
-    """The run's `CheckpointStore`, as a context manager."""
+    """Open the `CheckpointStore` of a run, as a context manager."""
     return open_store(
         path / "checkpoints",
         keep_last=config.train.keep_last,
@@ -52,22 +65,28 @@ def open_checkpoints(path: epath.Path, config: Config) -> Any:
 
 
 def abstract_state(info: RunInfo) -> TrainState:
-    """Shapes and dtypes of the run's state."""
-    model = make_model(info.config.model, len(info.class_names))
-    tx = make_optimizer(info.config.optim, info.num_steps)
-    return jax.eval_shape(lambda key: init_state(key, model, tx), jax.random.key(0))
+    """Return the shapes and dtypes of a run's state."""
+    return state_shapes(info.config, len(info.class_names), info.num_steps)
 
 
 def load_run(path: str | epath.Path, checkpoint: Literal["best", "last"] = "best", *, mesh: Mesh | None = None) -> Run:
-    """A trained network, restored on whatever devices are there.
+    """Load a trained network. The devices need not be those that it was trained on.
 
     Args:
-      path: the run directory, local or in a bucket.
-      checkpoint: the best on val by `train.monitor`, or the newest.
-      mesh: the devices to use, from `make_mesh`; all by default.
+      path: run directory, local or in a bucket.
+      checkpoint: "best", the best checkpoint on val by `train.monitor`, or "last", the newest one. A run without an
+        evaluation has no best checkpoint: its newest one is loaded.
+      mesh: devices to use, from `make_mesh`; by default all.
+
+    Returns:
+      The network with its settings. Its calibration is not loaded; see `unet_jax.inference.calibrate.with_calibration`.
 
     Raises:
-      InputError: the folder is no run, or holds no checkpoint yet.
+      InputError: the folder is not a run, it holds no checkpoint yet, or the checkpoint cannot be read.
+
+    Example:
+      >>> run = load_run("RUN", "last")  # doctest: +SKIP
+      >>> probs = unet_jax.predict_probs(run, images)  # doctest: +SKIP
     """
     if checkpoint not in ("best", "last"):
         raise InputError(f"checkpoint is {checkpoint!r}, but must be 'best' or 'last'.")
@@ -81,7 +100,11 @@ def load_run(path: str | epath.Path, checkpoint: Literal["best", "last"] = "best
 
 
 def choose_step(store: CheckpointStore, checkpoint: Literal["best", "last"], path: epath.Path) -> int:
-    """The step of the best (or, before the first evaluation, the newest) checkpoint."""
+    """Return the step of the best or the newest checkpoint; before the first evaluation the newest is the best.
+
+    Raises:
+      InputError: there is no checkpoint.
+    """
     step = store.latest_step
     if checkpoint == "best" and store.best_step is not None:
         step = store.best_step

@@ -1,4 +1,4 @@
-"""One process at a time trains in a run directory."""
+"""The lock of a run directory, which lets only one process at a time train there."""
 
 import contextlib
 import os
@@ -19,13 +19,17 @@ except ImportError:  # Windows
 
 @contextlib.contextmanager
 def lock_run(out: epath.Path) -> Iterator[None]:
-    """Makes the run directory and holds its lock in the block. The system lets go of it however the process ends.
+    """Make the run directory, and hold its lock during the block.
 
-    Buckets have no locks, nor have some network file systems: nothing is refused there. Of connected processes the
-    first one holds the lock for all. A folder made here and left empty is removed again.
+    The system releases the lock however the process ends. Buckets and some network file systems have no locks: there,
+    this function refuses nothing. Among connected processes, the first one holds the lock for all of them. A folder
+    that this function made is removed if it is empty at the end.
+
+    Args:
+      out: run directory, local or in a bucket.
 
     Raises:
-      InputError: another process holds the lock, or `out` names no folder.
+      InputError: another process holds the lock, or `out` is empty or ".".
     """
     if str(out) in ("", "."):
         raise InputError("--out is empty: name the folder that the run is written to.")
@@ -42,12 +46,18 @@ def lock_run(out: epath.Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
         file.close()
         if is_new:
-            with contextlib.suppress(OSError):  # there is something in it
+            with contextlib.suppress(OSError):  # the folder is not empty
                 os.rmdir(out)
 
 
 def _locked(path: epath.Path) -> IO[str]:
-    """The open file, which is the lock; a file that its last holder removed meanwhile would lock nothing."""
+    """Return the open and locked file, into which the process number and the host name are written.
+
+    Raises:
+      InputError: another process holds the lock.
+    """
+    # The last holder may remove the file after this process opened it and before it got the lock. Such a lock would
+    # exclude nobody, so the loop tries again unless the locked file is still the one with that name.
     assert fcntl is not None
     while True:
         file = open(path, "a+")  # noqa: SIM115

@@ -1,8 +1,22 @@
-"""Studies: variants of the loss x seeds on one data set, paired, with conclusions that hold (docs/studies.md).
+"""Studies: several losses, each trained with several seeds on one data set, and compared pair by pair.
 
-study = load_study("STUDY.toml")
-run_study(study)
-results = write_results(study)
+A study trains every variant of the loss with every seed. All else is equal, so runs of the same seed are paired, and
+statistics say which conclusions hold (docs/studies.md):
+
+    study = load_study("STUDY.toml")
+    run_study(study)  # trains and scores; the same call continues after an interruption
+    results = write_results(study)  # tables, pictures and one HTML page in the study's folder
+
+The same without a file, on made-up images (most of the time goes into compilation):
+
+    write_synthetic(epath.Path("DATA"), num_images=20, image_size=32, num_classes=2, seed=0)
+    settings = {"data.root": "DATA", "data.splits": "DATA/splits.csv", "data.image_size": 32, "train.num_epochs": 1}
+    config = replace(PRESETS["small"](), settings)
+    variants = (Variant("bce", LossConfig(dice_weight=0.0)), Variant("bce+dice", LossConfig()))
+    study = Study("OUT", config, variants, seeds=(0,), baseline="bce")
+    run_study(study)
+    results = write_results(study)
+    print(results.winner)  # no winner: with one seed nothing is ever called better
 """
 
 from unet_jax.study.config import Study as Study

@@ -1,4 +1,4 @@
-"""A study's table of results, and the rule by which it calls one variant better than another."""
+"""Comparisons between variants: the rule that calls one better than another, the table of results, and the winner."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,73 +11,110 @@ from unet_jax.study import statistics
 from unet_jax.study.scores import SCORES, ScoreTable
 
 PRIMARY = "dice"
-"""The score that winners are called by, averaged over classes."""
+"""Name of the score that decides the winner, averaged over classes."""
 MEAN = "mean of classes"
+"""Name of the additional column that `with_mean` adds."""
 ALPHA = 0.05
+"""Significance level of corrected p-values."""
 RULE = (
-    "better or worse only if the 95 % bootstrap interval of the paired difference (over images, each averaged over "
-    "seeds) excludes 0, the sign-flip p-value is below 0.05 after Holm's correction for the number of variants, and "
-    "Student's 95 % interval of the difference over seeds (each averaged over images) excludes 0 as well"
+    "A variant is called better or worse only if three conditions hold. First, the 95 % bootstrap interval of the "
+    "paired difference over images (each image averaged over seeds) excludes 0. Second, the sign-flip p-value is below "
+    "0.05 after Holm's correction for the number of variants. Third, Student's 95 % interval of the difference over "
+    "seeds (each seed averaged over images) excludes 0. In all other cases the comparison is called unclear."
 )
+"""Complete sentences for readers of the HTML page."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A variant next to another one."""
+    """Comparison of a variant with a reference variant, in one score and class."""
 
     difference: float
-    """Mean over images of the paired difference, averaged over seeds: this variant's score minus the other's."""
+    """Score of this variant minus that of the reference, averaged over seeds and images."""
     low: float
+    """Lower end of the 95 % bootstrap interval of the difference over images."""
     high: float
-    """Bootstrap interval over images."""
+    """Upper end of the 95 % bootstrap interval of the difference over images."""
     seed_low: float
+    """Lower end of Student's 95 % interval of the difference over seeds."""
     seed_high: float
-    """Student's interval over seeds."""
+    """Upper end of Student's 95 % interval of the difference over seeds."""
     p_value: float
+    """P-value of the sign-flip permutation test over images."""
     p_holm: float
+    """The same p-value after Holm's correction for the number of variants."""
     seeds_better: int
+    """Number of seeds whose mean over images is better than the reference's."""
     verdict: Literal["better", "worse", "unclear"]
+    """Verdict by `RULE`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A variant's results in one score and class."""
+    """Results of one variant in one score and class."""
 
     variant: str
+    """Name of the variant."""
     score: str
+    """Name of the score, one of `SCORES`."""
     class_name: str
+    """Name of the class, or `MEAN`."""
     mean: float
+    """Mean over images and seeds."""
     std: float
-    """Over seeds, of the mean over images (n - 1 in the denominator); nan for one seed."""
+    """Standard deviation over seeds of the mean over images, with n - 1 in the denominator; nan for one seed."""
     comparison: Comparison | None
-    """With the baseline; None for the baseline itself."""
+    """Comparison with the baseline; None for the baseline itself."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Winner:
-    """The best variant, if there is one."""
+    """The variant that is better than all others, if there is one."""
 
     name: str | None
+    """Name of the winner; None if there is none."""
     leader: str
-    """Whose mean is the best, by whatever distance."""
+    """Name of the variant with the best mean, however small its lead."""
     rivals: tuple[str, ...]
-    """Variants that the leader cannot be told from."""
+    """Variants that cannot be told apart from the leader."""
 
 
 def with_mean(values: Float[np.ndarray, "*r n k"]) -> Float[np.ndarray, "*r n k1"]:
-    """The classes and, behind them, their mean; of one class it would say the same again."""
+    """Append the mean of the k classes as a last column; a single class stays alone, being its own mean.
+
+    Example:
+      >>> with_mean(np.array([[1.0, 3.0]])).tolist(), with_mean(np.array([[1.0]])).tolist()
+      ([[1.0, 3.0, 2.0]], [[1.0]])
+    """
     return values if values.shape[-1] == 1 else np.concatenate([values, values.mean(-1, keepdims=True)], axis=-1)
 
 
 def columns_of(class_names: Sequence[str]) -> tuple[str, ...]:
-    """Names of what `with_mean` returns."""
+    """Return the names of the columns that `with_mean` returns."""
     return tuple(class_names) if len(class_names) == 1 else (*class_names, MEAN)
 
 
 def compare(
     values: Float[np.ndarray, "v s n"], reference: int, *, more_is_better: bool, seed: int = 0
 ) -> list[Comparison | None]:
-    """Each variant next to variant `reference`; Holm's correction is over the others."""
+    """Compare each variant with a reference variant.
+
+    Args:
+      values: `[v s n]`, one score of v variants, s seeds and n images.
+      reference: index of the reference variant.
+      more_is_better: True if higher scores are better.
+      seed: seed of the bootstrap and of the random sign flips.
+
+    Returns:
+      One comparison for each variant, None for the reference. Holm's correction is for the v - 1 other variants.
+
+    Example:
+      >>> by_image = np.linspace(0.5, 0.8, 12)  # the second variant is better by 0.05 to 0.06 on each image and seed
+      >>> second = [by_image + 0.05, by_image + np.linspace(0.05, 0.06, 12), by_image + 0.06]
+      >>> comparison = compare(np.stack([[by_image] * 3, second]), 0, more_is_better=True)[1]
+      >>> round(comparison.difference, 3), comparison.seeds_better, comparison.verdict
+      (0.055, 3, 'better')
+    """
     others = [v for v in range(len(values)) if v != reference]
     by_seed = values[others] - values[reference]
     differences = by_seed.mean(axis=1).T  # [n v]
@@ -108,7 +145,13 @@ def compare(
 
 
 def summarize(names: Sequence[str], table: ScoreTable, baseline: str) -> list[Row]:
-    """All scores, classes and variants; `table` has the axes `[v s n k]`."""
+    """Return one row for each score, class (and the mean of the classes) and variant.
+
+    Args:
+      names: names of the v variants.
+      table: scores of the whole study, `[v s n k]`.
+      baseline: name of the variant that the others are compared with.
+    """
     rows = []
     for score, more_is_better in SCORES.items():
         values = with_mean(table.values[score])
@@ -122,7 +165,12 @@ def summarize(names: Sequence[str], table: ScoreTable, baseline: str) -> list[Ro
 
 
 def find_winner(names: Sequence[str], table: ScoreTable) -> Winner:
-    """The variant with the best mean of the primary score, if it is better, by the rule, than every other."""
+    """Find the variant with the best mean of `PRIMARY`; it wins if it is better than every other one by `RULE`.
+
+    Args:
+      names: names of the v variants.
+      table: scores of the whole study, `[v s n k]`.
+    """
     more_is_better = SCORES[PRIMARY]
     values = with_mean(table.values[PRIMARY])[..., -1]
     means = values.mean(axis=(1, 2))

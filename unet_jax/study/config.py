@@ -1,4 +1,7 @@
-"""What a study is, and the TOML file that says it; refused before anything is touched."""
+"""The class `Study`, and `load_study`, which reads one from a TOML file.
+
+Settings are checked here, before a run begins and before anything is written.
+"""
 
 import dataclasses
 import re
@@ -23,29 +26,49 @@ _NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One loss of a study."""
+    """One of the losses that a study compares.
+
+    Example:
+      >>> from unet_jax.config import LossConfig
+      >>> Variant("bce", LossConfig(dice_weight=0.0)).loss.bce_weight
+      1.0
+    """
 
     name: str
-    """Its name in tables, and a folder's."""
+    """Name in tables and pictures, and name of the folder of the variant's runs."""
     loss: LossConfig
+    """Loss that the variant's runs minimise."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """Every variant is trained once with every seed; all else is the same."""
+    """A plan to train every variant once with every seed, with all other settings equal.
+
+    Raises:
+      InputError: a value cannot be used; the message names the field, the value and the requirement.
+
+    Example:
+      >>> from unet_jax.config import Config, LossConfig
+      >>> variants = (Variant("bce", LossConfig(dice_weight=0.0)), Variant("bce+dice", LossConfig()))
+      >>> study = Study("OUT", Config(), variants, seeds=(0, 1, 2), baseline="bce")
+      >>> str(study.run_path(variants[1], seed=2))
+      'OUT/runs/bce+dice/seed2'
+    """
 
     out: str
     """Folder of the study."""
     config: Config
-    """All settings but seed and loss, which variants and seeds replace."""
+    """Settings of all runs. Each run replaces `config.seed` and `config.loss` by those of its seed and its variant."""
     variants: tuple[Variant, ...]
+    """Losses to compare: at least two, with names that differ by more than upper and lower case."""
     seeds: tuple[int, ...]
+    """Seeds that every variant is trained with, from 0 to 2**31 - 1: at least one, and none twice."""
     baseline: str
-    """The variant that the others are compared with."""
+    """Name of the variant that the others are compared with."""
     split: str = "test"
-    """What is scored."""
+    """Split whose images are scored: train, val or test."""
     devices_per_run: int = 1
-    """A run's batches are split over so many devices; the others do other runs meanwhile."""
+    """Number of devices that each run's batches are divided over. The other devices compute other runs meanwhile."""
 
     def __post_init__(self) -> None:
         require(bool(self.out), "study.out", self.out, "the folder that the study is written to")
@@ -53,10 +76,11 @@ class Study:
         require(len(names) >= 2, "variant", names, "at least two tables [[variant]], one of them the baseline")
         for name in names:
             ok = re.fullmatch(_NAME, name) is not None and not name.endswith(".")
-            require(ok, "variant.name", name, "letters, digits and . _ + - (it is used as a folder)")
-        folded = [name.casefold() for name in names]  # folders of some file systems
+            allowed = "made of letters, digits and . _ + -, begin with a letter or digit, and not end with a dot"
+            require(ok, "variant.name", name, f"{allowed} (it is used as a folder name)")
+        folded = [name.casefold() for name in names]  # some file systems ignore the case of folder names
         repeated = sorted({name for name in names if folded.count(name.casefold()) > 1})
-        require(not repeated, "variant.name", repeated, "free of repeated names")
+        require(not repeated, "variant.name", repeated, "free of repeated names (case does not count)")
         require(self.baseline in names, "study.baseline", self.baseline, f"one of the variants {', '.join(names)}")
         size = self.devices_per_run
         require(type(size) is int and size >= 1, "study.devices_per_run", size, "a whole number of at least 1")
@@ -68,24 +92,45 @@ class Study:
         require(self.split in ("train", "val", "test"), "study.split", self.split, "one of 'train', 'val', 'test'")
 
     def run_config(self, variant: Variant, seed: int) -> Config:
-        """The whole run of a variant and a seed."""
+        """Return the complete config of the run of one variant and one seed."""
         return dataclasses.replace(self.config, seed=seed, loss=variant.loss)
 
     def run_path(self, variant: Variant, seed: int) -> epath.Path:
-        """Its run directory."""
+        """Return the run directory of one variant and one seed: OUT/runs/VARIANT/seedN."""
         return epath.Path(self.out) / "runs" / variant.name / f"seed{seed}"
 
 
 def load_study(path: str | epath.Path, *, out: str = "", config: dict[str, Any] | None = None) -> Study:
-    """Reads a study file.
+    """Read a study from a TOML file (docs/studies.md describes the format).
 
     Args:
-      path: the TOML file. Paths in it that are not absolute start at its folder.
-      out: instead of the file's `study.out`.
-      config: settings by dotted name that go before the file's own, as `{"data.root": "DATA"}`.
+      path: the TOML file. Relative paths in the file (`study.out`, `data.root`, `data.splits`, `data.cache_dir`) start
+        at the file's folder.
+      out: folder of the study, which replaces the file's `study.out` if it is not empty.
+      config: settings by dotted name, such as `{"data.root": "DATA"}`, which take precedence over the file's.
+
+    Returns:
+      The study, with all values checked. Where the file leaves them out, the seeds are 0, 1 and 2, the baseline is the
+      first variant, the preset is "small", and runs draw no pictures (`train.num_pictures` is 0).
 
     Raises:
-      InputError: it cannot be read, or says something that does not exist or cannot be.
+      InputError: the file cannot be read, is not TOML, or holds an unknown name or a value that cannot be used.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / "study.toml"
+      >>> _ = path.write_text('''
+      ... [study]
+      ... out = "results"
+      ... [[variant]]
+      ... name = "bce"
+      ... dice_weight = 0.0
+      ... [[variant]]
+      ... name = "bce+dice"
+      ... ''')
+      >>> study = load_study(str(path), config={"data.root": "DATA"})
+      >>> [variant.name for variant in study.variants], study.seeds, study.baseline
+      (['bce', 'bce+dice'], (0, 1, 2), 'bce')
     """
     path = epath.Path(path)
     try:
@@ -101,6 +146,7 @@ def load_study(path: str | epath.Path, *, out: str = "", config: dict[str, Any] 
 
 
 def _study(values: dict[str, Any], folder: epath.Path, out: str, overrides: dict[str, Any]) -> Study:
+    """Make a study from the parsed file; relative paths start at `folder`."""
     _check_names("table", values, ("study", "config", "variant"))
     study, tables = _table("study", values.get("study", {})), values.get("variant", [])
     _check_names("study field", study, _STUDY_FIELDS)
@@ -108,7 +154,7 @@ def _study(values: dict[str, Any], folder: epath.Path, out: str, overrides: dict
         require(isinstance(study.get(name, ""), str), f"study.{name}", study.get(name), "text")
     seeds = study.get("seeds", [0, 1, 2])
     require(isinstance(seeds, list), "study.seeds", seeds, "a list of whole numbers")
-    require(isinstance(tables, list), "variant", tables, "written [[variant]], once for each variant")
+    require(isinstance(tables, list), "variant", tables, "a list of tables, each written [[variant]]")
     preset = study.get("preset", "small")
     require(preset in PRESETS, "study.preset", preset, f"one of {', '.join(PRESETS)}")
     flat = _flatten(_table("config", values.get("config", {})))
@@ -116,7 +162,7 @@ def _study(values: dict[str, Any], folder: epath.Path, out: str, overrides: dict
         refused = name == "seed" or name.startswith("loss.")
         require(not refused, "config", name, "another setting: [study] has the seeds and [[variant]] the losses")
     flat |= {name: str(folder / flat[name]) for name in _PATHS if flat.get(name) and isinstance(flat[name], str)}
-    # A picture of every run is time that nobody looks at; a file may still ask for them.
+    # A study has many runs, and drawing each one's pictures takes time; the file may still ask for them.
     config = replace(PRESETS[preset](), {"train.num_pictures": 0, **flat, **overrides})
     variants = tuple(_variant(table, i) for i, table in enumerate(tables))
     own_out = str(folder / study["out"]) if study.get("out") else ""
@@ -126,38 +172,42 @@ def _study(values: dict[str, Any], folder: epath.Path, out: str, overrides: dict
 
 
 def _variant(table: Any, index: int) -> Variant:
+    """Make a variant from a [[variant]] table; `index` counts from 0."""
     table = dict(_table("variant", table))
     name = table.pop("name", "")
-    require(isinstance(name, str) and bool(name), f"variant {index + 1}: name", name, "given, as text")
+    require(isinstance(name, str) and bool(name), f"variant {index + 1}: name", name, "given as text")
     try:
         _check_names("field", table, _LOSS_FIELDS)
         terms = table.get("terms", [])
         ok = isinstance(terms, list) and all(isinstance(term, dict) for term in terms)
         require(ok, "terms", terms, 'a list of tables, as in [{name = "bce"}, {name = "tversky", weight = 0.5}]')
         unused = sorted(set(table) - {"terms"}) if terms else []
-        require(not unused, "terms", unused, "without these fields beside it, which it replaces")
+        if unused:
+            raise InputError(f"terms replaces {', '.join(unused)}: give either terms or these fields, not both.")
         for term in terms:
             _check_names("field of a term", term, typing.get_type_hints(LossTermConfig))
-            require("name" in term, "terms", term, "tables that have a name")
+            require("name" in term, "terms", term, "tables that each have a name")
         return Variant(name, config_from_dict(table, LossConfig, "loss."))
     except InputError as error:
         raise InputError(f"variant {name!r}: {error}") from error
 
 
 def _table(name: str, value: Any) -> dict[str, Any]:
+    """Return the value if it is a TOML table, and raise `InputError` otherwise."""
     require(isinstance(value, dict), name, value, f"a table, written [{name}]")
     return value
 
 
 def _check_names(kind: str, given: Collection[str], known: Collection[str]) -> None:
+    """Raise `InputError` for the first name that is not known."""
     for name in given:
         if name not in known:
-            hint = did_you_mean(name, known) or f" There are {', '.join(known)}."
+            hint = did_you_mean(name, known) or f" Use one of {', '.join(known)}."
             raise InputError(f"the {kind} {name!r} does not exist.{hint}")
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables and quoted dotted names alike, by dotted name."""
+    """Return all settings by dotted name; the tables may be nested or have quoted dotted names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):

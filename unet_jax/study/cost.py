@@ -1,6 +1,7 @@
-"""What a training step costs with each variant's loss: all variants in turn, round by round, in one process.
+"""Time and memory of a training step with each variant's loss.
 
-Times of the runs themselves would tell what else the machine did meanwhile; ratios of interleaved steps do not.
+The steps of all variants are timed in turn, round by round, in one process. The times of the runs themselves also
+depend on what else the machine did meanwhile; ratios of interleaved steps do not.
 """
 
 import csv
@@ -28,23 +29,30 @@ _COLUMNS = ("variant", "step_ms", "relative_time", "step_bytes")
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of a training step, reading not included."""
+    """Time and memory of a training step, without reading the batch."""
 
     step_ms: float
-    """Median over rounds."""
+    """Time of a step in milliseconds, median over rounds."""
     relative_time: float
-    """To the baseline's step of the same round, median over rounds."""
+    """Time of a step divided by that of the baseline's step in the same round, median over rounds."""
     step_bytes: int | None
-    """Arguments and temporaries on a device, by its compiler, where it says."""
+    """Bytes of arguments and temporaries on one device, as reported by the compiler; None if it reports none."""
 
 
 def cost_path(study: Study) -> epath.Path:
-    """The file that `measure_costs` writes."""
+    """Return the path of the file that `measure_costs` writes."""
     return epath.Path(study.out) / "cost.csv"
 
 
 def measure_costs(study: Study, programs: SharedPrograms, mesh: Mesh, display: GridDisplay) -> None:
-    """Times steps of all variants on made-up images, unless the study has costs of these variants already."""
+    """Time the training steps of all variants on random images, unless cost.csv already covers these variants.
+
+    Args:
+      study: a study whose runs are done.
+      programs: compiled programs of the runs, which are used again.
+      mesh: devices of one run.
+      display: where progress is shown.
+    """
     if cost_path(study).exists() and set(read_costs(study)) == {variant.name for variant in study.variants}:
         return
     info = load_info(study.run_path(study.variants[0], study.seeds[0]))
@@ -54,7 +62,7 @@ def measure_costs(study: Study, programs: SharedPrograms, mesh: Mesh, display: G
     for variant in study.variants:
         config = study.run_config(variant, study.seeds[0])
         program = programs(config, num_classes, info.num_steps)
-        if state is None:  # networks and optimizers are the same: one state goes through all steps
+        if state is None:  # all variants have the same network and optimizer, so that one state fits all steps
             batch = _made_up_batch(batch_shapes(config, num_classes, program.packing, mesh), mesh)
             state = put_replicated(jax.jit(program.init)(jax.random.key(0)), mesh)
         steps[variant.name] = program.train_step.lower(state, batch).compile()  # type: ignore[attr-defined]
@@ -82,7 +90,7 @@ def measure_costs(study: Study, programs: SharedPrograms, mesh: Mesh, display: G
 
 
 def read_costs(study: Study) -> dict[str, Cost]:
-    """By variant; empty where nothing was measured."""
+    """Read the cost of each variant, by its name; empty if nothing was measured."""
     if not cost_path(study).exists():
         return {}
     rows = csv.DictReader(io.StringIO(cost_path(study).read_text()))
@@ -95,7 +103,7 @@ def read_costs(study: Study) -> dict[str, Cost]:
 
 
 def _made_up_batch(shapes: Batch, mesh: Mesh) -> Batch:
-    """Random bytes as images, and labels of blocks that are black or white, so that masks have borders."""
+    """Make a batch of random images, with masks of random blocks, so that the masks have borders as real ones do."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, shapes.image.shape, np.uint8)
     count, height, width, channels = shapes.label.shape

@@ -1,4 +1,4 @@
-"""A study's progress: one line per run that is done, and on a terminal the whole grid of variants and seeds."""
+"""Progress of a study: one line for each run that is done, and on a terminal the grid of variants and seeds."""
 
 import contextlib
 import threading
@@ -14,12 +14,12 @@ from unet_jax.report.display import Display
 
 
 class GridDisplay(Display):
-    """The grid; what the runs themselves say goes to a file, and warnings are shown once."""
+    """Display of all runs of a study. Lines of the runs themselves go to a log file; a warning is also shown, once."""
 
     def __init__(self, console: Console | None = None):
         super().__init__(console)
         self._cells: dict[tuple[str, int], str] = {}
-        self._bars: dict[str, str] = {}  # by run under way
+        self._bars: dict[str, str] = {}  # newest progress text of each run that is being computed
         self._names: Sequence[str] = ()
         self._seeds: Sequence[int] = ()
         self._num_done = 0
@@ -29,7 +29,7 @@ class GridDisplay(Display):
 
     @contextlib.contextmanager
     def grid(self, names: Sequence[str], seeds: Sequence[int], log: epath.Path) -> Iterator[None]:
-        """Shows the grid while in the block."""
+        """Show the grid of variants and seeds during the `with` block, and write the runs' lines to the file `log`."""
         self._names, self._seeds, self._log = names, seeds, log
         with contextlib.ExitStack() as stack:
             if self.console.is_terminal:
@@ -39,12 +39,12 @@ class GridDisplay(Display):
             yield
 
     def cell(self, name: str, seed: int) -> "RunDisplay":
-        """What one run, which begins now, writes to."""
+        """Return the display of one run, which begins now."""
         self._cells[name, seed] = "..."
         return RunDisplay(self, name, seed)
 
     def finish(self, name: str, seed: int, result: str) -> None:
-        """A run is done."""
+        """Show that a run is done, with its result."""
         with self._lock:
             self._num_done += 1
             self._cells[name, seed] = result
@@ -53,7 +53,7 @@ class GridDisplay(Display):
             self.console.print(f"{self._num_done}/{total}  {name}  seed {seed}  {result}", markup=False)
 
     def line_of(self, run: str, text: str) -> None:
-        """Into the file."""
+        """Write a line of a run to the log file, and show it if it is a new warning."""
         with self._lock:
             if self._log is not None:
                 with self._log.open("a") as file:
@@ -63,7 +63,7 @@ class GridDisplay(Display):
                 self.console.print(text.strip(), markup=False)
 
     def bar_of(self, run: str, text: str) -> None:
-        """A line below the grid."""
+        """Show the progress of a run below the grid."""
         with self._lock:
             self._bars[run] = text
 
@@ -80,14 +80,14 @@ class GridDisplay(Display):
 
 
 class RunDisplay(Display):
-    """One run's part of a `GridDisplay`."""
+    """Display of one run, which passes everything to its `GridDisplay`."""
 
     def __init__(self, grid: GridDisplay, name: str, seed: int):
         super().__init__(grid.console)
         self._grid, self._key, self._name = grid, (name, seed), f"{name} seed {seed}"
 
     def finish(self, result: str) -> None:
-        """The run is done."""
+        """Show that the run is done, with its result."""
         self._grid.finish(*self._key, result)
 
     def line(self, text: str) -> None:

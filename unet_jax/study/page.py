@@ -1,4 +1,4 @@
-"""A study as one HTML file that needs nothing else: for a browser, a colleague, or a paper's supplement."""
+"""The HTML page of a study: one file that needs no other, for a browser, a colleague or a paper's supplement."""
 
 import base64
 import json
@@ -28,15 +28,15 @@ img { max-width: 100%; } .note { color: #555; font-size: 13px; } code { font-siz
 _TITLES = {
     "dice": "Dice",
     "iou": "IoU",
-    "surface_dice": f"Surface Dice at {SURFACE_TOLERANCE:g} px",
-    "hd95": "HD95 in pixels",
+    "surface_dice": f"Surface Dice at a tolerance of {SURFACE_TOLERANCE:g} pixels",
+    "hd95": "95 % Hausdorff distance (HD95) in pixels",
     "brier": "Brier score",
-    "ece": f"Expected calibration error, {NUM_BINS} bins",
+    "ece": f"Expected calibration error with {NUM_BINS} bins",
 }
 
 
 def conclusion(study: Study, results: Results) -> str:
-    """What may be said: a winner only where the rule allows one."""
+    """Say in two sentences whether there is a winner, and which variants are better or worse than the baseline."""
     winner, score = results.winner, _TITLES[PRIMARY]
     compared = [row for row in results.primary_rows() if row.comparison is not None]
     better, worse = (
@@ -44,44 +44,53 @@ def conclusion(study: Study, results: Results) -> str:
         for verdict in ("better", "worse")
     )
     if winner.name is not None:
-        first = f"{winner.name} has the best {score}, and is better than every other variant."
+        first = f"{winner.name} has the best {score} and is better than every other variant."
     else:
         rivals = ", ".join(winner.rivals)
-        first = f"No winner. {winner.leader} has the highest mean {score}, but is not told apart from: {rivals}."
+        first = f"No winner. {winner.leader} has the highest mean {score}, but cannot be told apart from {rivals}."
         if not SCORES[PRIMARY]:
             first = first.replace("highest", "lowest")
-    second = f"Better than {study.baseline}: {', '.join(better) or 'none'}. Worse: {', '.join(worse) or 'none'}."
-    return f"{first} {second}"
+    base, better_names, worse_names = study.baseline, ", ".join(better) or "none", ", ".join(worse) or "none"
+    return f"{first} Better than {base}: {better_names}. Worse than {base}: {worse_names}."
 
 
 def make_page(study: Study, results: Results, pictures: Mapping[str, bytes]) -> str:
-    """The whole page. `pictures` are PNG files called differences, ranking and curves."""
+    """Return the whole page as HTML.
+
+    Args:
+      study: the study.
+      results: its results.
+      pictures: contents of the PNG files, by the names "differences", "ranking" and "curves".
+    """
     scores = results.scores
     num_runs = len(study.variants) * len(study.seeds)
     seeds = ", ".join(map(str, study.seeds))
-    friedman = "" if math.isnan(results.friedman_p) else f" Friedman's test: p = {_p(results.friedman_p)}."
+    friedman = "" if math.isnan(results.friedman_p) else f" The p-value of Friedman's test is {_p(results.friedman_p)}."
     parts = [
         f"<h1>Study of {len(study.variants)} losses</h1>",
-        f"<p>{num_runs} runs: {len(study.variants)} variants, seeds {seeds}; scored on {len(scores.ids)} images of "
-        f"{escape(study.split)}, classes {escape(', '.join(scores.class_names))}. All variants of a seed began with "
-        f"the same weights and saw the same batches, augmented alike.</p>",
+        f"<p>The study has {num_runs} runs: {len(study.variants)} variants, each trained with {len(study.seeds)} "
+        f"seed(s): {seeds}. The runs were scored on {len(scores.ids)} images of the split {escape(study.split)}. "
+        f"The classes are {escape(', '.join(scores.class_names))}. All runs of one seed began with the same weights "
+        f"and saw the same batches with the same augmentation.</p>",
         f'<p class="verdict">{escape(conclusion(study, results))}</p>',
         _caveats(study, results),
         "<h2>Differences to the baseline</h2>",
         _picture(pictures["differences"], f"paired differences to {study.baseline}"),
-        '<p class="note">Thick: 95 % interval over images. Thin: over seeds; cut off where it is wider than the '
-        "picture. Gray: not told apart.</p>",
+        '<p class="note">Thick lines are 95 % intervals over images. Thin lines are 95 % intervals over seeds; they '
+        "are cut off where they are wider than the picture. Gray lines belong to variants that cannot be told apart "
+        "from the baseline.</p>",
         "<h2>Ranks</h2>",
         _picture(pictures["ranking"], "average ranks"),
-        f'<p class="note">Average over images of the rank in {PRIMARY} (mean of classes and seeds); 1 is the best. '
-        f"Bars join variants whose ranks differ by less than {results.critical_difference:.2f} (Nemenyi, 5 %)."
-        f"{friedman}</p>",
+        f'<p class="note">On each image, the variants are ranked by {_TITLES[PRIMARY]} (mean of classes and seeds); 1 '
+        "is the best. The picture shows the averages of these ranks over images. Bars join variants whose average "
+        f"ranks differ by less than {results.critical_difference:.2f}, the critical difference of Nemenyi's test at "
+        f"5 %.{friedman}</p>",
         "<h2>Learning curves</h2>",
-        _picture(pictures["curves"], "Dice on val by epoch"),
-        '<p class="note">Mean over seeds; the band is the range over seeds.</p>',
+        _picture(pictures["curves"], "mean validation Dice by epoch"),
+        '<p class="note">Lines are means over seeds; bands are ranges over seeds.</p>',
     ]
     for score, more_is_better in SCORES.items():
-        parts.append(f"<h2>{_TITLES[score]} ({'more' if more_is_better else 'less'} is better)</h2>")
+        parts.append(f"<h2>{_TITLES[score]} ({'higher' if more_is_better else 'lower'} is better)</h2>")
         for class_name in columns_of(scores.class_names)[::-1]:
             rows = [row for row in results.rows if (row.score, row.class_name) == (score, class_name)]
             parts.append(_score_table(class_name, rows, len(study.seeds)))
@@ -91,20 +100,27 @@ def make_page(study: Study, results: Results, pictures: Mapping[str, bytes]) -> 
 
 
 def _caveats(study: Study, results: Results) -> str:
+    """Return the rule of verdicts and the limits of the study, as an HTML list."""
     lines = [
-        f"A variant is called {RULE}.",
-        f"Intervals: BCa bootstrap, {NUM_RESAMPLES} resamples of the images. p: sign-flip permutation test over "
-        "images. Holm's correction is over the variants, in each score and class by itself: among the many scores and "
-        "classes below, some differences look significant by chance.",
-        "Intervals over images speak of other images like these for these trained networks, those over seeds of other "
-        "seeds on these images; none of other data sets.",
+        RULE,
+        f"Intervals over images are from the BCa bootstrap with {NUM_RESAMPLES} resamples of the images. The p-values "
+        "are from the sign-flip permutation test over images. Holm's correction is for the number of variants, "
+        "separately in each score and class. There are many scores and classes below, so some differences look "
+        "significant by chance.",
+        "Intervals over images say what to expect of these trained networks on other images like these. Intervals over "
+        "seeds say what to expect of other seeds on these images. Neither says anything about other data sets.",
     ]
     if len(study.seeds) < 3:
-        lines.append(f"With {len(study.seeds)} seed(s) hardly any difference can be told from chance: give at least 3.")
+        lines.append(
+            f"With {len(study.seeds)} seed(s), hardly any difference can be distinguished from chance: give at least 3."
+        )
     if len(results.scores.ids) < 20:
-        lines.append(f"{len(results.scores.ids)} images are few for a bootstrap: its intervals are too narrow.")
+        lines.append(f"{len(results.scores.ids)} images are few for a bootstrap: the intervals are too narrow.")
     if study.split != "test":
-        lines.append(f"These images ({study.split}) were not held out: they chose the checkpoints or were trained on.")
+        lines.append(
+            f"The images of the split {study.split} were not held out: the networks were trained on them, or the best "
+            "checkpoints were chosen by them."
+        )
     return '<ul class="note">' + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
 
@@ -116,14 +132,14 @@ def _score_table(class_name: str, rows: Sequence[Row], num_seeds: int) -> str:
     header = (
         class_name,
         "mean",
-        "sd over seeds",
-        "difference",
-        "95 % over images",
-        "95 % over seeds",
+        "SD over seeds",
+        "difference to baseline",
+        "95 % interval over images",
+        "95 % interval over seeds",
         "p",
         "p (Holm)",
         "seeds better",
-        "",
+        "verdict",
     )
     body = []
     for row in rows:
@@ -148,16 +164,17 @@ def _costs(results: Results) -> str:
         memory = f"{cost.step_bytes / 1e6:.1f}" if cost.step_bytes else ""
         rows.append((name, f"{cost.relative_time:.2f}", f"{cost.step_ms:.1f}", memory, ""))
     note = (
-        '<p class="note">Steps of all variants in turn, medians over rounds; relative: to the baseline\'s step of the '
-        "same round, which holds on a busy machine too. Memory: arguments and temporaries of the step on a device, by "
-        "its compiler.</p>"
+        '<p class="note">The steps of all variants were timed in turn; the table shows medians over rounds. The '
+        "relative time is the ratio to the baseline's step in the same round, which holds on a busy machine too. The "
+        "memory is that of the step's arguments and temporaries on one device, as reported by the compiler.</p>"
     )
-    return "<h2>Training step</h2>" + _table(("variant", "relative time", "ms", "MB", ""), rows) + note
+    header = ("variant", "relative time", "time in ms", "memory in MB", "")
+    return "<h2>Training step</h2>" + _table(header, rows) + note
 
 
 def _settings(study: Study, results: Results) -> str:
     losses = [(variant.name, _loss(config_to_dict(variant.loss))) for variant in study.variants]
-    hidden = ("seed", "data.root", "data.splits", "data.cache_dir")  # folders of the machine, or said above
+    hidden = ("seed", "data.root", "data.splits", "data.cache_dir")  # local folders, and seeds, which stand above
     flat = flatten_config(study.config)
     settings = [(k, str(v)) for k, v in flat.items() if k not in hidden and not k.startswith("loss.")]
     sizes = [(name, str(len(ids))) for name, ids in results.info.splits.items()]
@@ -165,13 +182,14 @@ def _settings(study: Study, results: Results) -> str:
         "<h2>Losses</h2>"
         + _table(("variant", "loss"), losses, left=True)
         + "<h2>Settings of all runs</h2>"
-        + _table(("images", ""), sizes, left=True)
-        + _table(("setting", ""), settings, left=True)
-        + _table(("version of", ""), results.info.versions.items(), left=True)
+        + _table(("split", "images"), sizes, left=True)
+        + _table(("setting", "value"), settings, left=True)
+        + _table(("package", "version"), results.info.versions.items(), left=True)
     )
 
 
 def _loss(values: dict) -> str:
+    """Return a loss as JSON text: its terms without empty fields, or BCE and Dice if it has no terms."""
     terms = values.pop("terms")
     if not terms:
         return json.dumps(values)
@@ -182,6 +200,7 @@ def _loss(values: dict) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], left: bool = False) -> str:
+    """Return an HTML table; a verdict in the last column gets its colour."""
     kind = ' class="left"' if left else ""
     lines = ["<tr>" + "".join(f"<th{kind}>{escape(cell)}</th>" for cell in header) + "</tr>"]
     for row in rows:
@@ -193,9 +212,10 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], left: bool = Fa
 
 
 def _number(value: float, sign: str = "") -> str:
-    """Four digits behind the point; distances in pixels may be large."""
+    """Format a score with four decimals, or with two from 10 on, as distances in pixels may be large."""
     return f"{value:{sign}.4f}" if abs(value) < 10 else f"{value:{sign}.2f}"
 
 
 def _p(value: float) -> str:
+    """Format a p-value."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"

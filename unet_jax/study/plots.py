@@ -1,4 +1,4 @@
-"""Pictures of a study: learning curves, differences with their intervals, and ranks."""
+"""PNG pictures of a study: learning curves, differences with their intervals, and average ranks."""
 
 import itertools
 from collections.abc import Sequence
@@ -14,18 +14,24 @@ from unet_jax.report.pictures import class_color, save_figure
 from unet_jax.study.compare import Row
 
 Curves = Sequence[tuple[Sequence[float], Sequence[float]]]
-"""(epochs, values) of each seed."""
+"""Pairs (epochs, values), one for each seed."""
 
 _STYLES = ("-", "--", ":", "-.")
-_GOOD, _BAD, _NEUTRAL = "#0072b2", "#d55e00", "#777777"  # blue and vermilion: told apart without red-green vision
+_GOOD, _BAD, _NEUTRAL = "#0072b2", "#d55e00", "#777777"  # blue and vermilion differ without red-green vision
 
 
 def save_learning_curves(path: epath.Path, curves: dict[str, Curves], label: str) -> None:
-    """By variant: the mean over seeds as a line, the range over seeds as a band."""
+    """Draw the learning curve of each variant: the mean over seeds as a line, the range over seeds as a band.
+
+    Args:
+      path: PNG file to write.
+      curves: curves by name of the variant.
+      label: label of the vertical axis.
+    """
     figure = Figure(figsize=(9.0, 4.8), layout="constrained")
     axis = figure.subplots()
     for i, (name, seeds) in enumerate(curves.items()):
-        length = min(len(values) for _, values in seeds)  # early stopping ends them at different epochs
+        length = min(len(values) for _, values in seeds)  # early stopping may end them at different epochs
         epochs = np.asarray(seeds[0][0][:length])
         values = np.array([values[:length] for _, values in seeds])
         color = tuple(c / 255 for c in class_color(i))
@@ -40,7 +46,13 @@ def save_learning_curves(path: epath.Path, curves: dict[str, Curves], label: str
 
 
 def save_differences(path: epath.Path, rows: Sequence[Row], baseline: str) -> None:
-    """Paired differences to the baseline and their intervals, one line per row that has one, in the order given."""
+    """Draw the difference of each variant to the baseline with its intervals over images (thick) and seeds (thin).
+
+    Args:
+      path: PNG file to write.
+      rows: results of one score and class, in the order to draw. Rows without a comparison are left out.
+      baseline: name of the baseline.
+    """
     rows = [row for row in rows if row.comparison is not None]
     figure = Figure(figsize=(8.0, 0.32 * len(rows) + 1.2), layout="constrained")
     axis = figure.subplots()
@@ -55,18 +67,32 @@ def save_differences(path: epath.Path, rows: Sequence[Row], baseline: str) -> No
     axis.axvline(0.0, color="black", linewidth=0.8)
     ends = [0.0, *(end for row in rows if row.comparison for end in (row.comparison.low, row.comparison.high))]
     margin = 0.05 * (max(ends) - min(ends)) or 1e-3
-    if np.isfinite(margin):  # intervals over two seeds are wider than anything
+    # The limits fit the intervals over images only, because those over two seeds are far wider. For a single image
+    # all intervals are infinite.
+    if np.isfinite(margin):
         axis.set_xlim(min(ends) - margin, max(ends) + margin)
     axis.set_yticks(range(len(rows)), [row.variant for row in rows])
     axis.set_ylim(len(rows) - 0.5, -0.5)
     score = rows[0].score if rows else ""
-    axis.set_xlabel(f"difference in {score} to {baseline}; gray: not told apart")
+    axis.set_xlabel(f"difference in {score} to {baseline} (gray: unclear)")
     axis.grid(axis="x", alpha=0.3)
     save_figure(figure, path)
 
 
 def groups_within(ranks: Float[np.ndarray, " v"], difference: float) -> list[tuple[float, float]]:
-    """First and last rank of each largest group of at least two variants that all lie within the difference."""
+    """Find the groups of two or more variants whose ranks all lie within `difference`.
+
+    Args:
+      ranks: average ranks, `[v]`.
+      difference: largest distance between the ranks of a group.
+
+    Returns:
+      The first and the last rank of each group that is not part of a larger one.
+
+    Example:
+      >>> groups_within(np.array([1.0, 1.8, 2.5]), 1.0)
+      [(1.0, 1.8), (1.8, 2.5)]
+    """
     values, groups = np.sort(ranks), []
     for i, first in enumerate(values):
         last = int(np.searchsorted(values, first + difference, side="right")) - 1
@@ -76,11 +102,18 @@ def groups_within(ranks: Float[np.ndarray, " v"], difference: float) -> list[tup
 
 
 def save_ranking(path: epath.Path, names: Sequence[str], ranks: Float[np.ndarray, " v"], difference: float) -> None:
-    """A critical-difference diagram: bars join variants that Nemenyi's test does not tell apart."""
+    """Draw a critical-difference diagram, in which bars join variants that Nemenyi's test cannot tell apart.
+
+    Args:
+      path: PNG file to write.
+      names: names of the v variants.
+      ranks: average ranks, `[v]`.
+      difference: critical difference of average ranks.
+    """
     count, order = len(names), np.argsort(ranks, kind="stable")
     groups = groups_within(ranks, difference)
     rows = (count + 1) // 2
-    top = 0.35 * (len(groups) + 1)  # the bars' height below the axis
+    top = 0.35 * (len(groups) + 1)  # space for the bars, below the axis
     figure = Figure(figsize=(9.0, 1.3 + 0.3 * rows + 0.3 * top), layout="constrained")
     axis = figure.subplots()
     axis.set_axis_off()

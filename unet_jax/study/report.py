@@ -1,9 +1,9 @@
-"""What a finished study leaves: tables, pictures and one page.
+"""`write_results`, which writes the tables, pictures and HTML page of a finished study; and a table for a terminal.
 
-OUT/results.csv      every score of every image, class, variant and seed
-OUT/table.csv        means, spreads over seeds, and comparisons with the baseline
+OUT/results.csv      all scores of every image, class, variant and seed
+OUT/table.csv        means, standard deviations over seeds, and comparisons with the baseline
 OUT/pictures/        learning curves, differences, ranking
-OUT/study.html       all of it, self-contained
+OUT/study.html       means, comparisons and pictures in one file that needs no other
 """
 
 import math
@@ -14,7 +14,7 @@ from etils import epath
 from rich.table import Table
 
 from unet_jax._files import csv_text, replace_text
-from unet_jax.study import plots as pictures
+from unet_jax.study import plots
 from unet_jax.study.compare import PRIMARY, Row
 from unet_jax.study.config import Study
 from unet_jax.study.page import make_page
@@ -25,28 +25,40 @@ from unet_jax.study.scores import SCORES
 
 
 def write_results(study: Study) -> Results:
-    """Writes everything that is listed above into the study's folder, and returns it."""
+    """Write the tables, pictures and HTML page of a finished study into its folder.
+
+    The files are results.csv, table.csv, pictures/ and study.html. The docstring of `unet_jax.study` has an example.
+
+    Args:
+      study: a study whose runs are all done, which `run_study` ensures.
+
+    Returns:
+      The results that were written.
+
+    Raises:
+      InputError: a run is not done yet.
+    """
     results, out = read_results(study), epath.Path(study.out)
     (out / "results.csv").write_text(csv_text(("variant", "seed", "id", "class", *SCORES), _image_rows(study, results)))
     (out / "table.csv").write_text(csv_text(_TABLE_COLUMNS, [_table_row(row) for row in results.rows]))
     folder = out / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.png" for name in ("differences", "ranking", "curves")}
-    pictures.save_differences(paths["differences"], results.ranked_rows(), study.baseline)
-    pictures.save_ranking(paths["ranking"], results.names, results.ranks, results.critical_difference)
-    pictures.save_learning_curves(paths["curves"], _curves(study), "mean per-image Dice on val")
+    plots.save_differences(paths["differences"], results.ranked_rows(), study.baseline)
+    plots.save_ranking(paths["ranking"], results.names, results.ranks, results.critical_difference)
+    plots.save_learning_curves(paths["curves"], _curves(study), "mean per-image validation Dice")
     page = make_page(study, results, {name: path.read_bytes() for name, path in paths.items()})
     replace_text(out / "study.html", page)
     return results
 
 
 def show(results: Results) -> Table:
-    """The primary score for a terminal."""
+    """Make a table of the primary score for a terminal, the best variant first."""
     title = f"{PRIMARY}, mean of {len(results.scores.ids)} images"
     table = Table(title=title, title_justify="left")
     classes = results.scores.class_names if len(results.scores.class_names) > 1 else ()
     table.add_column("variant", no_wrap=True)
-    for column in ("mean", "sd", "difference, 95 %", "over seeds", "p (Holm)", "", *classes, "time", "MB"):
+    for column in ("mean", "SD", "difference, 95 %", "over seeds", "p (Holm)", "verdict", *classes, "time", "MB"):
         table.add_column(column, justify="right", no_wrap=True)
     means = {(row.variant, row.class_name): row.mean for row in results.rows if row.score == PRIMARY}
     for row in results.ranked_rows():
@@ -69,6 +81,7 @@ def show(results: Results) -> Table:
 
 
 def _image_rows(study: Study, results: Results) -> Iterable[Sequence[Any]]:
+    """Yield the rows of results.csv."""
     table = results.scores
     for v, name in enumerate(results.names):
         for s, seed in enumerate(study.seeds):
@@ -85,6 +98,7 @@ _TABLE_COLUMNS = (
 
 
 def _table_row(row: Row) -> Sequence[Any]:
+    """Return a row of table.csv; the baseline has no comparison."""
     c, std = row.comparison, "" if math.isnan(row.std) else f"{row.std:.6f}"
     first = (row.variant, row.score, row.class_name, f"{row.mean:.6f}", std)
     if c is None:
@@ -94,6 +108,7 @@ def _table_row(row: Row) -> Sequence[Any]:
 
 
 def _curves(study: Study) -> dict[str, Curves]:
+    """Read the validation Dice of each epoch, by name of the variant."""
     curves: dict[str, Curves] = {}
     for variant in study.variants:
         lines = [evaluations(study, variant, seed) for seed in study.seeds]

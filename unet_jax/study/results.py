@@ -1,4 +1,4 @@
-"""A study's runs read back: scores, comparisons, ranks and costs."""
+"""`Results`, a finished study in numbers, and `read_results`, which computes it from the files of the runs."""
 
 import dataclasses
 
@@ -17,34 +17,42 @@ from unet_jax.study.scores import SCORES, ScoreTable, read_scores, stack_scores
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """A finished study in numbers."""
+    """Scores, comparisons, ranks and costs of a finished study.
+
+    `write_results` returns it. The docstring of `unet_jax.study` has an example.
+    """
 
     names: tuple[str, ...]
+    """Names of the v variants."""
     scores: ScoreTable
-    """With the axes `[variant seed image class]`."""
+    """Scores with the axes `[v s n k]`: variant, seed, image, class."""
     rows: list[Row]
+    """Means and comparisons with the baseline, one row for each score, class and variant."""
     winner: Winner
+    """The winner in the primary score, if there is one, and the variants that it cannot be told apart from."""
     ranks: Float[np.ndarray, " v"]
-    """Average over images, in the primary score, averaged over classes and seeds; 1 is the best."""
+    """Ranks in the primary score (averaged over classes and seeds), averaged over images; 1 is the best."""
     critical_difference: float
+    """Difference of average ranks below which two variants cannot be told apart (Nemenyi's test at 5 %)."""
     friedman_p: float
+    """P-value of Friedman's test that all variants have the same average rank; nan for fewer than three variants."""
     costs: dict[str, Cost]
-    """By variant, where they were measured."""
+    """Time and memory of a training step, by name of the variant; empty if they were not measured."""
     info: RunInfo
-    """Of the first run."""
+    """Description of the first run: splits, class names, versions."""
 
     def primary_rows(self) -> list[Row]:
-        """One row for each variant: the primary score, averaged over classes."""
+        """Return one row for each variant: the primary score, averaged over classes."""
         last = columns_of(self.scores.class_names)[-1]
         return [row for row in self.rows if (row.score, row.class_name) == (PRIMARY, last)]
 
     def ranked_rows(self) -> list[Row]:
-        """`primary_rows`, the best first."""
+        """Return `primary_rows`, the best first."""
         return sorted(self.primary_rows(), key=lambda row: -row.mean if SCORES[PRIMARY] else row.mean)
 
 
 def read_results(study: Study) -> Results:
-    """Reads what the runs left, and computes the rest.
+    """Read the scores of all runs, and compute comparisons and ranks.
 
     Raises:
       InputError: a run is not done yet.
@@ -53,7 +61,7 @@ def read_results(study: Study) -> Results:
         for seed in study.seeds:
             path = scores_path(study, variant, seed)
             if not path.exists():
-                raise InputError(f"{path}: is not there yet: run the study to its end first.")
+                raise InputError(f"{path}: is not there yet. Run the study to its end first.")
     names = tuple(variant.name for variant in study.variants)
     scores = stack_scores([[read_scores(scores_path(study, v, seed)) for seed in study.seeds] for v in study.variants])
     by_image = with_mean(scores.values[PRIMARY])[..., -1].mean(axis=1).T  # [n v]

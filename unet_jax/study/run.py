@@ -1,10 +1,12 @@
-"""A study's runs, one after the other or side by side; killed at any moment, the same command continues.
+"""`run_study`, which trains and scores the runs of a study, one after the other or side by side.
 
-OUT/runs/VARIANT/seedN/          an ordinary run, and
-OUT/runs/VARIANT/seedN/SPLIT.csv its best checkpoint's scores per image and class: written last, so a run that has them
-                                 is done
-OUT/log.txt                      what the runs had to say
-OUT/cost.csv                     time and memory of a training step, once all runs are done
+A study may be killed at any moment: the same command continues it. Files in the study's folder OUT:
+
+OUT/runs/VARIANT/seedN/           run directory like that of any other run
+OUT/runs/VARIANT/seedN/SPLIT.csv  scores of the run's best checkpoint, per image and class; written last, so a run that
+                                  has this file is done
+OUT/log.txt                       lines that the runs printed
+OUT/cost.csv                      time and memory of a training step; written when all runs are done
 """
 
 import collections
@@ -18,11 +20,12 @@ from jax.sharding import Mesh
 
 from unet_jax._types import InputError, Preempted
 from unet_jax.config.dicts import check_same_run
+from unet_jax.config.presets import check_settings
 from unet_jax.data.layout import Layout, find_layout
 from unet_jax.data.splits import assign_splits
-from unet_jax.devices.mesh import check_batch_size, check_rows, make_mesh
+from unet_jax.devices.mesh import make_mesh
 from unet_jax.inference.evaluate import select_records
-from unet_jax.program.build import make_loss
+from unet_jax.program.build import check_divisible, make_loss
 from unet_jax.report.display import Display
 from unet_jax.report.metrics_file import MetricsFile
 from unet_jax.runs.info import info_path, load_info
@@ -32,25 +35,32 @@ from unet_jax.study.cost import measure_costs
 from unet_jax.study.display import GridDisplay
 from unet_jax.study.scores import read_scores, score_run, write_scores
 from unet_jax.study.shared_program import SharedPrograms
-from unet_jax.training.loop import NonFiniteLossError, train
+from unet_jax.training.loop import train
+from unet_jax.training.non_finite import NonFiniteLossError
 from unet_jax.training.preemption import stop_requests
 
 
 def scores_path(study: Study, variant: Variant, seed: int) -> epath.Path:
-    """The file whose presence makes a run done."""
+    """Return the path of a run's scores; a run is done if this file exists."""
     return study.run_path(variant, seed) / f"{study.split}.csv"
 
 
 def run_study(study: Study, *, display: GridDisplay | None = None, mesh: Mesh | None = None) -> None:
-    """Trains and scores what is not done yet: all variants of the first seed, then of the next.
+    """Train and score all runs that are not done yet: all variants with the first seed, then with the next seed.
 
-    With more devices than `study.devices_per_run`, as many runs as fit are under way at once, each in a thread and on
-    devices of its own; every run is the same as if it were alone there.
+    If there are more devices than `study.devices_per_run`, as many runs as fit are computed at once. Each of them has
+    its own thread and devices, and has the same result as if it were alone. When all runs are done, the training
+    steps of all variants are timed. The docstring of `unet_jax.study` has an example.
+
+    Args:
+      study: the study, from `load_study` or made in Python.
+      display: where progress is shown; by default on standard error.
+      mesh: devices to use, from `make_mesh`; by default all.
 
     Raises:
-      InputError: the data set, a loss or the devices cannot be used, or `out` holds runs of another study.
-      NonFiniteLossError: runs diverged; said when all others are done.
-      Preempted: told to stop; what was under way is saved.
+      InputError: the data set, a loss or the devices cannot be used, or `study.out` holds runs with other settings.
+      NonFiniteLossError: some runs diverged. It is raised when all other runs are done.
+      Preempted: SIGTERM or Ctrl-C came during training. The runs that were being trained are saved.
     """
     mesh = mesh or make_mesh()
     meshes = _meshes(study, mesh)
@@ -62,7 +72,7 @@ def run_study(study: Study, *, display: GridDisplay | None = None, mesh: Mesh | 
     out.mkdir(parents=True, exist_ok=True)
     workers = [_Worker(study, layout, own, display) for own in meshes[: len(cells)]]
     with display.grid([v.name for v in study.variants], study.seeds, out / "log.txt"):
-        if len(workers) == 1:  # in this thread, which signals reach
+        if len(workers) == 1:  # stay in the main thread, where `train` can watch signals itself
             for cell in cells:
                 workers[0].do(*cell)
         else:
@@ -70,27 +80,29 @@ def run_study(study: Study, *, display: GridDisplay | None = None, mesh: Mesh | 
     diverged = [reason for worker in workers for reason in worker.diverged]
     if diverged:
         raise NonFiniteLossError(
-            f"{len(diverged)} runs diverged, and the others are done:\n  " + "\n  ".join(diverged) + "\n"
-            "Take their variants out of the study to compare the others, or begin anew with other settings."
+            "\n  ".join([f"{len(diverged)} of {len(cells)} runs diverged, and the others are done:", *diverged]) + "\n"
+            "Remove their variants from the study to compare the others, or start a new study with other settings."
         )
     measure_costs(study, workers[0].programs, meshes[0], display)
 
 
 def _meshes(study: Study, mesh: Mesh) -> list[Mesh]:
-    """Devices of the runs that are under way at once."""
+    """Divide the devices into meshes of `study.devices_per_run`, one for each run that is computed at the same time."""
     size = study.devices_per_run
     if size > mesh.size:
-        raise InputError(f"study.devices_per_run is {size}, but there are {mesh.size} devices: give that at most.")
+        raise InputError(f"study.devices_per_run is {size}, but there are {mesh.size} devices: use at most that many.")
     devices = list(mesh.devices.flat)
     config, starts = study.config, range(0, len(devices) - size + 1, size)
     meshes = [make_mesh(devices[i : i + size], space=config.train.devices_per_image) for i in starts]
-    check_batch_size(config.train.batch_size, meshes[0])
-    check_rows(config.data.image_size, config.model.size_multiple, meshes[0])
+    check_divisible(config, meshes[0])
     return meshes
 
 
 def _side_by_side(workers: Sequence["_Worker"], cells: Sequence[tuple[Variant, int]]) -> None:
-    """Each worker takes the next run when it has done one. An error in one stops the others after their step."""
+    """Let each worker take the next run when it has finished one.
+
+    An error in one worker makes the others stop after their current step. The error is raised when all have stopped.
+    """
     waiting, failed = collections.deque(cells), threading.Event()
     with stop_requests() as stop_at, ThreadPoolExecutor(len(workers)) as pool:
 
@@ -104,12 +116,13 @@ def _side_by_side(workers: Sequence["_Worker"], cells: Sequence[tuple[Variant, i
 
         futures = [pool.submit(work, worker) for worker in workers]
         errors = [error for error in (future.exception() for future in futures) if error is not None]
-    for error in sorted(errors, key=lambda error: isinstance(error, Preempted)):  # what stopped the others comes first
+    # The workers that were stopped by another one's error end with Preempted: raise that error rather than theirs.
+    for error in sorted(errors, key=lambda error: isinstance(error, Preempted)):
         raise error
 
 
 class _Worker:
-    """Does runs on some devices, one after the other."""
+    """Worker that trains and scores runs on one mesh, one after the other."""
 
     def __init__(self, study: Study, layout: Layout, mesh: Mesh, display: GridDisplay):
         self._study, self._layout, self._mesh, self._display = study, layout, mesh, display
@@ -117,7 +130,7 @@ class _Worker:
         self.diverged: list[str] = []
 
     def do(self, variant: Variant, seed: int, stop_at: Callable[[int], bool] | None = None) -> None:
-        """Trains and scores a run unless it is done."""
+        """Train and score a run unless it is done; note it in `diverged` if its loss is not finite."""
         scores, display = scores_path(self._study, variant, seed), self._display.cell(variant.name, seed)
         try:
             if not scores.exists():
@@ -131,6 +144,7 @@ class _Worker:
     def _train_and_score(
         self, variant: Variant, seed: int, display: Display, stop_at: Callable[[int], bool] | None
     ) -> None:
+        """Train a run to its end, score its best checkpoint on the study's split, and write the scores."""
         study, path = self._study, self._study.run_path(variant, seed)
         config = study.run_config(variant, seed)
         train(config, path, display=display, mesh=self._mesh, make_program=self.programs, stop_at=stop_at)
@@ -142,28 +156,32 @@ class _Worker:
 
 
 def _check_data(study: Study) -> Layout:
-    """What would otherwise fail after hours: the split that is scored, classes and the users' own losses."""
+    """Check the scored split, the class weights and the users' own losses, and return the data set's layout.
+
+    Mistakes in these would otherwise stop the study only after hours of training.
+    """
     layout = find_layout(study.config.data)
     splits = assign_splits(layout, study.config.data)
     if not splits[study.split]:
         raise InputError(
             f"{study.config.data.root}: the split {study.split!r}, which the study scores, is empty. Name its images "
-            f"in data.splits (a CSV file with the columns id,split), or set study.split to 'val' (the images that "
-            f"chose the checkpoints)."
+            f"in data.splits (a CSV file with the columns id,split), or set study.split to 'val' (the images by which "
+            f"the best checkpoints were chosen)."
         )
     for variant in study.variants:
+        check_settings(study.run_config(variant, study.seeds[0]))
         for term in variant.loss.terms:
             if term.class_weight and len(term.class_weight) != len(layout.class_names):
                 raise InputError(
                     f"variant {variant.name!r}: class_weight of {term.name!r} has {len(term.class_weight)} values, but "
                     f"the data set has {len(layout.class_names)} classes: {', '.join(layout.class_names)}."
                 )
-        make_loss(variant.loss)  # imports what is the user's own
+        make_loss(variant.loss)  # imports the user's own losses, which may fail
     return layout
 
 
 def _check_runs(study: Study) -> None:
-    """Runs that are there must be this study's."""
+    """Raise `InputError` if an existing run was begun with other settings than the study's."""
     for variant in study.variants:
         for seed in study.seeds:
             path = study.run_path(variant, seed)
@@ -174,7 +192,7 @@ def _check_runs(study: Study) -> None:
 
 
 def _check_paired(study: Study, path: epath.Path) -> None:
-    """All runs must have had the same images in the same splits."""
+    """Raise `InputError` if the run in `path` has other images, splits or classes than the other runs."""
     mine = load_info(path)
     for variant, seed in itertools.product(study.variants, study.seeds):
         other = study.run_path(variant, seed)
@@ -183,13 +201,14 @@ def _check_paired(study: Study, path: epath.Path) -> None:
         theirs = load_info(other)
         if (mine.splits, mine.class_names) != (theirs.splits, theirs.class_names):
             raise InputError(
-                f"{path} and {other}: were begun with different images or classes, so they cannot be compared. Restore "
-                f"the data set and remove one of them, or start anew with another study.out."
+                f"{path} and {other}: these runs were begun with different images or classes, so they cannot be "
+                f"compared. Restore the data set and remove one of the runs, or start a new study with another "
+                f"study.out."
             )
         return
 
 
 def evaluations(study: Study, variant: Variant, seed: int) -> list[dict]:
-    """The lines of a run's metrics that belong to evaluations on val."""
+    """Return the rows of a run's metrics.jsonl that hold an evaluation on the validation split."""
     rows = MetricsFile(study.run_path(variant, seed) / "metrics.jsonl").read()
     return [row for row in rows if "eval/loss" in row]

@@ -1,4 +1,4 @@
-"""Scores of a run's best checkpoint, per image and class, as CSV files; and all those of a study as one array."""
+"""Scores per image and class: computed from a run's best checkpoint, kept as CSV files, stacked for a whole study."""
 
 import csv
 import dataclasses
@@ -26,20 +26,23 @@ SCORES: dict[str, bool] = {
     "brier": False,
     "ece": False,
 }
-"""Name -> whether more is better."""
+"""Name of each score, and True if higher values are better."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoreTable:
-    """Scores of some images, or (with further leading axes) of many runs on the same images."""
+    """Scores of the same n images and k classes, from one run or (with leading axes) from many runs."""
 
     ids: tuple[str, ...]
+    """Names of the n images."""
     class_names: tuple[str, ...]
+    """Names of the k classes."""
     values: dict[str, Float[np.ndarray, "*runs n k"]]
+    """One array `[n k]` (one run) or `[v s n k]` (variants and seeds) for each name in `SCORES`."""
 
     def to_csv(self) -> str:
-        """One line per image and class; one run only."""
-        # All digits, so that what is read is what was computed.
+        """Return the scores of one run as CSV text with one line per image and class."""
+        # `repr` writes all digits, so that `read_scores` returns exactly the computed values.
         rows = (
             [id_, name, *(repr(float(self.values[score][i, k])) for score in SCORES)]
             for i, id_ in enumerate(self.ids)
@@ -51,7 +54,22 @@ class ScoreTable:
 def image_scores(
     probs: Float[np.ndarray, "h w k"], truth: Bool[np.ndarray, "h w k"], threshold: float | Float[np.ndarray, " k"]
 ) -> dict[str, Float[np.ndarray, " k"]]:
-    """All scores of an image, per class."""
+    """Compute all scores of one image, per class.
+
+    Args:
+      probs: probabilities, `[h w k]`, from 0 to 1.
+      truth: true masks, `[h w k]`.
+      threshold: a pixel belongs to a class if its probability is above this: one number, or one for each class.
+
+    Returns:
+      An array `[k]` for each name in `SCORES`. `hd95` is in pixels; all others have no unit.
+
+    Example:
+      >>> truth = np.array([[True, True, False, False]] * 4)[..., None]
+      >>> scores = image_scores(np.where(truth, 0.9, 0.1), truth, threshold=0.5)
+      >>> {name: float(values[0].round(3)) for name, values in scores.items()}
+      {'dice': 1.0, 'iou': 1.0, 'surface_dice': 1.0, 'hd95': 0.0, 'brier': 0.01, 'ece': 0.1}
+    """
     predicted = probs > threshold
     counts = metrics.counts_from_masks(predicted, truth)
     classes = range(truth.shape[-1])
@@ -72,7 +90,17 @@ def image_scores(
 def score_run(
     run: Run, layout: Layout, records: Sequence[Record], *, on_progress: Callable[[int], Any] = lambda done: None
 ) -> ScoreTable:
-    """Scores what `predict` would give, at each image's own size, against the mask files."""
+    """Score a run's predictions against the mask files, at each image's own size.
+
+    Args:
+      run: the trained run; its best checkpoint and its threshold are used.
+      layout: layout of the data set.
+      records: images to score.
+      on_progress: function that is called with the number of images scored so far.
+
+    Returns:
+      The scores, `[n k]`.
+    """
     parts = []
     pairs = probs_and_truths(run, layout, records, soft_masks=run.config.data.soft_masks)
     for done, (probs, truth) in enumerate(pairs, start=1):
@@ -83,29 +111,38 @@ def score_run(
 
 
 def write_scores(path: epath.Path, table: ScoreTable) -> None:
-    """Whole or not at all."""
+    """Write the scores of one run as CSV. The file appears complete or not at all."""
     replace_text(path, table.to_csv())
 
 
 def read_scores(path: epath.Path) -> ScoreTable:
-    """The inverse of `write_scores`."""
+    """Read the scores that `write_scores` wrote.
+
+    Raises:
+      InputError: the file is not a table of scores.
+    """
     rows = list(csv.DictReader(io.StringIO(path.read_text(), newline="")))
     ids, class_names = (tuple(dict.fromkeys(row[column] for row in rows)) for column in ("id", "class"))
     if len(rows) != len(ids) * len(class_names) or not rows or not set(SCORES) <= set(rows[0]):
-        raise InputError(f"{path}: is not a table of scores. Remove it: the same command writes it again.")
+        raise InputError(f"{path}: is not a table of scores. Remove it; the same command then writes it again.")
     shape = (len(ids), len(class_names))
     values = {name: np.array([float(row[name]) for row in rows]).reshape(shape) for name in SCORES}
     return ScoreTable(ids, class_names, values)
 
 
 def stack_scores(tables: Sequence[Sequence[ScoreTable]]) -> ScoreTable:
-    """`tables[variant][seed]` as one of `[v s n k]`; refuses tables of different images, which are not paired."""
+    """Stack the scores of v variants and s seeds, given as `tables[variant][seed]`, into arrays `[v s n k]`.
+
+    Raises:
+      InputError: the tables are of different images or classes, so that the runs are not paired.
+    """
     first = tables[0][0]
     for table in (table for row in tables for table in row):
         if (table.ids, table.class_names) != (first.ids, first.class_names):
             raise InputError(
-                f"runs were scored on different images or classes: {len(first.ids)} images of {first.class_names} and "
-                f"{len(table.ids)} of {table.class_names}. Start the study anew in another folder."
+                f"runs were scored on different images or classes: {len(first.ids)} images with the classes "
+                f"{', '.join(first.class_names)}, and {len(table.ids)} images with the classes "
+                f"{', '.join(table.class_names)}. Start a new study in another folder."
             )
     values = {name: np.stack([np.stack([t.values[name] for t in row]) for row in tables]) for name in SCORES}
     return ScoreTable(first.ids, first.class_names, values)

@@ -1,7 +1,8 @@
-"""Programs of many runs that differ in the numbers of their loss: each structure is compiled once.
+"""Compiled steps that runs share if their losses differ only in numbers.
 
-Weights, class weights and those options that `LossEntry.numbers` lists are arguments of the compiled step. A sum of
-other functions is another structure.
+Weights, class weights and the options that `LossEntry.numbers` lists are arguments of the compiled step, so that
+changing them needs no compilation. A loss that is a sum of other functions has another structure, and its step is
+compiled separately.
 """
 
 import dataclasses
@@ -24,7 +25,15 @@ from unet_jax.program.steps import EvalStep, TrainStep
 
 
 def structure(config: LossConfig) -> str:
-    """What is left of a loss without its numbers; equal texts may share a compiled step."""
+    """Describe a loss without its numbers, as JSON text; losses with equal texts can share a compiled step.
+
+    Example:
+      >>> from unet_jax.config import LossConfig
+      >>> structure(LossConfig(bce_weight=2.0)) == structure(LossConfig())
+      True
+      >>> structure(LossConfig(dice_reduction="image")) == structure(LossConfig())
+      False
+    """
     numbers = loss_numbers(config)
     values = config_to_dict(config)
     if not config.terms:
@@ -38,7 +47,10 @@ def structure(config: LossConfig) -> str:
 
 
 class SharedPrograms:
-    """Makes programs as `build` does, for runs on one mesh that are alike but for seeds and losses."""
+    """Maker of programs like those of `build`, for runs on one mesh whose configs differ only in seed and loss.
+
+    An object is called like `build`: `programs(config, num_classes, num_steps)`.
+    """
 
     def __init__(self, mesh: Mesh):
         self._mesh = mesh
@@ -57,28 +69,32 @@ class SharedPrograms:
 
     @property
     def num_compiled(self) -> int:
-        """Training steps compiled so far."""
+        """Number of training steps compiled so far."""
         return sum(steps.compiled is not None for steps in self._steps.values())
 
     def step_bytes(self, config: Config, num_classes: int, num_steps: int) -> int | None:
-        """Memory that the compiled training step takes on a device, by its compiler; None if it was not compiled."""
+        """Return the memory in bytes that the compiled training step needs on one device, as the compiler reports it.
+
+        None if the step was not compiled or the compiler does not report it.
+        """
         steps = self._steps.get(_key(config, num_classes, num_steps))
         if steps is None or steps.compiled is None:
             return None
         analysis = steps.compiled.memory_analysis()
         if analysis is None:
             return None
-        # The outputs are the new state, which takes the place of the old one.
+        # Outputs are not added: the new state takes the memory of the old one, which is donated.
         return int(analysis.argument_size_in_bytes + analysis.temp_size_in_bytes)
 
 
 def _key(config: Config, num_classes: int, num_steps: int) -> str:
+    """Return text that is equal for runs that can share compiled steps."""
     rest = config_to_dict(dataclasses.replace(config, seed=0, loss=LossConfig()))
     return json.dumps([rest, structure(config.loss), num_classes, num_steps], sort_keys=True)
 
 
 class _Steps:
-    """Steps that take the loss's numbers as well."""
+    """Training and evaluation step of one structure of loss, which take the loss's numbers as an argument."""
 
     def __init__(self, config: Config, num_classes: int, num_steps: int):
         self.program = program = build(config, num_classes, num_steps)
@@ -99,7 +115,10 @@ class _Steps:
 
 
 class _Numbered:
-    """The training step of one run, as far as the loop asks: `lower(state, batch).compile()`."""
+    """Training step of one run, with the loss's numbers of that run.
+
+    Like a jitted function it can be called, and it has what the training loop needs: `lower(state, batch).compile()`.
+    """
 
     def __init__(self, steps: _Steps, numbers: PyTree):
         self._steps, self._numbers = steps, numbers

@@ -1,1 +1,1 @@
-"""A training run, from files to checkpoints."""
+"""Training of a run, from data files to checkpoints."""

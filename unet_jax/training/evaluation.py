@@ -1,16 +1,85 @@
-"""Scores on val during training, at the network's size, on the devices."""
+"""Evaluation on the validation split during training: on the devices, at the network's image size."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from unet_jax._types import Batch
-from unet_jax.devices.mesh import fetch, put_batch
+from unet_jax.data.pipeline import eval_batches
+from unet_jax.devices.mesh import fetch, process_share, put_batch, put_images
 from unet_jax.metrics import Counts
 from unet_jax.metrics.scores import Scores
+from unet_jax.program.optim import make_schedule, scale_learning_rate
 from unet_jax.program.state import TrainState
 from unet_jax.program.steps import EvalStep
+from unet_jax.runs.progress import Progress, should_stop
+from unet_jax.training.goodput import Pace
+from unet_jax.training.log import Evaluation
+from unet_jax.training.session import Session
+
+
+def evaluate(
+    session: Session, state: TrainState, progress: Progress, pace: Pace
+) -> tuple[TrainState, Progress, Evaluation]:
+    """Evaluate on val, log the results, and update early stopping and the learning-rate plateau.
+
+    Args:
+      session: session of the run.
+      state: state after the step of `progress`.
+      progress: progress up to this evaluation.
+      pace: speed of training since the last evaluation.
+
+    Returns:
+      The state, whose learning rate may be lower; the progress, whose sum of losses starts at 0 again; and the results.
+    """
+    config, step, last_step = session.config, progress.step, session.info.num_steps
+    with session.ledger.phase("evaluation"):
+        batches = eval_batches(
+            session.val_source,
+            config.train.batch_size,
+            packing=session.program.packing,
+            share=process_share(session.mesh),
+        )
+        scores, loss = evaluate_batches(
+            session.program.eval_step,
+            state,
+            batches,
+            ids=session.val_source.ids,
+            class_names=session.info.class_names,
+            mesh=session.mesh,
+        )
+        early_stop = progress.early_stop.seen(loss, min_delta=config.train.early_stop_min_delta)
+        plateau = progress.plateau
+        with jax.transfer_guard("allow"):  # the schedule takes a Python number to the device and back
+            schedule = make_schedule(config.optim, last_step)
+            learning_rate = float(np.asarray(schedule(step))) * plateau.lr_scale
+        if config.optim.schedule == "plateau":
+            plateau = plateau.seen(
+                loss,
+                min_delta=config.optim.plateau_min_delta,
+                max_waits=config.optim.plateau_patience,
+                factor=config.optim.plateau_factor,
+            )
+            opt_state = scale_learning_rate(state.opt_state, plateau.lr_scale)
+            state = dataclasses.replace(state, opt_state=opt_state)
+        finished = step == last_step or should_stop(early_stop, config.train.early_stop_patience)
+        evaluation = Evaluation(
+            scores=scores,
+            loss=loss,
+            learning_rate=learning_rate,
+            progress=progress,
+            epoch=step / session.order.steps_per_epoch,
+            pace=pace,
+            waits_before_stop=early_stop.num_waits if finished and step < last_step else None,
+        )
+        session.log.evaluation(evaluation)
+        progress = dataclasses.replace(
+            progress, loss_sum=0.0, num_losses=0, early_stop=early_stop, plateau=plateau, finished=finished
+        )
+        return state, progress, evaluation
 
 
 def evaluate_batches(
@@ -22,9 +91,19 @@ def evaluate_batches(
     class_names: tuple[str, ...],
     mesh: Mesh,
 ) -> tuple[Scores, float]:
-    """Scores and mean loss over batches whose padding has weight 0; each batch counts by its number of samples.
+    """Compute scores and mean loss over batches. Each process passes its share of them (`process_share`).
 
-    Each process gives its share of the batches (`process_share`) and gets the scores of all.
+    Args:
+      eval_step: evaluation step.
+      state: state to evaluate.
+      batches: batches on the host, in which padding has weight 0.
+      ids: ids of all samples, in order.
+      class_names: names of the classes.
+      mesh: mesh of devices.
+
+    Returns:
+      The scores of all samples, in every process, and the mean loss, in which each batch counts by its number of
+      samples.
     """
     parts, loss_sum = [], 0.0
     for batch in batches:
@@ -36,3 +115,31 @@ def evaluate_batches(
         loss_sum += float(terms["loss"]) * int(real.sum())
     counts = Counts(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
     return Scores(tuple(ids), class_names, counts), loss_sum / len(ids)
+
+
+def show_evaluation(session: Session, state: TrainState, evaluation: Evaluation) -> None:
+    """Print an evaluation, and draw curves and the first validation images. A failed picture is only a warning."""
+    with session.ledger.phase("evaluation"):
+        session.log.show(evaluation)
+        count = min(session.config.train.num_pictures, len(session.val_source))
+        if not count:
+            return
+        samples = [session.val_source[i] for i in range(count)]
+        images = np.stack([sample.image for sample in samples])
+        on_devices = put_images(images, session.mesh)
+        probs = fetch(session.program.predict_step(state.params, state.batch_stats, on_devices), session.mesh)
+        predictions = np.asarray(probs) > session.config.train.threshold
+        try:
+            session.log.pictures(
+                list(images), [sample.mask >= 128 for sample in samples], list(predictions), evaluation.scores
+            )
+        except Exception as error:  # no failure in a picture is a reason to stop training
+            reason = f"{type(error).__name__}: {error}"
+            session.display.line(f"WARNING: drawing the pictures of step {evaluation.progress.step} failed ({reason})")
+
+
+def log_gradients(session: Session, state: TrainState, batch: Batch, step: int) -> None:
+    """Log the gradients of terms and classes at the parameters, at the steps where the config asks for it."""
+    every = session.config.train.log_gradients_every_steps
+    if session.term_gradients_step and step % every == 0:
+        session.log.gradients(step, jax.device_get(session.term_gradients_step(state, batch)))

@@ -1,4 +1,4 @@
-"""Where a run's wall time went, over all its starts; kept in its goodput.json and, as far as it led, in checkpoints."""
+"""The wall time of a run by phase, over all starts of the run. It is kept in goodput.json and in each checkpoint."""
 
 import contextlib
 import json
@@ -12,24 +12,30 @@ from unet_jax._files import replace_text
 from unet_jax.devices.processes import is_first
 
 Seconds = dict[str, float]
-"""Of each phase."""
+"""Seconds by phase."""
 
 PHASES = {
-    "start_up": "start-up",  # of `train`: reading the data set, building its cache, restoring a checkpoint
-    "compile": "compile",  # the training step; other programs count where they are first used
+    "start_up": "start-up",  # reading the data set, building its cache, restoring a checkpoint
+    "compile": "compile",  # compiling the training step; other programs count in the phase that first uses them
     "data_wait": "data wait",
-    "step": "steps",  # dispatching them and waiting for the devices
+    "step": "steps",  # dispatching steps and waiting for the devices
     "evaluation": "evaluation",
-    "checkpoint": "checkpoints",  # as far as they hold up the steps
-    "lost": "lost",  # whatever came after the checkpoint that a start continued from
+    "checkpoint": "checkpoints",  # only the time in which a save keeps the next step waiting
+    "lost": "lost",  # time after the checkpoint from which a later start continued
 }
+"""Phases of a run: keys of the JSON files, and titles in the printed table."""
 _WRITE_EVERY_S = 30.0
 
 
 class Ledger:
-    """Seconds of each phase of a run. At any moment one of them counts, so that they add up to the wall time.
+    """Clock for the phases of a run. Exactly one phase counts at any moment, so the phases add up to the wall time.
 
-    Begins in the phase `start_up`. Its file is replaced twice a minute, so a kill hides at most the 30 s before it.
+    The clock begins in the phase `start_up`. Its file is replaced twice a minute, so a kill loses at most about 30 s of
+    the record.
+
+    Args:
+      folder: run directory, for goodput.json.
+      now: function that returns the time in seconds.
     """
 
     def __init__(self, folder: epath.Path, now: Callable[[], float] = time.perf_counter):
@@ -37,8 +43,10 @@ class Ledger:
         self._counted: Seconds = dict.fromkeys(PHASES, 0.0)
         self._phase, self._since = "start_up", now()
         self._starts, self._written = 1, now()
+        self._at_checkpoint = dict(self._counted)
 
     def _enter(self, phase: str) -> str:
+        """Add the time until now to the current phase, begin the given one, and return the phase before it."""
         now = self._now()
         self._counted[self._phase] += now - self._since
         before, self._phase, self._since = self._phase, phase, now
@@ -46,7 +54,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Counts the block as this phase, and what follows as the one before it again."""
+        """Count the block as this phase. After it, the phase before counts again."""
         before = self._enter(name)
         try:
             yield
@@ -55,21 +63,27 @@ class Ledger:
 
     @property
     def seconds(self) -> Seconds:
-        """Up to now."""
+        """Seconds of each phase until now."""
         self._enter(self._phase)
         return dict(self._counted)
 
-    def go_back(self, at_checkpoint: Seconds) -> None:
-        """To a reading stored with a checkpoint: what was counted since then is lost."""
-        self._counted = _gone_back(self.seconds, at_checkpoint)
+    def mark_checkpoint(self) -> None:
+        """Remember the times of this moment as those of the newest checkpoint."""
+        self._at_checkpoint = self.seconds
+
+    def go_back(self) -> None:
+        """Count everything since the newest checkpoint as lost."""
+        self._counted = _gone_back(self.seconds, self._at_checkpoint)
 
     def resume(self, step: int, at_checkpoint: Seconds) -> None:
-        """Adds what earlier starts took.
+        """Add the time of earlier starts of the run, from goodput.json or from the checkpoint.
 
         Args:
-          step: of the checkpoint that the run continues from; 0 without one.
-          at_checkpoint: the reading stored with it; empty where there is none.
+          step: step of the checkpoint that the run continues from; 0 without one.
+          at_checkpoint: seconds by phase stored with the checkpoint; empty if there is none.
         """
+        # If the file was written after the checkpoint, the time in between is lost. If it holds less time than the
+        # checkpoint, it is missing or older, and the checkpoint counts.
         newest = self._read()
         spent: Seconds = newest["seconds"]
         if newest["step"] > step:
@@ -80,27 +94,28 @@ class Ledger:
         self._starts = 1 + newest["starts"]
 
     def _read(self) -> dict[str, Any]:
+        """Return the contents of goodput.json; zeros if it is missing or damaged."""
         nothing = {"step": 0, "starts": 0, "seconds": {}}
         try:
-            found = json.loads(self._path.read_text())
-        except (OSError, ValueError):  # a new run, or a damaged file: no reason not to train
+            values = json.loads(self._path.read_text())
+        except (OSError, ValueError):  # a new run, or a damaged file, which is no reason to stop training
             return nothing
-        return found if isinstance(found, dict) and found.keys() == nothing.keys() else nothing
+        return values if isinstance(values, dict) and values.keys() == nothing.keys() else nothing
 
     def write(self, step: int) -> None:
-        """Replaces the file; `step` is the last finished one."""
+        """Replace goodput.json; `step` is the last finished step."""
         self._written = self._now()
         if is_first():
             seconds = {phase: round(value, 3) for phase, value in self.seconds.items()}
             replace_text(self._path, json.dumps({"step": step, "starts": self._starts, "seconds": seconds}) + "\n")
 
     def write_if_old(self, step: int) -> None:
-        """As `write`, if that was half a minute ago."""
+        """Replace goodput.json if it was last written at least half a minute ago."""
         if self._now() - self._written >= _WRITE_EVERY_S:
             self.write(step)
 
     def table(self) -> list[str]:
-        """Lines for a person: the seconds of each phase and their share of the wall time."""
+        """Return the lines of a table to print: the seconds of each phase and their share of the wall time."""
         seconds = self.seconds
         total = max(1e-9, _total(seconds))
         starts = f" over {self._starts} starts" if self._starts > 1 else ""
@@ -111,23 +126,45 @@ class Ledger:
 
 
 def _gone_back(spent: Seconds, at_checkpoint: Seconds) -> Seconds:
+    """Return the seconds at the checkpoint, with all seconds since then counted as lost."""
     lost = at_checkpoint.get("lost", 0.0) + _total(spent) - _total(at_checkpoint)
     return {phase: at_checkpoint.get(phase, 0.0) for phase in PHASES} | {"lost": lost}
 
 
 def _total(seconds: Seconds) -> float:
+    """Return the sum over all phases."""
     return sum(seconds.values())
 
 
 class Pace(NamedTuple):
-    """How fast training is."""
+    """Speed of training."""
 
     images_per_s: float
-    wait_share: float  # of the time, spent waiting for data; from 0 to 1
+    """Training images per second."""
+    wait_share: float
+    """Share of the time that was spent waiting for data, in [0, 1]."""
 
 
-def pace(num_images: int, since: Seconds, now: Seconds) -> Pace:
-    """Of the steps between two readings of a ledger; evaluations and checkpoints between them do not count."""
-    waited, stepped = (now[phase] - since[phase] for phase in ("data_wait", "step"))
-    total = max(1e-9, waited + stepped)
-    return Pace(num_images / total, waited / total)
+class Pacer:
+    """Meter of the speed of training since some step. Evaluations and checkpoints in between do not count.
+
+    Args:
+      batch_size: images in a step.
+      ledger: clock to read the time from.
+      step: step after which measuring begins.
+    """
+
+    def __init__(self, batch_size: int, ledger: Ledger, step: int):
+        self._batch_size, self._ledger = batch_size, ledger
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Begin to measure anew after this step."""
+        self._step, self._seconds = step, self._ledger.seconds
+
+    def at(self, step: int) -> Pace:
+        """Return the mean speed from the last restart to the end of this step."""
+        now = self._ledger.seconds
+        waited, stepped = (now[phase] - self._seconds[phase] for phase in ("data_wait", "step"))
+        total = max(1e-9, waited + stepped)
+        return Pace((step - self._step) * self._batch_size / total, waited / total)

@@ -1,8 +1,6 @@
-"""What a run leaves for people to look at: numbers over time, learning curves and validation pictures.
+"""The log of a run: metrics, curves and pictures. Only the first process writes them."""
 
-Of connected processes the first one writes it.
-"""
-
+import dataclasses
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -24,8 +22,46 @@ from unet_jax.training.goodput import Pace
 _LOG_EVERY_STEPS = 10
 
 
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Results of one evaluation on val, and the state of training at this point."""
+
+    scores: Scores
+    """Scores of the validation images."""
+    loss: float
+    """Validation loss."""
+    learning_rate: float
+    """Learning rate before the evaluation, which may lower it."""
+    progress: Progress
+    """Progress up to the evaluation."""
+    epoch: float
+    """Number of finished passes over the training images, a fraction in the middle of a pass."""
+    pace: Pace
+    """Speed of training since the last evaluation."""
+    waits_before_stop: int | None
+    """Number of evaluations without improvement if this evaluation ends the run early, otherwise None."""
+
+    def fault_counts(self, on_non_finite: str) -> dict[str, int]:
+        """Return the counts, by name, of the reactions to steps that were not finite.
+
+        Args:
+          on_non_finite: setting `train.on_non_finite`. Each value but "stop" has a count of its own.
+        """
+        counts = {
+            "skip": {"skipped_steps": self.progress.num_skipped},
+            "rollback": {"rollbacks": self.progress.num_rollbacks},
+        }
+        return counts.get(on_non_finite, {})
+
+
 class RunLog:
-    """Of one run directory: metrics.jsonl, TensorBoard files where wanted, pictures, and a line per evaluation."""
+    """Log of one run: metrics.jsonl, TensorBoard files if wanted, pictures, and a printed line per evaluation.
+
+    Args:
+      out: run directory.
+      config: settings of training.
+      display: place for printed lines.
+    """
 
     def __init__(self, out: epath.Path, config: TrainConfig, display: Display):
         self._out, self._config, self._display = out, config, display
@@ -34,57 +70,69 @@ class RunLog:
         self._tensorboard = TensorBoard(out / "tensorboard") if config.tensorboard and is_first() else None
 
     def rewind(self, step: int) -> None:
-        """Drops what was written after a step, which a run that resumes from there writes again."""
+        """Drop the metrics after a step, because a run that continues from there writes them again."""
         if is_first():
             self._metrics_file.rewind(step)
 
     def step(self, step: int, values: dict[str, float]) -> None:
-        """A training step's metrics; every tenth is kept."""
+        """Write the metrics of every tenth training step."""
         if step % _LOG_EVERY_STEPS == 0:
-            self._write({"step": step, **{f"step/{name}": value for name, value in values.items()}})
+            row = {"step": step, **{f"step/{name}": value for name, value in values.items()}}
+            self._write(row)
+            self._write_tensorboard(row)
 
     def gradients(self, step: int, values: dict[str, Any]) -> None:
-        """Of `unet_jax.program.steps.make_term_gradients_step`, on the host."""
-        self._write({"step": step, **{name: float(value) for name, value in values.items()}})
+        """Write the metrics of a step from `unet_jax.program.steps.make_term_gradients_step`, already on the host."""
+        row = {"step": step, **{name: float(value) for name, value in values.items()}}
+        self._write(row)
+        self._write_tensorboard(row)
 
     def note(self, progress: Progress, pace: Pace) -> str:
-        """A bar's text."""
+        """Return the text beside the progress bar."""
         loss = f"loss {progress.mean_loss:.4f}  " if progress.num_losses else ""
         dice = f"val Dice {self._last_dice:.4f}  " if self._last_dice is not None else ""
         return f"{loss}{dice}{pace.images_per_s:.1f} images/s  {pace.wait_share:.0%} waiting for data"
 
-    def evaluation(
-        self, scores: Scores, progress: Progress, *, loss: float, lr: float, epoch: float, pace: Pace
-    ) -> None:
-        """Scores and `loss` of an evaluation on val, and how training stood before it."""
-        step, train_loss = progress.step, progress.mean_loss
-        counts = {"skip": {"skipped_steps": progress.num_skipped}, "rollback": {"rollbacks": progress.num_rollbacks}}
-        faults = counts.get(self._config.on_non_finite, {})
-        self._last_dice = scores.dice_mean
-        dice = scores.per_image(metrics.dice)
-        self._write(
-            {
-                "step": step,
-                "epoch": epoch,
-                "train/loss": train_loss,
-                "eval/loss": loss,
-                "eval/dice": scores.dice_mean,
-                **{f"eval/dice/{name}": value for name, value in dice.items()},
-                **{f"eval/iou/{name}": value for name, value in scores.per_image(metrics.iou).items()},
-                "learning_rate": lr,
-                **faults,
-                "images_per_s": pace.images_per_s,
-                "wait_share": pace.wait_share,
-                "time": time.time(),
-            }
-        )
-        by_class = ", ".join(f"{name} {value:.4f}" for name, value in dice.items())
+    def evaluation(self, evaluation: Evaluation) -> None:
+        """Write the results of an evaluation to metrics.jsonl."""
+        self._last_dice = evaluation.scores.dice_mean
+        self._write(self._row(evaluation))
+
+    def show(self, evaluation: Evaluation) -> None:
+        """Print the results of an evaluation, and write them to TensorBoard."""
+        self._write_tensorboard(self._row(evaluation))
+        scores, pace = evaluation.scores, evaluation.pace
+        by_class = ", ".join(f"{name} {value:.4f}" for name, value in scores.per_image(metrics.dice).items())
+        faults = evaluation.fault_counts(self._config.on_non_finite)
         self._display.line(
-            f"epoch {epoch:g}/{self._config.num_epochs}  step {step}  loss {train_loss:.4f}  val loss {loss:.4f}  "
-            f"val Dice {scores.dice_mean:.4f} ({by_class})  lr {lr:.1e}  {pace.images_per_s:.1f} images/s  "
-            f"{pace.wait_share:.0%} waiting for data"
+            f"epoch {evaluation.epoch:g}/{self._config.num_epochs}  step {evaluation.progress.step}  "
+            f"loss {evaluation.progress.mean_loss:.4f}  val loss {evaluation.loss:.4f}  "
+            f"val Dice {scores.dice_mean:.4f} ({by_class})  lr {evaluation.learning_rate:.1e}  "
+            f"{pace.images_per_s:.1f} images/s  {pace.wait_share:.0%} waiting for data"
             + "".join(f"  {count} {name.replace('_', ' ')}" for name, count in faults.items() if count)
         )
+        if evaluation.waits_before_stop is not None:
+            self._display.line(
+                f"stopped early: no better validation loss in {evaluation.waits_before_stop} evaluations"
+            )
+
+    def _row(self, evaluation: Evaluation) -> dict[str, Any]:
+        """Return the results of an evaluation by name, as metrics.jsonl has them."""
+        scores = evaluation.scores
+        return {
+            "step": evaluation.progress.step,
+            "epoch": evaluation.epoch,
+            "train/loss": evaluation.progress.mean_loss,
+            "eval/loss": evaluation.loss,
+            "eval/dice": scores.dice_mean,
+            **{f"eval/dice/{name}": value for name, value in scores.per_image(metrics.dice).items()},
+            **{f"eval/iou/{name}": value for name, value in scores.per_image(metrics.iou).items()},
+            "learning_rate": evaluation.learning_rate,
+            **evaluation.fault_counts(self._config.on_non_finite),
+            "images_per_s": evaluation.pace.images_per_s,
+            "wait_share": evaluation.pace.wait_share,
+            "time": time.time(),
+        }
 
     def pictures(
         self,
@@ -93,7 +141,14 @@ class RunLog:
         predictions: Sequence[Bool[np.ndarray, "h w k"]],
         scores: Scores,
     ) -> None:
-        """Curves so far, and the first images that `scores` is of with truth, prediction and error."""
+        """Draw the curves so far, and some images with true mask, predicted mask and error.
+
+        Args:
+          images: the first images of `scores`, `[h w 3]` uint8 RGB.
+          truths: their true masks, `[h w k]` bool.
+          predictions: their predicted masks, `[h w k]` bool.
+          scores: scores of all validation images.
+        """
         if not is_first():
             return
         folder = self._out / "pictures"
@@ -109,8 +164,9 @@ class RunLog:
         )
 
     def _write(self, row: dict[str, Any]) -> None:
-        if not is_first():
-            return
-        self._metrics_file.write(row)
+        if is_first():
+            self._metrics_file.write(row)
+
+    def _write_tensorboard(self, row: dict[str, Any]) -> None:
         if self._tensorboard is not None:
             self._tensorboard.write(row)

@@ -1,4 +1,4 @@
-"""Stopping when told to: after SIGTERM or Ctrl-C the step under way is finished and saved, and nothing is lost."""
+"""Requests to stop: after SIGTERM or Ctrl-C, the step under way is finished and saved, so that nothing is lost."""
 
 import contextlib
 import signal
@@ -12,14 +12,17 @@ from jax.experimental import multihost_utils
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[int], bool]]:
-    """In the block SIGTERM and the first Ctrl-C only ask to stop; a second Ctrl-C does what it did outside.
+    """Turn SIGTERM and the first Ctrl-C during the block into requests to stop; a second Ctrl-C acts as outside of it.
 
-    Gives a function that every process calls after every step with the step's number: whether to stop there. Where
-    `jax.distributed` connects processes, its service makes them agree on a step. Signals can be watched in the main
-    thread only; in another one the block watches none.
+    Signals can be watched in the main thread only. In any other thread, the block watches none.
+
+    Yields:
+      A function from the number of a step to True if training should stop after it. Every process must call it after
+      every step. If `jax.distributed` connects processes, its service makes them agree on a step.
     """
     if jax.distributed.is_initialized():
-        with _handling({signal.SIGINT: lambda *_: signal.raise_signal(signal.SIGTERM)}):  # of which the service knows
+        # The service watches SIGTERM only, so Ctrl-C is passed on as SIGTERM.
+        with _handling({signal.SIGINT: lambda *_: signal.raise_signal(signal.SIGTERM)}):
             yield multihost_utils.reached_preemption_sync_point
         return
     requested = threading.Event()
@@ -29,16 +32,21 @@ def stop_requests() -> Iterator[Callable[[int], bool]]:
 
 @contextlib.contextmanager
 def _handling(handlers: dict[signal.Signals, Callable[..., Any]]) -> Iterator[None]:
-    """Sets handlers, and sets back what was there: all at the end, that of Ctrl-C once it was pressed."""
+    """Set signal handlers for the block, and restore the old ones at its end.
+
+    The old handler of Ctrl-C is restored as soon as Ctrl-C was pressed once.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    found = {number: signal.getsignal(number) for number in handlers}
-    # None: a handler of a C library's, which could not be set back. Ignored: as a shell wants it for background jobs.
-    before = {number: handler for number, handler in found.items() if handler not in (None, signal.SIG_IGN)}
+    current = {number: signal.getsignal(number) for number in handlers}
+    # Two kinds of handlers are left in place. None stands for the handler of a C library, which could not be restored.
+    # SIG_IGN stands for a signal that is to be ignored, as shells arrange it for background jobs.
+    before = {number: handler for number, handler in current.items() if handler not in (None, signal.SIG_IGN)}
 
     def handle(number: int, frame: Any) -> None:
-        # Another SIGTERM is no impatience: launchers pass it on to processes that had it already.
+        # A second SIGTERM need not mean more urgency: launchers send it to processes that have received it already. So
+        # only Ctrl-C gets its old handler back.
         if number == signal.SIGINT:
             signal.signal(number, before[signal.SIGINT])
         handlers[signal.Signals(number)](number, frame)

@@ -1,4 +1,4 @@
-"""Batches on the devices before the step asks for them."""
+"""Prefetching: batches are on the devices before the training step needs them."""
 
 import functools
 import queue
@@ -20,19 +20,32 @@ from unet_jax.model.packing import pack
 from unet_jax.program.augment_step import make_augment_step
 
 T = TypeVar("T")
-_CHECK_S = 1.0
+_CHECK_S = 1.0  # longest wait on the queue before each side checks whether the other one has ended
 
 
 class Closable(Protocol):
+    """Iterator with a `close` method."""
+
     def __next__(self) -> Any: ...
 
     def close(self) -> None: ...
 
 
 class PrefetchIterator(Iterator[T], Generic[T]):
-    """`prepare(next(batches))`, one ahead, in a thread of its own; at most one more is finished and waiting.
+    """Iterator over `prepare(batch)` for each batch, computed ahead of time in a background thread.
 
-    An error in the thread is raised where its element would have come. `close()` it to stop the thread.
+    One finished element waits in a queue while the thread works on the next one. An exception in the thread is raised
+    in the place of the element that it prevented. Call `close()` to stop the thread.
+
+    Args:
+      batches: iterator that the thread reads from.
+      prepare: function that the thread applies to each batch.
+
+    Example:
+      >>> doubled = PrefetchIterator((number for number in range(3)), lambda number: 2 * number)
+      >>> list(doubled)
+      [0, 2, 4]
+      >>> doubled.close()
     """
 
     def __init__(self, batches: Closable, prepare: Callable[[Any], T]):
@@ -44,12 +57,13 @@ class PrefetchIterator(Iterator[T], Generic[T]):
         self._thread.start()
 
     def _work(self) -> None:
+        """Fill the queue until an exception or `close`; this is the thread."""
         error: BaseException | None = None
         while error is None and not self._stop.is_set():
             element = None
             try:
                 element = self._prepare(next(self._batches))
-            except BaseException as caught:  # StopIteration too
+            except BaseException as caught:  # also StopIteration, which ends the iteration in the other thread
                 error = caught
             while not self._stop.is_set():
                 try:
@@ -67,21 +81,28 @@ class PrefetchIterator(Iterator[T], Generic[T]):
                 break
             except queue.Empty:
                 if not self._thread.is_alive() and self._ready.empty():
-                    raise RuntimeError("the thread that reads ahead ended: it was closed, or killed.") from None
+                    raise RuntimeError(
+                        "the thread that prefetches batches has ended: it was closed or killed."
+                    ) from None
         if error is not None:
             self._error = error
             raise error
         return element  # type: ignore[return-value]
 
     def close(self) -> None:
-        """Stops the thread and what it reads from."""
+        """Stop the thread, and close the iterator that it reads from."""
         self._stop.set()
-        self._thread.join(timeout=30.0)  # it may be in the middle of a batch
+        self._thread.join(timeout=30.0)  # the thread may be in the middle of a batch
         self._batches.close()
 
 
 class MapIterator(Iterator[T], Generic[T]):
-    """`prepare(next(batches))`, by whoever asks and when they ask."""
+    """Iterator over `prepare(batch)` for each batch, computed in the thread that asks for the element.
+
+    Args:
+      batches: iterator to read from.
+      prepare: function that is applied to each batch.
+    """
 
     def __init__(self, batches: Closable, prepare: Callable[[Any], T]):
         self._batches, self._prepare = batches, prepare
@@ -90,15 +111,27 @@ class MapIterator(Iterator[T], Generic[T]):
         return self._prepare(next(self._batches))
 
     def close(self) -> None:
+        """Close the iterator of batches."""
         self._batches.close()
 
 
 def device_batches(
     source: Source, order: TrainOrder, config: Config, mesh: Mesh, *, start_step: int, packing: Packing = UNPACKED
 ) -> PrefetchIterator[Batch] | MapIterator[Batch]:
-    """Augmented batches on the devices, from `start_step` to the end of the run, packed as the step wants them.
+    """Iterate over the augmented and packed training batches, which are on the devices.
 
-    `augment.where` says who changes pixels; who does packs them.
+    The setting `augment.where` decides whether the host or the devices augment and pack them.
+
+    Args:
+      source: training samples.
+      order: order of the samples in the run.
+      config: settings of the run.
+      mesh: mesh of devices.
+      start_step: number of batches to leave out at the beginning.
+      packing: factors that images and labels are packed by.
+
+    Returns:
+      An iterator to the end of `order`, which must be closed.
     """
     share = process_share(mesh)
     if config.augment.where == "host":
@@ -116,10 +149,13 @@ def device_batches(
         return Batch(pack(batch.image, packing.image), pack(batch.label, packing.label), batch.weight)
 
     def prepare(pair: Any) -> Batch:
-        # A changed row may come from any row: all devices of an image get its bytes, and keep their own rows after.
+        # A row of the changed image may come from any row of the original. So each device that shares an image gets all
+        # of its bytes, and keeps its own rows only after augmentation.
         batch = augment_step(*put_rows(pair, mesh))
         return batch if packing == UNPACKED else pack_batch(batch)
 
-    if jax.process_count() > 1:  # all processes must start programs in one order, which two threads would not keep
+    # All connected processes must start programs in the same order, which two threads could not guarantee. So
+    # augmentation runs in the thread that trains, and only reading and drawing are prefetched.
+    if jax.process_count() > 1:
         return MapIterator(PrefetchIterator(drawn, lambda pair: pair), prepare)
     return PrefetchIterator(drawn, prepare)

@@ -1,4 +1,4 @@
-"""Before the first step: the data set is read and described once, and the run directory begun or checked."""
+"""Preparation of a run before its first step: audit of the data set, and beginning or check of the run directory."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from etils import epath
 from unet_jax._types import InputError
 from unet_jax.config import Config, DataConfig
 from unet_jax.config.dicts import check_same_run
+from unet_jax.config.presets import check_settings
 from unet_jax.data.audit import DARK, Audit, audit_source
 from unet_jax.data.layout import Layout, find_layout
 from unet_jax.data.order import TrainOrder
@@ -22,12 +23,19 @@ _NUM_SHOWN = 10
 
 
 def begin_run(config: Config, out: epath.Path, display: Display) -> tuple[RunInfo, Layout]:
-    """The run's fixed facts: made from the data set when `out` is new, else read and compared with this config.
+    """Return the fixed facts of a run, and the layout of its data set.
 
-    Of connected processes the first one makes them, and the others wait for it.
+    If `out` is new, the facts are collected from the data set and written to run.json. Otherwise they are read from
+    run.json and compared with the config and the data set. Among connected processes, the first one collects them
+    while the others wait.
+
+    Args:
+      config: settings of the run.
+      out: run directory.
+      display: place for lines and progress bars.
 
     Raises:
-      InputError: the data set cannot be used, or `out` holds a run of other settings, classes or images.
+      InputError: the data set cannot be used, or `out` holds a run with other settings, classes or images.
     """
     layout = find_layout(config.data)
     if is_first() and not info_path(out).exists():
@@ -41,13 +49,14 @@ def begin_run(config: Config, out: epath.Path, display: Display) -> tuple[RunInf
 
 
 def split_source(layout: Layout, ids: Sequence[str], data: DataConfig) -> FileSource:
-    """The samples of these ids, in this order."""
+    """Return a source of the samples with these ids, in this order."""
     by_id = {r.id: r for r in layout.records}
     return FileSource(layout, [by_id[i] for i in ids], soft_masks=data.soft_masks)
 
 
 def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display) -> RunInfo:
-    """Audits the data, prints what was found, and begins the run directory."""
+    """Audit the data set, print the findings, and write run.json."""
+    check_settings(config)
     splits = assign_splits(layout, config.data)
     for name in ("train", "val"):
         if not splits[name]:
@@ -71,7 +80,8 @@ def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display)
         splits[name] = [i for i in splits[name] if i in usable]
         if not splits[name]:
             raise InputError(f"{config.data.root}: no sample of the split {name!r} can be used:\n  {audit.bad[0]}")
-    TrainOrder(len(splits["train"]), config.train.batch_size, config.train.num_epochs, config.seed)  # or an error, now
+    # Made only for its check, so that too few images are an error before anything is written.
+    TrainOrder(len(splits["train"]), config.train.batch_size, config.train.num_epochs, config.seed)
     _describe_data(layout, audit, splits, display)
     info = RunInfo(config, layout.class_names, splits, audit.to_dict(), current_versions())
     save_info(out, info)
@@ -79,6 +89,7 @@ def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display)
 
 
 def _describe_data(layout: Layout, audit: Audit, splits: dict[str, list[str]], display: Display) -> None:
+    """Print what the audit found: sizes, classes, dark images, samples left out, and identical images."""
     sizes = "x".join(map(str, audit.smallest[::-1]))
     if audit.largest != audit.smallest:
         sizes += " to " + "x".join(map(str, audit.largest[::-1]))
@@ -96,7 +107,7 @@ def _describe_data(layout: Layout, audit: Audit, splits: dict[str, list[str]], d
     if audit.dark:
         display.line(
             f"  WARNING: {len(audit.dark)} images have no value of at least {DARK} of 255, the first is "
-            f"{audit.dark[0]!r}. Files of 16 bits that hold 10 or 12 keep few gray levels: stretch them first."
+            f"{audit.dark[0]!r}. 16-bit files that use only 10 or 12 bits keep few gray levels: stretch them first."
         )
     left_out = (*layout.bad, *audit.bad)
     for reason in left_out[:_NUM_SHOWN]:
@@ -114,17 +125,22 @@ def _describe_data(layout: Layout, audit: Audit, splits: dict[str, list[str]], d
 
 
 def _continue_info(config: Config, layout: Layout, out: epath.Path) -> RunInfo:
-    """The existing run's info, if this config and this data would give the same numbers."""
+    """Return the facts of an existing run, with the new config.
+
+    Raises:
+      InputError: this config or this data set would train another run.
+    """
     info = load_info(out)
     if "imported_from" in info.audit:
         raise InputError(
-            f"{out}: was imported, not trained. Train on from it with --init-from {out} and another --out."
+            f"{out}: was imported, not trained. To train from its weights, use --init-from {out} and another --out."
         )
     remedy = "Use the same settings to continue it, or another --out to start anew."
     check_same_run(out, info.config, config, remedy)
     if info.class_names != layout.class_names:
         raise InputError(
-            f"{out}: was begun with the classes {list(info.class_names)}, found {list(layout.class_names)}."
+            f"{out}: was begun with the classes {list(info.class_names)}, but {config.data.root} has "
+            f"{list(layout.class_names)}."
         )
     known = {r.id for r in layout.records}
     lost = [i for name in ("train", "val") for i in info.splits[name] if i not in known]

@@ -1,4 +1,4 @@
-"""The state that training goes on from."""
+"""The state that training starts or continues from."""
 
 import dataclasses
 
@@ -19,7 +19,15 @@ from unet_jax.training.goodput import Seconds
 
 
 def newest_state(info: RunInfo, store: CheckpointStore, mesh: Mesh) -> tuple[TrainState, Progress, Seconds]:
-    """Of the newest checkpoint, with the reading of the ledger stored in it; without one, before the first step."""
+    """Return the state to continue from: that of the newest checkpoint, or a new one if there is none.
+
+    Returns:
+      The state, replicated over the mesh; the progress; and the seconds by phase that the checkpoint's ledger had
+      counted, which are empty without a checkpoint.
+
+    Raises:
+      InputError: the checkpoint, or the run named by `init_from`, cannot be read or has another network.
+    """
     step = store.latest_step
     if step is None:
         return put_replicated(initial_state(info, mesh), mesh), Progress(), {}
@@ -28,7 +36,11 @@ def newest_state(info: RunInfo, store: CheckpointStore, mesh: Mesh) -> tuple[Tra
 
 
 def initial_state(info: RunInfo, mesh: Mesh) -> TrainState:
-    """Before the first step: random weights from the seed, or another run's."""
+    """Return the state before the first step: with random weights from the config's seed, or another run's weights.
+
+    Raises:
+      InputError: the run named by `init_from` cannot be read, or has another network.
+    """
     config = info.config
     model = make_model(config.model, len(info.class_names))
     tx = make_optimizer(config.optim, info.num_steps)
@@ -40,7 +52,13 @@ def initial_state(info: RunInfo, mesh: Mesh) -> TrainState:
 
 
 def _with_weights_of(source: Run, state: TrainState, info: RunInfo) -> TrainState:
-    """The state with another run's parameters and statistics, and its head where the classes are the same."""
+    """Return the state with the parameters and running statistics of another run.
+
+    The other run's output layer is used only if its classes are the same.
+
+    Raises:
+      InputError: the other run has another network.
+    """
     params = dict(source.state.params)
     if source.class_names != info.class_names:
         params["head"] = state.params["head"]
