@@ -1,8 +1,9 @@
-"""Seconds from the start of a process to the end of its first training step, with nothing compiled before and with the
-caches that the first start has left: this library, textbook JAX, PyTorch and Keras.
+"""Seconds from the start of a process to the end of its first training step, in this library and in others.
 
-Imports, weights from a file, tracing, compilation and the step itself are all in it, as whoever starts a program waits
-for all of them. (What a TPU's compiler makes of the step is `bench_tpu_compiler.py`.)
+The others are textbook JAX, PyTorch and Keras. Every variant is started cold, with nothing compiled before, and then
+again with the caches of the cold start. The time includes imports, loading the weights from a file, tracing,
+compilation and the step itself, because a user waits for all of them. (`bench_tpu_compiler.py` is about the quality of
+the program that a TPU's compiler makes.)
 """
 
 import dataclasses
@@ -22,17 +23,24 @@ from rich.table import Table
 
 @dataclasses.dataclass(frozen=True)
 class Options(PeerOptions):
-    """Start every implementation several times: cold once in each round, then again with what that has cached."""
+    """Start every implementation twice in each round: cold, and again with the caches of the cold start."""
 
     image_size: int = 128
     num_rounds: int = 2
 
 
 def start(variant: str, folder: pathlib.Path, caches: pathlib.Path, limit_s: float) -> dict[str, float]:
-    """Seconds until it could take a step, and until it had taken one."""
+    """Start a process, and return the seconds until it is ready for a step, and until its first step is done.
+
+    Args:
+      variant: name of the variant.
+      folder: folder with the task, from `prepare`.
+      caches: folder for all caches of compiled programs.
+      limit_s: longest wait for an answer, in seconds.
+    """
     environment = {
         "JAX_COMPILATION_CACHE_DIR": str(caches / "jax"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",  # as unet_jax.devices.compilation has it
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",  # as in unet_jax.devices.compilation
         "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
         "TRITON_CACHE_DIR": str(caches / "triton"),
     }
@@ -49,7 +57,7 @@ def start(variant: str, folder: pathlib.Path, caches: pathlib.Path, limit_s: flo
 def summary_of(
     variant: str, states: dict[str, list[dict[str, float]]], first: dict[str, list[dict[str, float]]]
 ) -> dict[str, Any]:
-    """Medians, and the ratios to the first variant's start in the same round."""
+    """Return medians, and ratios to the first variant's start in the same round, of the cold and the cached starts."""
     row: dict[str, Any] = {"variant": variant}
     for state, values in states.items():
         seconds, baseline = ([v["first_step_s"] for v in of] for of in (values, first[state]))
@@ -59,8 +67,9 @@ def summary_of(
 
 
 def main(options: Options) -> None:
+    """Measure all starts, print a table, and finish the report."""
     report = record("compile time", dataclasses.asdict(options), ("torch", "keras", "triton"))
-    found: dict[str, dict[str, list[dict[str, float]]]] = {}
+    starts: dict[str, dict[str, list[dict[str, float]]]] = {}
     skipped: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -72,22 +81,22 @@ def main(options: Options) -> None:
                 caches = folder / f"{variant} {round_}"
                 try:
                     for state in ("cold", "cached"):
-                        told = start(variant, folder, caches, options.limit_s)
-                        found.setdefault(variant, {}).setdefault(state, []).append(told)
-                        print(f"{variant}, {state}: {told['first_step_s']:.1f} s", file=sys.stderr, flush=True)
+                        seconds = start(variant, folder, caches, options.limit_s)
+                        starts.setdefault(variant, {}).setdefault(state, []).append(seconds)
+                        print(f"{variant}, {state}: {seconds['first_step_s']:.1f} s", file=sys.stderr, flush=True)
                 except Unavailable as error:
                     skipped[variant] = str(error)
-                    found.pop(variant, None)
+                    starts.pop(variant, None)
                     print(f"{variant} is left out: {error}", file=sys.stderr, flush=True)
-    rows = [summary_of(variant, states, next(iter(found.values()))) for variant, states in found.items()]
-    table = Table("variant", "cold s", "ratio", "cached s", "ratio", "of it before the step", title=report["device"])
+    rows = [summary_of(variant, states, next(iter(starts.values()))) for variant, states in starts.items()]
+    table = Table("variant", "cold s", "ratio", "cached s", "ratio", "cached s before the step", title=report["device"])
     for r in rows:
         cells = [f"{r['cold_s']:.1f}", f"{r['cold_ratio']:.2f}", f"{r['cached_s']:.1f}", f"{r['cached_ratio']:.2f}"]
         table.add_row(r["variant"], *cells, f"{r['ready_s']:.1f}")
     for variant, why in skipped.items():
         table.add_row(variant, "left out", why)
     Console(width=100).print(table)
-    finish({**report, "results": rows, "skipped": skipped, "rounds": found}, options.save)
+    finish({**report, "results": rows, "skipped": skipped, "rounds": starts}, options.save)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What part of the pure step rate training from files reaches, and how long it waits for data."""
+"""Rate of training from files, relative to the rate of the step alone, and share of time spent waiting for data."""
 
 import contextlib
 import dataclasses
@@ -36,26 +36,27 @@ from unet_jax.training.prefetch import device_batches
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Train a preset's network on 1918x1280 files, from several caches, and on one batch that stays on the device."""
+    """Train a preset's network on 1918x1280 files, with several caches, and on one batch that stays on the device."""
 
     root: str = ""
-    """Folder for the files and the cache; a temporary one by default."""
+    """Folder for the image files and the cache. Empty: a temporary folder."""
     preset: str = "seed"
     image_size: int = 256
     batch_size: int = 8
     num_images: int = 24
     num_classes: int = 1
     num_steps: int = 6
-    """Of each variant in each round."""
+    """Steps of each variant in each round."""
     num_rounds: int = 5
     num_threads: int = 0
     cache: tuple[str, ...] = ("none", "memory", "disk")
     where: tuple[str, ...] = ("host", "device")
     save: str = ""
-    """Also write results/SAVE.json, or a path that ends in .json."""
+    """Name of a copy of the report: results/SAVE.json, or a path that ends in .json. Empty: none."""
 
 
 def main(options: Options) -> None:
+    """Write the image files, and run the benchmark on them."""
     with contextlib.ExitStack() as stack:
         folder = options.root or stack.enter_context(tempfile.TemporaryDirectory())
         root = epath.Path(folder) / "photos"
@@ -72,6 +73,7 @@ def main(options: Options) -> None:
 
 
 def run(base: Config, options: Options, stack: contextlib.ExitStack) -> None:
+    """Time training with each cache and place of augmentation, print a table, and finish the report."""
     mesh = make_mesh()
     model, tx = make_model(base.model, options.num_classes), make_optimizer(base.optim, 10**6)
     state = put_replicated(jax.jit(lambda key: init_state(key, model, tx))(jax.random.key(0)), mesh)
@@ -83,7 +85,7 @@ def run(base: Config, options: Options, stack: contextlib.ExitStack) -> None:
         config = replace(base, {"data.cache": cache, "augment.where": where})
         source = training_source(files, config.data, num_threads=num_cores())
         for i in range(len(source) if cache == "memory" else 0):
-            source[i]  # the first epoch fills it
+            source[i]  # fill the cache, as the first epoch of a run does
         feeds[f"{cache} cache, {where}"] = (source, config)
     with contextlib.closing(device_batches(*_feed(feeds, 0, order), mesh, start_step=0)) as batches:
         fixed = next(batches)
@@ -91,7 +93,10 @@ def run(base: Config, options: Options, stack: contextlib.ExitStack) -> None:
     step = train_step.lower(state, fixed).compile()
 
     def steps(state, batches):
-        """The loop of a run: metrics are read one step late."""
+        """Run steps as the loop of a run does, with metrics read one step late.
+
+        Returns the state, the seconds per step, and the share of time spent waiting for a batch.
+        """
         pending, waited = None, 0.0
         start = time.perf_counter()
         for _ in range(options.num_steps):
@@ -110,18 +115,16 @@ def run(base: Config, options: Options, stack: contextlib.ExitStack) -> None:
     times: dict[str, list[tuple[float, float, float, float]]] = {}
     for _ in range(options.num_rounds):
         for i, name in enumerate(feeds):
-            # Between two measurements of the pure step, so that a busy neighbour slows both sides.
+            # Timed between two measurements of the step alone, so that other processes slow both alike.
             state, before_s, _ = steps(state, itertools.repeat(fixed))
             with contextlib.closing(device_batches(*_feed(feeds, i, order), mesh, start_step=0)) as batches:
                 next(batches)
                 state, fed_s, wait_share = steps(state, batches)
             state, after_s, _ = steps(state, itertools.repeat(fixed))
             times.setdefault(name, []).append((before_s, fed_s, after_s, wait_share))
-            print(
-                f"{name}: {before_s:.3f} and {after_s:.3f} s, fed {fed_s:.3f} s, waiting {wait_share:.1%}",
-                file=sys.stderr,
-            )
-    table = Table("input", "step s", "pure step s", "median of rounds", "fastest", "waiting", title=options.preset)
+            alone = f"step alone {before_s:.3f} and {after_s:.3f} s"
+            print(f"{name}: {alone}, with data {fed_s:.3f} s, waiting {wait_share:.1%}", file=sys.stderr)
+    table = Table("input", "step s", "pure step s", "share of rate", "share, fastest", "waiting", title=options.preset)
     results = {}
     for name, rows in times.items():
         before, fed, after, wait = np.array(rows).T
@@ -145,10 +148,11 @@ def run(base: Config, options: Options, stack: contextlib.ExitStack) -> None:
 
 
 def _feed(feeds, index, order):
+    """Return the source, the order and the config of one variant, for `device_batches`."""
     source, config = list(feeds.values())[index]
     return source, order, config
 
 
 if __name__ == "__main__":
-    restart_with_huge_pages()  # as the library's command does
+    restart_with_huge_pages()  # the same memory pages as in the library's command
     main(tyro.cli(Options))

@@ -1,4 +1,4 @@
-"""Images per second of reading, stage by stage, of our loader in its modes, and of others on the same files."""
+"""Images per second that are read: by stage, by our loader in its modes, and by other loaders from the same files."""
 
 import contextlib
 import dataclasses
@@ -28,10 +28,12 @@ from unet_jax.config.presets import seed
 from unet_jax.data.augment import shift_color, warp
 from unet_jax.data.augment_draws import Geometry, geometry_matrix
 from unet_jax.data.disk_cache import disk_source
+from unet_jax.data.image_files import read_image
 from unet_jax.data.layout import find_layout
+from unet_jax.data.masks import read_mask
 from unet_jax.data.order import TrainOrder
 from unet_jax.data.pipeline import Batches, batches_with_changes, train_batches
-from unet_jax.data.pixels import read_image, read_mask, resize_image, resize_mask
+from unet_jax.data.pixels import resize_image, resize_mask
 from unet_jax.data.sources import FileSource, ResizedSource
 from unet_jax.data.threads import num_cores
 from unet_jax.devices.mesh import batch_sharding, make_mesh, put_batch, put_rows
@@ -41,25 +43,25 @@ from unet_jax.training.prefetch import PrefetchIterator
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Read 1918x1280 JPEG images and PNG masks, resize, augment as preset seed does, and make batches."""
+    """Read 1918x1280 JPEG images and PNG masks, resize them, augment them as in preset seed, and make batches."""
 
     root: str = ""
-    """Folder for the files and the cache; a temporary one by default."""
+    """Folder for the image files and the cache. Empty: a temporary folder."""
     num_images: int = 24
     num_classes: int = 1
     image_size: int = 1024
     batch_size: int = 4
     num_threads: tuple[int, ...] = (1, 2)
-    """Threads of ours and of Grain's, workers of PyTorch's."""
+    """Numbers of threads of our loader and of plain Grain, and of worker processes of PyTorch's loader."""
     seconds: float = 3.0
-    """Of each measurement, of which there is one for each variant in each round."""
+    """Seconds of each measurement. There is one measurement for each variant in each round."""
     num_rounds: int = 3
     save: str = ""
-    """Also write results/SAVE.json, or a path that ends in .json."""
+    """Name of a copy of the report: results/SAVE.json, or a path that ends in .json. Empty: none."""
 
 
 def stage_times(source: FileSource, config: DataConfig) -> dict[str, float]:
-    """Median ms of each stage in one thread, on the first images."""
+    """Return the median ms of each stage in one thread, on the first image."""
     cv2.setNumThreads(1)
     record, size = source.records[0], config.image_size
     image, mask = source[0]
@@ -69,7 +71,7 @@ def stage_times(source: FileSource, config: DataConfig) -> dict[str, float]:
     four = np.concatenate([small, small_mask[..., :1]], axis=-1)
     stages: dict[str, Callable[[], Any]] = {
         "decode image": lambda: read_image(record.image),
-        "decode mask": lambda: read_mask(record.masks[0], soft=False),  # type: ignore[arg-type]
+        "decode mask": lambda: read_mask(record.masks[0][0]),
         "resize image and mask": lambda: (
             resize_image(image, size, size),
             resize_mask(mask, size, size, linear=True),
@@ -89,7 +91,7 @@ def stage_times(source: FileSource, config: DataConfig) -> dict[str, float]:
 
 
 def make_loaders(options: Options, root: epath.Path) -> dict[str, Callable[[], Iterator[Any]]]:
-    """Name of each variant, and what makes its endless iterator."""
+    """Return, for each variant by name, a function that makes an endless iterator over its batches."""
     base = seed()
     data = dataclasses.replace(
         base.data, root=str(root), image_size=options.image_size, cache_dir=str(root.parent / "cache")
@@ -133,7 +135,7 @@ def make_loaders(options: Options, root: epath.Path) -> dict[str, Callable[[], I
 
 
 def cpu_s() -> float:
-    """Of this process and its children, so far."""
+    """Return the processor time of this process and its children so far, in seconds."""
     total = time.process_time()
     for child in multiprocessing.active_children():
         with contextlib.suppress(OSError), open(f"/proc/{child.pid}/stat") as file:
@@ -143,8 +145,8 @@ def cpu_s() -> float:
 
 
 def rate(make: Callable[[], Iterator[Any]], options: Options, default_threads: int, name: str) -> tuple[float, float]:
-    """Images per second, and ms of processor time for each, after two batches that are not counted."""
-    # The original leaves OpenCV its own threads; all others bring theirs.
+    """Return images per second and processor ms per image, after two batches that are not counted."""
+    # The Keras original uses OpenCV's own threads; all other loaders have their own threads or processes.
     cv2.setNumThreads(default_threads if name.startswith("seed") else 1)
     batches = make()
     for _ in itertools.islice(batches, 2):
@@ -162,6 +164,7 @@ def rate(make: Callable[[], Iterator[Any]], options: Options, default_threads: i
 
 
 def main(options: Options) -> None:
+    """Time all stages and loaders, print a table, and finish the report."""
     default_threads = cv2.getNumThreads()
     with contextlib.ExitStack() as stack:
         folder = options.root or stack.enter_context(tempfile.TemporaryDirectory())
@@ -182,14 +185,16 @@ def main(options: Options) -> None:
                 except ImportError as error:
                     skipped[name] = str(error)
                     rates.pop(name)
-    table = Table("what", "images/s", "of the seed's", "CPU ms", "seed's / this", title=f"{options.image_size} pixels")
+    table = Table(
+        "loader", "images/s", "ratio to Keras", "CPU ms", "Keras CPU / this", title=f"{options.image_size} pixels"
+    )
     for name, ms in stages.items():
         table.add_row(f"stage: {name}", f"{1e3 / ms:.0f}", "", f"{ms:.1f}", "")
     base = np.array(rates["seed's generator"])
     results = {}
     for name, values in rates.items():
         images_per_s, cpu_ms = np.median(values, axis=0)
-        # Of each round, so that a busy neighbour slows both sides; processor time hardly feels it.
+        # Medians of ratios within a round, because other processes slow both sides alike.
         speed, less_cpu = np.median(np.array(values) / base, axis=0)
         results[name] = {
             "images_per_s": float(images_per_s),
@@ -202,8 +207,8 @@ def main(options: Options) -> None:
         table.add_row(name, "skipped", reason, "", "")
     Console(width=120).print(table)
     report = record("input", {**dataclasses.asdict(options), "root": ""}, ("torch", "albumentations"))
-    found = {"stages_ms": stages, "results": results, "rounds": rates, "skipped": skipped}
-    finish({**report, **found}, options.save)
+    measured = {"stages_ms": stages, "results": results, "rounds": rates, "skipped": skipped}
+    finish({**report, **measured}, options.save)
 
 
 if __name__ == "__main__":

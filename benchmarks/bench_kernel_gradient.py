@@ -1,6 +1,6 @@
-"""Several ways to compute the gradient of a 3x3 convolution's kernel, all the same up to rounding, by layer.
+"""Time of several methods for the gradient of a 3x3 convolution's kernel, which agree up to rounding, by layer.
 
-On a CPU this gradient is the part of a training step that is furthest from the forward pass; docs/cpu.md has the story.
+On a CPU this gradient is the part of a training step that is slowest compared with the forward pass (docs/cpu.md).
 """
 
 import dataclasses
@@ -20,54 +20,56 @@ from rich.table import Table
 from unet_jax.model.packing import pack_kernel
 
 Way = Callable[[jax.Array, jax.Array], jax.Array]
+"""Function from the input x `[b h w i]` and the gradient g `[b h w o]` of the result to that of the kernel."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Time them in turns; forward and the gradient of the input are there for scale."""
+    """Time all methods in turns; the forward pass and the gradient of the input are timed for comparison."""
 
     layers: tuple[str, ...] = ("512x8x8", "512x24x8", "256x16x16", "256x48x16", "128x32x32", "64x64x64")
-    """Image size, channels in, channels out."""
+    """Layers as SIZExINxOUT: image size, input channels, output channels."""
     batch_size: int = 2
     num_rounds: int = 9
     save: str = ""
-    """Also write results/SAVE.json, or a path that ends in .json."""
+    """Name of a copy of the report: results/SAVE.json, or a path that ends in .json. Empty: none."""
 
 
 def convolve(x: jax.Array, kernel: jax.Array, padding: Any = "SAME") -> jax.Array:
+    """Convolve by XLA's convolution."""
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def derived(x: jax.Array, g: jax.Array, padding: Any = "SAME") -> jax.Array:
-    """What XLA derives: a convolution of the transposed input with the gradient as a large kernel."""
+    """Compute what XLA derives: a convolution of the transposed input with the gradient as a large kernel."""
     kernel = jax.ShapeDtypeStruct((3, 3, x.shape[-1], g.shape[-1]), x.dtype)
     return jax.linear_transpose(lambda k: convolve(x, k, padding), kernel)(g)[0]
 
 
 def taps(x: jax.Array, g: jax.Array) -> jax.Array:
-    """One matrix product for each of the nine taps."""
+    """Compute one matrix product for each of the nine taps."""
     h, w, p = *x.shape[1:3], jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    found = [jnp.einsum("bhwi,bhwo->io", p[:, d : d + h, e : e + w], g) for d in range(3) for e in range(3)]
-    return jnp.stack(found).reshape(3, 3, *found[0].shape)
+    products = [jnp.einsum("bhwi,bhwo->io", p[:, d : d + h, e : e + w], g) for d in range(3) for e in range(3)]
+    return jnp.stack(products).reshape(3, 3, *products[0].shape)
 
 
 def patches(x: jax.Array, g: jax.Array) -> jax.Array:
-    """One matrix product with the nine taps side by side."""
+    """Compute one matrix product with the nine taps side by side."""
     h, w, p = *x.shape[1:3], jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     side_by_side = jnp.concatenate([p[:, d : d + h, e : e + w] for d in range(3) for e in range(3)], axis=-1)
-    found = side_by_side.reshape(-1, 9 * x.shape[-1]).T @ g.reshape(-1, g.shape[-1])
-    return found.reshape(3, 3, x.shape[-1], -1)
+    product = side_by_side.reshape(-1, 9 * x.shape[-1]).T @ g.reshape(-1, g.shape[-1])
+    return product.reshape(3, 3, x.shape[-1], -1)
 
 
 def packed(x: jax.Array, g: jax.Array) -> jax.Array:
-    """`derived` with two columns as channels, for which nothing moves; then the kernel's taps are added."""
+    """Compute `derived` with two columns packed as channels, which moves no data; then add the kernel's taps."""
     kernel = jax.ShapeDtypeStruct((3, 3, x.shape[-1], g.shape[-1]), x.dtype)
     wide = derived(*(a.reshape(*a.shape[:2], -1, 2 * a.shape[-1]) for a in (x, g)))
     return jax.linear_transpose(lambda k: pack_kernel(k, (1, 2), (1, 2)).kernel, kernel)(wide)[0]
 
 
 def tiles(x: jax.Array, g: jax.Array, count: int) -> jax.Array:
-    """`derived` with bands of rows as further images."""
+    """Compute `derived` with `count` bands of rows as further images of the batch."""
     b, h, w, _ = x.shape
     p, rows = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0))), h // count
     bands = jnp.concatenate([p[:, i * rows : (i + 1) * rows + 2] for i in range(count)])
@@ -76,7 +78,7 @@ def tiles(x: jax.Array, g: jax.Array, count: int) -> jax.Array:
 
 
 def swapped(x: jax.Array, g: jax.Array) -> jax.Array:
-    """`derived` with the two in each other's place."""
+    """Compute `derived` with input and gradient exchanged."""
     return derived(g, x)[::-1, ::-1].transpose(0, 1, 3, 2)
 
 
@@ -91,6 +93,7 @@ WAYS: dict[str, Way] = {
 
 
 def measure_layer(layer: str, options: Options) -> list[dict[str, Any]]:
+    """Check that all methods agree for one layer, time them, and return one row for each."""
     size, channels_in, channels_out = (int(n) for n in layer.split("x"))
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (options.batch_size, size, size, channels_in))
@@ -117,9 +120,10 @@ def measure_layer(layer: str, options: Options) -> list[dict[str, Any]]:
 
 
 def main(options: Options) -> None:
+    """Measure all layers, print a table, and finish the report."""
     report = record("kernel gradient", dataclasses.asdict(options))
     rows = [row for layer in options.layers for row in measure_layer(layer, options)]
-    table = Table("layer", "way", "median ms", "processor ms", title=report["device"])
+    table = Table("layer", "method", "median ms", "processor ms", title=report["device"])
     for row in rows:
         table.add_row(row["layer"], row["way"], f"{row['median_ms']:.1f}", f"{row['processor_ms']:.1f}")
     Console(width=100).print(table)

@@ -1,4 +1,4 @@
-"""What each loss of the catalogue adds to a training step, compared with BCE + Dice, interleaved."""
+"""Time of a training step with each loss of the catalogue, compared with BCE + Dice, interleaved."""
 
 import dataclasses
 
@@ -19,17 +19,18 @@ class Options:
     """Time the training step of one preset with several losses in one interleaved run."""
 
     losses: tuple[str, ...] = ("", "bce", "focal", "tversky", "lovasz_hinge", "topk_bce", "soft_cldice")
-    """Names of the catalogue (docs/losses.md); "" is BCE + Dice, to which ratios are."""
+    """Names of the catalogue (docs/losses.md). "" is BCE + Dice. Ratios are relative to the first."""
     preset: str = "seed"
     image_size: int = 128
     batch_size: int = 8
     dtype: str = "float32"
     num_rounds: int = 5
     save: str = ""
-    """Also write results/SAVE.json, or a path that ends in .json."""
+    """Name of a copy of the report: results/SAVE.json, or a path that ends in .json. Empty: none."""
 
 
 def main(options: Options) -> None:
+    """Time the steps, print a table, and finish the report."""
     steps: dict[str, Step] = {}
     failed: dict[str, str] = {}
     facts: dict[str, dict[str, float]] = {}
@@ -63,5 +64,5 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    restart_with_huge_pages()  # as the library's command does
+    restart_with_huge_pages()  # the same memory pages as in the library's command
     main(tyro.cli(Options))

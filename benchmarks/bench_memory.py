@@ -1,7 +1,7 @@
-"""Memory and time of a training step by `model.remat` and `train.accumulation`, on whatever device is there.
+"""Memory and time of a training step with values of `model.remat` and `train.accumulation`, on the available device.
 
-Memory is what the compiler sets aside for temporaries. Steps of the variants alternate, so that a busy machine slows
-all of them.
+Memory is the compiler's number for temporary arrays. The steps of the variants take turns, so that a busy machine slows
+all of them alike.
 """
 
 import dataclasses
@@ -27,16 +27,17 @@ class Options:
     packing: str = "none"
     dtype: str = "float32"
     remat: tuple[str, ...] = ("none", "conv", "block", "full")
-    """Values of model.remat; ratios are to the first."""
+    """Values of model.remat. Ratios are relative to the first."""
     accumulation: tuple[int, ...] = (2, 4)
     """Values of train.accumulation, with remat none."""
     num_rounds: int = 5
-    """Timed steps of each variant, after one that is not counted."""
+    """Timed steps of each variant, after one untimed step."""
     save: str = ""
-    """Also write results/SAVE.json, or a path that ends in .json."""
+    """Name of a copy of the report: results/SAVE.json, or a path that ends in .json. Empty: none."""
 
 
 def make_variant(options: Options, remat: str, accumulation: int) -> LibrarySteps:
+    """Compile the training step of one variant."""
     settings = {
         "data.image_size": options.image_size,
         "train.batch_size": options.batch_size,
@@ -49,7 +50,7 @@ def make_variant(options: Options, remat: str, accumulation: int) -> LibraryStep
 
 
 def main(options: Options) -> None:
-    """Measures, prints a line for each variant, and one line of JSON."""
+    """Time the steps, print a line for each variant, and finish the report."""
     chosen = [(remat, 1) for remat in options.remat] + [("none", n) for n in options.accumulation]
     variants: dict[str, LibrarySteps] = {}
     failed: dict[str, str] = {}
@@ -57,15 +58,15 @@ def main(options: Options) -> None:
         name = f"remat {remat}, accumulation {n}"
         try:
             variants[name] = make_variant(options, remat, n)
-        except Exception as error:  # too large for this machine: the others still count
+        except Exception as error:  # such as too little memory; the other variants are still measured
             failed[name] = reason(error)
     times = time_in_turns({name: product.steps["train"] for name, product in variants.items()}, options.num_rounds)
     rows = []
     for name, product in variants.items():
         rows.append({"variant": name, **summary(times[name], times[next(iter(variants))]), **product.facts["train"]})
         temporary, first = (row.get("temporary_bytes", float("nan")) for row in (rows[-1], rows[0]))
-        found = f"{rows[-1]['median_ms']:.0f} ms, {temporary / 1e6:.1f} MB; "
-        print(f"{name}: {found}time x{rows[-1]['ratio']:.2f}, temporaries x{temporary / first:.2f}")
+        measured = f"{rows[-1]['median_ms']:.0f} ms, {temporary / 1e6:.1f} MB; "
+        print(f"{name}: {measured}time x{rows[-1]['ratio']:.2f}, temporaries x{temporary / first:.2f}")
     for name, why in failed.items():
         print(f"{name} failed: {why}")
     report = record("memory", dataclasses.asdict(options))
@@ -73,5 +74,5 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    restart_with_huge_pages()  # as the library's command does
+    restart_with_huge_pages()  # the same memory pages as in the library's command
     main(tyro.cli(Options))

@@ -1,4 +1,4 @@
-"""Time of a training step of the seed's network with several packings, interleaved, on whatever device is there."""
+"""Time of a training step of the Keras original's network with several packings, on the available device."""
 
 import dataclasses
 from typing import Any
@@ -28,20 +28,20 @@ class Options:
     """Time the training step of one network with several packings in one interleaved run."""
 
     packing: tuple[str, ...] = ("textbook", "none", "1x2", "2", "4,2x4,2,1x2")
-    """Values of model.packing, or textbook for `textbook.py`; ratios are to the first."""
+    """Values of model.packing, or textbook for the step of textbook.py. Ratios are relative to the first."""
     widths: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
     center_width: int = 1024
     image_size: int = 128
     batch_size: int = 8
     dtype: str = "float32"
     num_rounds: int = 10
-    """Timed steps of each variant, after one that is not counted."""
+    """Timed steps of each variant, after one untimed step."""
     save: str = ""
-    """Also write results/SAVE.json, or a path that ends in .json."""
+    """Name of a copy of the report: results/SAVE.json, or a path that ends in .json. Empty: none."""
 
 
 def make_variant(packing: str, options: Options) -> tuple[Step, dict[str, float]]:
-    """A function that runs one step to its end, and what was measured while making it."""
+    """Return a function that runs one step to its end, and the facts that `compiled` returns."""
     values = {
         "model.packing": "none" if packing == "textbook" else packing,
         "model.widths": options.widths,
@@ -58,6 +58,7 @@ def make_variant(packing: str, options: Options) -> tuple[Step, dict[str, float]
 
 
 def _textbook(config: Config) -> tuple[Step, dict[str, float]]:
+    """Return the same for the textbook's step."""
     network, tx = config.model, make_optimizer(config.optim, 1000)
     batch = jax.device_put(random_pixels(config.train.batch_size, config.data.image_size, _NUM_CLASSES))
     model = TextbookUNet(network.widths, network.center_width, _NUM_CLASSES, dtype=jnp.dtype(network.dtype))
@@ -73,16 +74,17 @@ def _textbook(config: Config) -> tuple[Step, dict[str, float]]:
 
 
 def main(options: Options) -> None:
+    """Time the steps, print a table, and finish the report."""
     variants: dict[str, tuple[Step, dict[str, float]]] = {}
     failed: dict[str, str] = {}
     for packing in options.packing:
         try:
             variants[packing] = make_variant(packing, options)
-        except Exception as error:  # too large for this machine: the others still count
+        except Exception as error:  # such as too little memory; the other variants are still measured
             failed[packing] = reason(error)
     times = time_in_turns({packing: step for packing, (step, _) in variants.items()}, options.num_rounds)
     report = record("packing", dataclasses.asdict(options))
-    columns = ("packing", "median ms", "ratio", "of fastest", "compile s", "temporary MB")
+    columns = ("packing", "median ms", "ratio", "ratio of fastest", "compile s", "temporary MB")
     table = Table(*columns, title=report["device"])
     rows = []
     for packing, (_, facts) in variants.items():
@@ -98,5 +100,5 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    restart_with_huge_pages()  # as the library's command does
+    restart_with_huge_pages()  # the same memory pages as in the library's command
     main(tyro.cli(Options))

@@ -1,8 +1,8 @@
-"""The same network, loss and update in this library, in textbook JAX, in PyTorch and in Keras 3: are they the same, and
-how long does a training step of each take?
+"""Time of a training step of the same network in this library, in textbook JAX, in PyTorch and in Keras 3.
 
-Every implementation has a process of its own, which takes one step when it is told to: they take turns, so that the
-ratios hold on a busy machine. What is not installed or does not run is named and left out.
+First it is checked that network, loss and update are the same. Every implementation has its own process, which takes a
+step on request. The processes take turns, so that ratios are valid on a busy machine. An implementation that is not
+installed or fails is left out and named.
 """
 
 import contextlib
@@ -27,17 +27,21 @@ from rich.console import Console
 from rich.table import Table
 
 TOLERANCE = {("cpu", "float32"): 1e-4, ("cpu", "bfloat16"): 0.1, ("gpu", "float32"): 2e-2, ("gpu", "bfloat16"): 0.1}
-"""Largest difference of logits as a part of the largest logit; GPUs multiply float32 in TF32, of 10 bits, by default.
-bfloat16 has 7 bits, and each framework rounds elsewhere."""
+"""Largest allowed difference of logits relative to the largest logit, by device and dtype.
+
+By default GPUs multiply float32 in TF32, which has 10 bits. bfloat16 has 7 bits, and each framework rounds at other
+places.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class PeerOptions:
-    """Implementations, and the training step that all of them take."""
+    """Settings of the implementations, and of the training step that all of them take."""
 
     variants: tuple[str, ...] = tuple(VARIANTS)
-    """Ratios are to the first. "unet_jax packing 2,2" is the library with that setting of the model;
-    "unet_jax, huge pages" with the memory that its command has on a CPU, which the others can have as well."""
+    """Implementations to compare; ratios are relative to the first. "unet_jax packing 2,2" is the library with that
+    setting of the model. "unet_jax, huge pages" is the library with the memory pages that its command has on a CPU; the
+    other implementations can have them too."""
     widths: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
     center_width: int = 1024
     num_classes: int = 2
@@ -45,11 +49,11 @@ class PeerOptions:
     batch_size: int = 2
     dtype: Literal["float32", "bfloat16"] = "float32"
     learning_rate: float = 1e-4
-    """Of Adam, which all three libraries have."""
+    """Learning rate of Adam, the optimizer that all of the libraries have."""
     limit_s: float = 900.0
-    """An implementation that has not answered after so long, or compiled its step, is left out."""
+    """Longest wait for an answer in seconds, compilation included. An implementation that takes longer is left out."""
     save: str = ""
-    """Also write results/SAVE.json, or a path that ends in .json."""
+    """Name of a copy of the report: results/SAVE.json, or a path that ends in .json. Empty: none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,17 +61,24 @@ class Options(PeerOptions):
     """Compare training steps of several implementations of one network, with the same weights and batch."""
 
     num_rounds: int = 10
-    """Timed steps of each variant, after one that is not counted."""
+    """Timed steps of each variant, after one untimed step."""
     small_ceilings: bool = False
-    """Measure the machine's limits with small arrays: for tests, the numbers mean nothing."""
+    """Measure the limits of the machine with small arrays. This is for tests; the numbers mean nothing."""
 
 
 class Unavailable(Exception):
-    """An implementation that is not installed, or does not run here; says why."""
+    """Error for an implementation that is not installed or fails here. Its message is the reason."""
 
 
 class Process:
-    """An implementation at work, which answers requests."""
+    """Running process of an implementation, which answers requests.
+
+    Args:
+      variant: name of the implementation.
+      folder: folder with the task, from `prepare`.
+      limit_s: longest wait for an answer, in seconds.
+      environment: additional environment variables.
+    """
 
     def __init__(self, variant: str, folder: pathlib.Path, limit_s: float, environment: dict[str, str] | None = None):
         self._limit_s = limit_s
@@ -84,8 +95,9 @@ class Process:
         self._read()
 
     def ask(self, **request: Any) -> dict[str, Any]:
+        """Send a request and return the answer; raise `Unavailable` if there is none in time, or an error."""
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # then there is an error to be read, or nothing
+        with contextlib.suppress(BrokenPipeError):  # the process has ended; `_read` finds its error or its exit status
             print(json.dumps(request), file=self._process.stdin, flush=True)
         return self._read()
 
@@ -100,19 +112,20 @@ class Process:
             status = self._process.wait()
             why = f"did not answer in {self._limit_s:.0f} s" if late else f"its process ended with status {status}"
             raise Unavailable(why)
-        found = json.loads(line)
-        if "error" in found:
+        values = json.loads(line)
+        if "error" in values:
             self.close()
-            raise Unavailable(found["error"])
-        return found
+            raise Unavailable(values["error"])
+        return values
 
     def close(self) -> None:
+        """End the process."""
         self._process.kill()
         self._process.communicate()
 
 
 def prepare(folder: pathlib.Path, options: Any) -> Network:
-    """Writes what all processes read: the task, the weights and the batch."""
+    """Write the task, the weights and the batch into the folder, and return the network. All processes read them."""
     network = Network(options.widths, options.center_width, options.num_classes)
     Task(network, options.dtype, options.learning_rate).write(folder)
     np.savez(folder / "weights.npz", **{str(i): a for i, a in enumerate(random_weights(network))})  # type: ignore[arg-type]
@@ -122,21 +135,25 @@ def prepare(folder: pathlib.Path, options: Any) -> Network:
 
 
 def check(process: Process, variant: str, folder: pathlib.Path, wanted: np.ndarray | None) -> dict[str, Any]:
-    """Number of parameters, logits, and the losses of two steps: whether the update is the same shows in the second."""
+    """Return the number of parameters, the difference of the logits from `wanted`, and the losses of two steps.
+
+    The loss of the second step differs if the update differs.
+    """
     file = folder / f"{variant}.npy"
-    found = process.ask(do="logits", file=str(file))
+    facts = process.ask(do="logits", file=str(file))
     logits = np.load(file)
     start = time.perf_counter()
     first = process.ask(do="steps", count=1)
-    found["first_step_s"] = time.perf_counter() - start
-    found["losses"] = first["losses"] + process.ask(do="steps", count=1)["losses"]
+    facts["first_step_s"] = time.perf_counter() - start
+    facts["losses"] = first["losses"] + process.ask(do="steps", count=1)["losses"]
     if wanted is not None:
-        found["logits_apart"] = float(np.abs(logits - wanted).max() / np.abs(wanted).max())
-    return found
+        facts["logits_apart"] = float(np.abs(logits - wanted).max() / np.abs(wanted).max())
+    return facts
 
 
 def main(options: Options) -> None:
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the device belongs to the other processes too
+    """Check and time all variants, print a table, and finish the report."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the processes share the device
     report = record("peers", dataclasses.asdict(options), ("torch", "keras", "triton"))
     tolerance = TOLERANCE[("cpu" if jax.default_backend() == "cpu" else "gpu", options.dtype)]
     processes: dict[str, Process] = {}
@@ -175,15 +192,17 @@ def main(options: Options) -> None:
             return lambda: processes[variant].ask(do="steps", count=1)
 
         steps = {variant: step_of(variant) for variant in processes}
-        # While others had their turns, a virtual machine may have given the memory that the last step freed back to its
-        # host; the next step then takes up to twice as long. In training no step waits that long for the next.
+        # A virtual machine may return the memory that a step freed to its host while other variants have their turns.
+        # The next step then takes up to twice as long, which does not happen in training. So each timed step follows
+        # an untimed one.
         before = {variant: again(variant) for variant in processes}
         times = time_in_turns({**steps, **ceilings.steps}, options.num_rounds, before=before)
         limits = ceilings.summary(times)
         baseline, rows = next(iter(processes)), []
         for variant, process in processes.items():
             row = {"variant": variant, **summary(times[variant], times[baseline]), **checks[variant]}
-            # Of all threads, the warm-up left out. It hardly feels neighbours, but counts threads that wait in a loop.
+            # Processor time of all threads, without the warm-up. Other processes hardly change it, but it includes
+            # threads that wait in a loop.
             row["processor_ms"] = 1e3 * float(np.median(processor_s[variant][1:]))
             row["s_per_image"] = row["median_ms"] / 1e3 / options.batch_size
             flops = training_flops(network, options.image_size) / row["s_per_image"]
@@ -195,16 +214,16 @@ def main(options: Options) -> None:
 
 
 def same(checks: dict[str, dict[str, Any]], network: Network, tolerance: float) -> None:
-    """Ends the program where the implementations are not the same network."""
+    """End the program if the implementations are not the same network."""
     wrong = []
     losses = next(iter(checks.values()))["losses"]
-    for variant, found in checks.items():
-        if found["num_parameters"] != num_parameters(network):
-            wrong.append(f"{variant} has {found['num_parameters']} parameters, not {num_parameters(network)}")
-        if found.get("logits_apart", 0.0) > tolerance:
-            wrong.append(f"{variant}: logits are {found['logits_apart']:.1e} apart, tolerance {tolerance:.0e}")
-        if not np.allclose(found["losses"], losses, rtol=10 * tolerance):
-            wrong.append(f"{variant}: losses {found['losses']}, not {losses}")
+    for variant, facts in checks.items():
+        if facts["num_parameters"] != num_parameters(network):
+            wrong.append(f"{variant} has {facts['num_parameters']} parameters, not {num_parameters(network)}")
+        if facts.get("logits_apart", 0.0) > tolerance:
+            wrong.append(f"{variant}: logits differ by {facts['logits_apart']:.1e}, the tolerance is {tolerance:.0e}")
+        if not np.allclose(facts["losses"], losses, rtol=10 * tolerance):
+            wrong.append(f"{variant}: losses are {facts['losses']}, not {losses}")
     if wrong:
         raise SystemExit("not the same network:\n" + "\n".join(wrong))
 
@@ -215,11 +234,11 @@ def _print(rows: list[dict[str, Any]], skipped: dict[str, str], device: str) -> 
         "p95 ms": "{p95_ms:.0f}",
         "s per image": "{s_per_image:.3f}",
         "ratio": "{ratio:.2f}",
-        "of fastest": "{ratio_of_fastest:.2f}",
+        "ratio of fastest": "{ratio_of_fastest:.2f}",
         "CPU ms": "{processor_ms:.0f}",
         "of FLOP/s": "{of_flops:.0%}",
         "first step s": "{first_step_s:.1f}",
-        "apart": "{logits_apart:.0e}",
+        "logit difference": "{logits_apart:.0e}",
     }
     table = Table("variant", *columns, title=f"training step, {device}")
     for row in rows:

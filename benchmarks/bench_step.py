@@ -1,5 +1,7 @@
-"""Time and memory of the training, evaluation and prediction step of presets, and how far they are from the machine's
-limits, on whatever device is there."""
+"""Time and memory of the training, evaluation and prediction steps of presets, on the available device.
+
+The report compares them with the limits of the machine.
+"""
 
 import dataclasses
 import itertools
@@ -20,7 +22,7 @@ from unet_jax.devices.huge_pages import restart_with_huge_pages
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Time the steps of presets in one interleaved run: every combination of the values given is a variant."""
+    """Time the steps of presets in one interleaved run. Every combination of the given values is a variant."""
 
     preset: tuple[str, ...] = ("seed", "default")
     image_size: tuple[int, ...] = (128,)
@@ -31,17 +33,18 @@ class Options:
     remat: tuple[str, ...] = ("none",)
     accumulation: tuple[int, ...] = (1,)
     num_devices: tuple[int, ...] = (0,)
-    """0 takes all."""
+    """Numbers of devices to use; 0 uses all."""
     kinds: tuple[str, ...] = KINDS
     num_classes: int = 2
     num_rounds: int = 10
-    """Timed steps of each variant, after one that is not counted."""
+    """Timed steps of each variant, after one untimed step."""
     small_ceilings: bool = False
-    """Measure the machine's limits with small arrays: for tests, the numbers mean nothing."""
+    """Measure the limits of the machine with small arrays. This is for tests; the numbers mean nothing."""
     save: str = ""
-    """Also write results/SAVE.json, or a path that ends in .json."""
+    """Name of a copy of the report: results/SAVE.json, or a path that ends in .json. Empty: none."""
 
 
+# Option of this command for each setting that it varies.
 SWEPT = {
     "data.image_size": "image_size",
     "train.batch_size": "batch_size",
@@ -53,23 +56,24 @@ SWEPT = {
 
 
 def chosen(options: Options) -> dict[str, tuple[Config, int]]:
-    """Config and number of devices of every combination, named by what differs."""
+    """Return the config and the number of devices of every combination. The names say what differs."""
     lists = {"preset": options.preset, **{field: getattr(options, field) for field in SWEPT.values()}}
     lists["num_devices"] = options.num_devices
-    found = {}
+    variants = {}
     for values in itertools.product(*lists.values()):
-        of = dict(zip(lists, values, strict=True))
-        config = replace(PRESETS[of["preset"]](), {setting: of[field] for setting, field in SWEPT.items()})
-        told = [f"{field} {of[field]}" for field in lists if field != "preset" and len(lists[field]) > 1]
-        found[", ".join([of["preset"], *told])] = (config, of["num_devices"])
-    return found
+        chosen_values = dict(zip(lists, values, strict=True))
+        settings = {setting: chosen_values[field] for setting, field in SWEPT.items()}
+        config = replace(PRESETS[chosen_values["preset"]](), settings)
+        varied = [f"{field} {chosen_values[field]}" for field in lists if field != "preset" and len(lists[field]) > 1]
+        variants[", ".join([chosen_values["preset"], *varied])] = (config, chosen_values["num_devices"])
+    return variants
 
 
-def rates(config: Config, kind: str, num_devices: int, options: Options, found: dict[str, float]) -> dict[str, float]:
-    """What follows from a median time: images and useful operations per second."""
+def rates(config: Config, kind: str, num_devices: int, options: Options, times: dict[str, float]) -> dict[str, float]:
+    """Return images and FLOPs per second, from the median time of a step in `times`."""
     count = forward_flops if kind != "train" else training_flops
     flops = count(network_of(config, options.num_classes), config.data.image_size)
-    per_s = 1e3 * config.train.batch_size / found["median_ms"]
+    per_s = 1e3 * config.train.batch_size / times["median_ms"]
     return {
         "images_per_s": per_s,
         "images_per_s_per_device": per_s / num_devices,
@@ -78,6 +82,7 @@ def rates(config: Config, kind: str, num_devices: int, options: Options, found: 
 
 
 def main(options: Options) -> None:
+    """Time the steps, print a table, and finish the report."""
     variants: dict[str, tuple[Config, int, LibrarySteps]] = {}
     failed: dict[str, str] = {}
     report = record("step", dataclasses.asdict(options))
@@ -89,7 +94,7 @@ def main(options: Options) -> None:
                 num_devices,
                 make_library_steps(config, options.num_classes, options.kinds, num_devices),
             )
-        except Exception as error:  # too large for this machine: the others still count
+        except Exception as error:  # such as too little memory; the other variants are still measured
             failed[name] = reason(error)
     ceilings = Ceilings(options.dtype, small=options.small_ceilings)
     steps: dict[str, Any] = {
@@ -104,7 +109,7 @@ def main(options: Options) -> None:
             row |= rates(config, kind, num_devices, options, row)
             row["of_flops"] = row["flops_per_s_per_device"] / limits[f"flops_per_s_{config.model.dtype}"]
             if "bytes_accessed" in row:
-                # The compiler counts what one device's program reads and writes, caches left out.
+                # The compiler counts the bytes that the program of one device reads and writes, without caches.
                 row["bytes_per_s_per_device"] = 1e3 * row["bytes_accessed"] / row["median_ms"]
                 row["of_bytes"] = row["bytes_per_s_per_device"] / limits["bytes_per_s"]
             rows.append(row)
@@ -136,5 +141,5 @@ def _print(rows: list[dict[str, Any]], failed: dict[str, str], device: str) -> N
 
 
 if __name__ == "__main__":
-    restart_with_huge_pages()  # as the library's command does
+    restart_with_huge_pages()  # the same memory pages as in the library's command
     main(tyro.cli(Options))

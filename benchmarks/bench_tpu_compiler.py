@@ -1,7 +1,7 @@
-"""What a TPU's compiler expects of the training step: the textbook's and the library's, in one call and without a TPU.
+"""Estimates of a TPU's compiler for the textbook's and the library's training step, in one call and without a TPU.
 
-Defaults are the seed's network at 1024x1024 in bfloat16, 8 images on each chip: several minutes for each variant. A
-small network takes seconds: `--widths 4 8 --center-width 8 --image-size 64`.
+By default the network is that of the Keras original at 1024x1024 in bfloat16, with 8 images on each chip. This takes
+several minutes for each variant. A small network takes seconds: `--widths 4 8 --center-width 8 --image-size 64`.
 """
 
 import dataclasses
@@ -33,10 +33,10 @@ _NUM_CLASSES = 2
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Compile the textbook's training step and the library's for a TPU that need not be here."""
+    """Compile the textbook's training step and the library's for a TPU that need not be present."""
 
     packings: tuple[str, ...] = ("auto",)
-    """Values of model.packing; ratios are to the textbook."""
+    """Values of model.packing. Ratios are relative to the textbook's step."""
     topology: str = "v5e:2x2"
     images_per_device: int = 8
     widths: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
@@ -45,10 +45,11 @@ class Options:
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     remat: Literal["none", "block"] = "none"
     save: str = ""
-    """Also write results/SAVE.json, or a path that ends in .json."""
+    """Name of a copy of the report: results/SAVE.json, or a path that ends in .json. Empty: none."""
 
 
 def make_config(options: Options, packing: str, num_devices: int) -> Config:
+    """Return the config of one variant."""
     values = {
         "model.packing": packing,
         "model.widths": options.widths,
@@ -62,7 +63,7 @@ def make_config(options: Options, packing: str, num_devices: int) -> Config:
 
 
 def compile_textbook(config: Config, target: Target) -> dict[str, Any]:
-    """Numbers of the baseline, by the names that `Estimate` has."""
+    """Compile the textbook's step, and return its numbers by the names of the fields of `Estimate`."""
     mesh = make_mesh(target.devices)
     network = config.model
     model = TextbookUNet(
@@ -107,48 +108,55 @@ def compile_textbook(config: Config, target: Target) -> dict[str, Any]:
 
 
 def compile_library(config: Config, target: Target) -> dict[str, Any]:
-    """All of an `Estimate`; without a cache, so that the seconds are the compiler's."""
+    """Compile the library's step, and return all fields of its `Estimate`.
+
+    No cache is used, so that the seconds are those of the compiler.
+    """
     return dataclasses.asdict(estimate(config, _NUM_CLASSES, target))
 
 
 def compare(results: dict[str, dict[str, Any]], title: str) -> Table:
+    """Return a table of all variants, with ratios to the first."""
     baseline = next(iter(results.values()))
     table = Table(title=title, title_justify="left")
     table.add_column("variant")
     for column in ("M cycles", "ratio", "accessed", "ratio", "temporaries", "ratio", "compile s", "ratio"):
         table.add_column(column, justify="right")
-    for name, found in results.items():
+    for name, result in results.items():
         cells = [name]
         for key, text in (
-            ("cycles", f"{found['cycles'] / 1e6:.2f}"),
-            ("bytes_accessed", size(found["bytes_accessed"])),
-            ("temporary_bytes", size(found["temporary_bytes"])),
-            ("compile_s", f"{found['compile_s']:.1f}"),
+            ("cycles", f"{result['cycles'] / 1e6:.2f}"),
+            ("bytes_accessed", size(result["bytes_accessed"])),
+            ("temporary_bytes", size(result["temporary_bytes"])),
+            ("compile_s", f"{result['compile_s']:.1f}"),
         ):
-            cells += [text, _times_less(baseline[key], found[key])]
+            cells += [text, _times_less(baseline[key], result[key])]
         table.add_row(*cells)
     return table
 
 
-def _times_less(baseline: float, found: float) -> str:
-    return f"1/{baseline / found:.2f}" if baseline and found else ""
+def _times_less(baseline: float, value: float) -> str:
+    """Return the ratio to the baseline as a fraction, such as 1/12.00; empty if one of the two is 0."""
+    return f"1/{baseline / value:.2f}" if baseline and value else ""
 
 
-def remaining(found: dict[str, Any], name: str) -> Table:
+def remaining(result: dict[str, Any], name: str) -> Table:
+    """Return a table of the most expensive instructions of a variant."""
     table = Table(title=f"most expensive instructions of {name}: {LABEL}", title_justify="left")
     table.add_column("M cycles", justify="right")
     table.add_column("share", justify="right")
     table.add_column("source")
     table.add_column("operation", overflow="fold")
-    for row in found["top"]:
-        share = row["cycles"] / found["cycles"]
+    for row in result["top"]:
+        share = row["cycles"] / result["cycles"]
         table.add_row(f"{row['cycles'] / 1e6:.3f}", f"{share:.1%}", row["source"], row["operation"])
     return table
 
 
 def main(options: Options) -> None:
-    jax.config.update("jax_platforms", "cpu")  # a TPU or GPU that is here has no part in this
-    jax.config.update("jax_enable_compilation_cache", False)  # or compile_s is the time to read a file
+    """Compile all variants, print tables, and finish the report."""
+    jax.config.update("jax_platforms", "cpu")  # nothing is computed on a TPU or GPU, even if there is one
+    jax.config.update("jax_enable_compilation_cache", False)  # otherwise compile_s could be the time to read a file
     target = tpu_target(options.topology)
     num_devices = len(target.devices)
     results = {"textbook": compile_textbook(make_config(options, "none", num_devices), target)}

@@ -1,4 +1,4 @@
-"""What others do with the same files, for bench_input: each a function that makes an iterator of batches."""
+"""Other loaders of the same files, for bench_input. Each is a function that makes an iterator of batches."""
 
 import math
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ HUE, SATURATION, VALUE, SHIFT, SCALE = 50, 5, 15, 0.0625, 0.1
 
 
 def _seed_colors(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Shift hue, saturation and value with probability 1/2, as the Keras original does."""
     if rng.random() < 0.5:
         h, s, v = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
         h = cv2.add(h, rng.uniform(-HUE, HUE))  # type: ignore
@@ -25,6 +26,7 @@ def _seed_colors(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _seed_warp(image: np.ndarray, masks: list[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, list]:
+    """Shift and scale, and flip, each with probability 1/2, as the Keras original does."""
     if rng.random() < 0.5:
         height, width = image.shape[:2]
         angle, scale = rng.uniform(-0.0, 0.0), rng.uniform(1 - SCALE, 1 + SCALE)
@@ -43,14 +45,14 @@ def _seed_warp(image: np.ndarray, masks: list[np.ndarray], rng: np.random.Genera
 
 
 def seed_generator(source: FileSource, size: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The Keras original's loop with its OpenCV calls, in one thread, to float32 (its mask variable's name mended)."""
+    """Run the Keras original's loop with its OpenCV calls, in one thread, to float32 (its `NameError` is corrected)."""
     rng = np.random.default_rng(0)
     while True:
         for start in range(0, len(source) - batch_size + 1, batch_size):
             x_batch, y_batch = [], []
             for record in source.records[start : start + batch_size]:
                 image = cv2.resize(cv2.imread(str(record.image)), (size, size))  # type: ignore[arg-type]
-                paths = [str(path) for path in record.masks]
+                paths = [str(path) for files in record.masks for path in files]
                 grays = [cv2.imread(path, cv2.IMREAD_GRAYSCALE) for path in paths]
                 masks = [cv2.resize(gray, (size, size)) for gray in grays]  # type: ignore[arg-type]
                 image, masks = _seed_warp(_seed_colors(image, rng), masks, rng)
@@ -60,6 +62,8 @@ def seed_generator(source: FileSource, size: int, batch_size: int) -> Iterator[t
 
 
 class _PlainSample(grain.transforms.RandomMap):
+    """Transform that reads and augments the sample at a position."""
+
     def __init__(self, source: Source):
         self._source = source
 
@@ -71,7 +75,10 @@ class _PlainSample(grain.transforms.RandomMap):
 
 
 def plain_grain(source: FileSource, config: DataConfig, batch_size: int, num_threads: int) -> Iterator[Any]:
-    """Grain's own shuffle, random_map and batch with the original's OpenCV calls: bytes, read by our FileSource."""
+    """Make a pipeline of Grain's own shuffle, random_map and batch, with the Keras original's OpenCV calls.
+
+    Files are read by our `FileSource`, and pixels stay bytes.
+    """
     dataset = grain.MapDataset.range(len(source)).shuffle(seed=0).repeat()
     dataset = dataset.random_map(_PlainSample(ResizedSource(source, config)), seed=0)
     dataset = dataset.batch(batch_size, drop_remainder=True)
@@ -81,8 +88,18 @@ def plain_grain(source: FileSource, config: DataConfig, batch_size: int, num_thr
 def torch_albumentations(
     source: FileSource, size: int, batch_size: int, num_workers: int, cached: Source | None = None
 ) -> Iterator[Any]:
-    """A DataLoader of worker processes with albumentations' counterparts, bytes in and out; with `cached`, the same
-    after reading our cache's arrays. Raises ImportError without the packages."""
+    """Make a DataLoader with worker processes and albumentations' versions of the changes; pixels stay bytes.
+
+    Args:
+      source: samples, of which the paths are used.
+      size: height and width of the result, in pixels.
+      batch_size: samples in a batch.
+      num_workers: number of worker processes.
+      cached: our cache of resized samples, which is read instead of the files if it is given.
+
+    Raises:
+      ImportError: one of the packages is not installed.
+    """
     import albumentations as A
     import torch
     from torch.utils.data import DataLoader, Dataset
@@ -100,9 +117,11 @@ def torch_albumentations(
     ]
     resize = [A.Resize(size, size, interpolation=cv2.INTER_LINEAR, mask_interpolation=cv2.INTER_LINEAR)]
     transform = A.Compose(changes if cached else resize + changes)
-    paths = [(str(r.image), [str(p) for p in r.masks]) for r in source.records]
+    paths = [(str(r.image), [str(p) for files in r.masks for p in files]) for r in source.records]
 
     class Files(Dataset):
+        """All samples, 100 times over."""
+
         def __len__(self) -> int:
             return len(paths) * 100
 

@@ -1,4 +1,4 @@
-"""The library's own steps, exactly as training, evaluation and prediction build them, ready to be timed."""
+"""The library's own steps, built exactly as training, evaluation and prediction build them, for timing."""
 
 import time
 from collections.abc import Callable
@@ -16,25 +16,30 @@ from unet_jax.program.build import Program, build
 from unet_jax.program.state import TrainState
 
 KINDS = ("train", "evaluate", "predict")
-_NUM_STEPS = 1000  # of the run that schedules think they are in
+_NUM_STEPS = 1000  # number of steps of the imaginary run that schedules of the optimizer are made for
 
 
 class LibrarySteps(NamedTuple):
-    """Steps that run to their end, and what was learnt while they were made."""
+    """Compiled steps of one config."""
 
     steps: dict[str, Callable[[], None]]
+    """Functions that run one step to its end, by kind."""
     facts: dict[str, dict[str, float]]
+    """Facts that `compiled` returned, by kind."""
     program: Program
-    box: list[TrainState]  # the state, which training steps replace
+    """Program that the steps come from."""
+    box: list[TrainState]
+    """List with one element, the state, which training steps replace."""
 
 
 def network_of(config: Config, num_classes: int) -> Network:
+    """Return the shape of a config's network."""
     model = config.model
     return Network(model.widths, model.center_width, num_classes, model.num_convs_down, model.num_convs_up)
 
 
 def packed_batch(program: Program, image: np.ndarray, label: np.ndarray) -> Batch:
-    """On the host, as the input pipeline would give it."""
+    """Return a batch on the host, packed as the input pipeline packs it."""
     samples = [pack_sample(Sample(*pair), program.packing) for pair in zip(image, label, strict=True)]
     images, labels = (np.stack(arrays) for arrays in zip(*samples, strict=True))
     return Batch(images, labels, np.ones(len(image), np.float32))
@@ -43,16 +48,23 @@ def packed_batch(program: Program, image: np.ndarray, label: np.ndarray) -> Batc
 def make_library_steps(
     config: Config, num_classes: int, kinds: tuple[str, ...] = ("train",), num_devices: int = 0
 ) -> LibrarySteps:
-    """Compiles the steps for `config.train.batch_size` random images; `num_devices` 0 takes all devices."""
+    """Compile the steps of a config for random images, and run each of them once.
+
+    Args:
+      config: settings; `train.batch_size` is the number of images.
+      num_classes: number of output channels.
+      kinds: steps to compile, out of `KINDS`.
+      num_devices: number of devices to use; 0 uses all.
+    """
     mesh = make_mesh(jax.devices()[:num_devices] if num_devices else None)
     program = build(config, num_classes, _NUM_STEPS)
     image, label = random_pixels(config.train.batch_size, config.data.image_size, num_classes)
     batch = put_batch(packed_batch(program, image, label), mesh)
     box = [put_replicated(jax.jit(program.init)(jax.random.key(0)), mesh)]
-    # The network is there twice, in two libraries' words; the formulas that rates come from are of one of them.
+    # Rates are computed by the formulas of `network`, which must describe the same network as the config.
     wanted = num_parameters(network_of(config, num_classes))
-    found = sum(x.size for x in jax.tree.leaves(box[0].params))
-    assert config.model.norm != "batch" or wanted == found, f"{found} parameters, but the formula says {wanted}"
+    count = sum(x.size for x in jax.tree.leaves(box[0].params))
+    assert config.model.norm != "batch" or wanted == count, f"{count} parameters, but the formula says {wanted}"
     steps, facts = {}, {}
     if "train" in kinds:
         train, facts["train"] = compiled(program.train_step, box[0], batch)
@@ -70,12 +82,16 @@ def make_library_steps(
         predict, facts["predict"] = compiled(program.predict_step, box[0].params, box[0].batch_stats, images)
         steps["predict"] = lambda: jax.block_until_ready(predict(box[0].params, box[0].batch_stats, images))
     for step in steps.values():
-        step()  # too large for this device is known only when it has run
+        step()  # a step that needs too much memory fails only when it runs
     return LibrarySteps(steps, facts, program, box)
 
 
 def compiled(step: Any, *arguments: Any) -> tuple[Any, dict[str, float]]:
-    """The step for these arguments; seconds to compile it, and what the compiler says of memory and bytes."""
+    """Compile a jitted step for these arguments.
+
+    Returns:
+      The compiled step, and facts: the seconds of compilation, and the compiler's numbers of memory and bytes accessed.
+    """
     start = time.perf_counter()
     lowered = step.lower(*arguments)
     program = lowered.compile()
@@ -96,6 +112,6 @@ def compiled(step: Any, *arguments: Any) -> tuple[Any, dict[str, float]]:
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error, cut: what is said of a variant that could not run."""
+    """Return the type and the first line of an error, cut to 200 characters, as the reason why a variant failed."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:200]}"

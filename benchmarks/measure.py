@@ -1,7 +1,7 @@
-"""What the benchmarks share: interleaved timing, the machine's own limits, and a record of where and when.
+"""Functions that all benchmarks share: interleaved timing, the limits of the machine, and a record of each measurement.
 
-On a busy machine the time of one variant means little. So variants take turns, one step each in every round, and what
-is compared are ratios of times of the same round.
+On a busy machine the time of one variant means little. So variants take turns, one step each in every round, and the
+benchmarks compare ratios of times of the same round.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from unet_jax.data.threads import num_cores
 from unet_jax.runs.info import current_versions
 
 Step = Callable[[], object]
-"""Runs one step to its end: nothing of it is still under way when the call returns."""
+"""Function that runs one step to its end: when it returns, all results of the step are computed."""
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 
@@ -33,10 +33,19 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 def time_in_turns(
     steps: Mapping[str, Step], num_rounds: int, *, num_warm_up: int = 1, before: Mapping[str, Step] | None = None
 ) -> dict[str, list[float]]:
-    """Seconds of every step, by name and round; warm-up rounds are not among them.
+    """Time several steps in turns, one call of each in every round.
 
-    The order is another one in every round: a step that follows a greedy neighbour (a cold cache, a hot core) should
-    not always be the same one. `before` holds what is run ahead of a step, and not timed.
+    Every round has another random order, so that a step does not always follow the same other one, which may leave
+    cold caches or a hot core behind.
+
+    Args:
+      steps: steps to time, by name.
+      num_rounds: timed rounds.
+      num_warm_up: rounds before these, which are not timed.
+      before: functions to call before a step, without timing them, by the name of the step.
+
+    Returns:
+      Seconds of every step, by name, one number per timed round.
     """
     times: dict[str, list[float]] = {name: [] for name in steps}
     rng = np.random.default_rng(0)
@@ -52,42 +61,51 @@ def time_in_turns(
 
 
 def summary(seconds: Sequence[float], baseline: Sequence[float] | None = None) -> dict[str, float]:
-    """Median, 95th percentile and fastest in ms; and this time over the baseline's of the same round, the median.
+    """Return the median, the 95th percentile and the fastest time in ms, and ratios to a baseline.
 
-    The ratio of the fastest is what is left where a neighbour takes a core away now and then: threads that wait for
-    each other at every operation (OpenMP's) lose more by that than others.
+    `ratio` is the median, over rounds, of this time divided by the baseline's time of the same round.
+    `ratio_of_fastest` compares the fastest times. It is the fairer ratio if other processes take a core away now and
+    then: threads that wait for each other at every operation (OpenMP's) lose more time by that than others.
+
+    Args:
+      seconds: one time per round.
+      baseline: times of the baseline in the same rounds; without it there are no ratios.
     """
     median, p95 = np.percentile(np.multiply(seconds, 1e3), [50, 95])
-    found = {"median_ms": float(median), "p95_ms": float(p95), "fastest_ms": 1e3 * min(seconds)}
+    values = {"median_ms": float(median), "p95_ms": float(p95), "fastest_ms": 1e3 * min(seconds)}
     if baseline is not None:
-        found["ratio"] = float(np.median(np.divide(seconds, baseline)))
-        found["ratio_of_fastest"] = min(seconds) / min(baseline)
-    found["num_rounds"] = len(seconds)
-    return found
+        values["ratio"] = float(np.median(np.divide(seconds, baseline)))
+        values["ratio_of_fastest"] = min(seconds) / min(baseline)
+    values["num_rounds"] = len(seconds)
+    return values
 
 
 # --- the machine's limits ---------------------------------------------------------------------------------------------
 
 
 class Ceilings:
-    """A large matrix product per dtype and a large copy on one device: what a step can be held against.
+    """Limits of one device: the speed of a large matrix product per dtype, and of a large copy.
 
-    Their steps belong in the rounds of what they are compared with, where they meet the same neighbours. Numbers are
-    random: hardware is faster, or clocks higher, on zeros.
+    `steps` must be timed in the same rounds as the steps that are compared with them, so that other processes disturb
+    both alike. The arrays are random, because on zeros hardware is faster or its clock is higher.
+
+    Args:
+      dtypes: dtypes of the matrix products.
+      small: use small arrays, for tests.
     """
 
     def __init__(self, dtypes: Sequence[str] = ("float32",), *, small: bool = False):
         on_cpu = jax.default_backend() == "cpu"
         side, num_bytes = (256, 2**22) if small else (2048, 2**28) if on_cpu else (8192, 2**31)
         key = jax.random.key(0)
-        self.flops, self.num_bytes = 2.0 * side**3, 2.0 * num_bytes  # read and written
+        self.flops, self.num_bytes = 2.0 * side**3, 2.0 * num_bytes  # bytes read and bytes written
         self.steps: dict[str, Step] = {}
         product = jax.jit(lambda a, b: a @ b)  # in the precision that convolutions have by default
         for dtype in dtypes:
             a, b = (jax.random.normal(k, (side, side), jnp.dtype(dtype)) for k in jax.random.split(key))
             self.steps[f"matrix product, {dtype}"] = _ended(product, a, b)
-        # Negation, as XLA would not run a copy at all; it writes into what the last call gave back, so that no
-        # call waits for the system to find it new pages.
+        # A negation, because XLA would leave a plain copy out. It writes into the donated result of the last call, so
+        # that no call waits for the system to allocate pages.
         copy = jax.jit(lambda x: -x, donate_argnums=0)
         box = [jax.random.normal(key, (num_bytes // 4,), jnp.float32)]
 
@@ -97,24 +115,24 @@ class Ceilings:
         self.steps["copy"] = step
 
     def summary(self, times: Mapping[str, Sequence[float]]) -> dict[str, float]:
-        """FLOP/s by dtype and bytes/s, from the median times."""
-        found = {"bytes_per_s": self.num_bytes / float(np.median(times["copy"]))}
+        """Return FLOP/s by dtype and bytes/s, from the median times."""
+        limits = {"bytes_per_s": self.num_bytes / float(np.median(times["copy"]))}
         for name in self.steps:
             if name != "copy":
                 dtype = name.removeprefix("matrix product, ")
-                found[f"flops_per_s_{dtype}"] = self.flops / float(np.median(times[name]))
-        return found
+                limits[f"flops_per_s_{dtype}"] = self.flops / float(np.median(times[name]))
+        return limits
 
 
 def _ended(function: Callable[..., Any], *arguments: Any) -> Step:
     return lambda: jax.block_until_ready(function(*arguments))
 
 
-# --- where and when ---------------------------------------------------------------------------------------------------
+# --- record of a measurement ------------------------------------------------------------------------------------------
 
 
 def record(benchmark: str, options: Mapping[str, Any], packages: Sequence[str] = ()) -> dict[str, Any]:
-    """What a number means nothing without: device, driver, machine, versions, commit, date and options."""
+    """Return the facts that belong to every number: device, driver, machine, versions, commit, date and options."""
     versions = current_versions() | {name: version_of(name) for name in packages}
     return {
         "benchmark": benchmark,
@@ -131,14 +149,14 @@ def record(benchmark: str, options: Mapping[str, Any], packages: Sequence[str] =
 
 
 def version_of(package: str) -> str:
-    """Empty where it is not installed."""
+    """Return the version of an installed package; empty if it is not installed."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(package)
     return ""
 
 
 def commit() -> str:
-    """Of the library that is measured, with a plus where it has changed since; empty without git."""
+    """Return the commit of the library, with a plus if files have changed since then; empty without git."""
     folder = str(pathlib.Path(unet_jax.__file__).parent)
     head = _said("git", "-C", folder, "rev-parse", "--short", "HEAD")
     changed = _said("git", "-C", folder, "status", "--porcelain", "--", ".")
@@ -146,12 +164,12 @@ def commit() -> str:
 
 
 def driver() -> str:
-    """Of NVIDIA GPUs; empty where there are none."""
+    """Return the driver version of the NVIDIA GPUs; empty if there are none."""
     return _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0]
 
 
 def machine() -> str:
-    """Architecture, cores and processor."""
+    """Return architecture, number of cores and processor."""
     return f"{platform.machine()}, {num_cores()} cores, {_processor()}"
 
 
@@ -169,15 +187,19 @@ def _said(*command: str) -> str:
 
 
 def peak_bytes() -> int | None:
-    """The most that the first device has held since the process began; None on CPUs, whose allocator does not say."""
+    """Return the peak memory of the first device since the process began; None on CPUs, where it is not known."""
     statistics = jax.devices()[0].memory_stats()
     return statistics.get("peak_bytes_in_use") if statistics else None
 
 
 def finish(report: Mapping[str, Any], save: str) -> None:
-    """Prints the report as the last line; `save` also writes results/SAVE.json, or a path that ends in .json.
+    """Print the report as the last line, and write it to a file.
 
-    Ends the program with status 1, and writes no file, where nothing was measured.
+    The program ends with status 1, and writes no file, if nothing was measured.
+
+    Args:
+      report: JSON values.
+      save: name of the file: results/SAVE.json, or a path that ends in .json. Empty writes no file.
     """
     if report.get("failed") and not report.get("results"):
         raise SystemExit(f"nothing could be measured: {json.dumps(report['failed'])}")

@@ -1,6 +1,6 @@
-"""The U-Net as a list of its convolutions: what every implementation must agree on, and how much work it is.
+"""The U-Net as a list of its convolutions, with its number of parameters and of FLOPs.
 
-Knows nothing of the library and nothing of JAX, so that it can be held against all implementations.
+This module imports neither the library nor JAX, so that all implementations can be compared with it.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Network(NamedTuple):
-    """Two or more 3x3 convolutions with batch normalisation per stage, as in the Keras original."""
+    """U-Net with two or more 3x3 convolutions and batch normalisations per stage, like the Keras original."""
 
     widths: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
     center_width: int = 1024
@@ -20,6 +20,8 @@ class Network(NamedTuple):
 
 
 class Convolution(NamedTuple):
+    """One convolution of the network; level 0 has the highest resolution."""
+
     kernel_size: int
     channels_in: int
     channels_out: int
@@ -28,12 +30,12 @@ class Convolution(NamedTuple):
 
 
 def convolutions(network: Network) -> list[Convolution]:
-    """In the order in which data flows."""
-    found, channels, center = [], 3, len(network.widths)
+    """Return all convolutions in the order in which data flows."""
+    layers, channels, center = [], 3, len(network.widths)
 
     def stage(channels_in: int, channels: int, count: int, level: int) -> int:
         for _ in range(count):
-            found.append(Convolution(3, channels_in, channels, level, True))
+            layers.append(Convolution(3, channels_in, channels, level, True))
             channels_in = channels
         return channels
 
@@ -42,12 +44,12 @@ def convolutions(network: Network) -> list[Convolution]:
     channels = stage(channels, network.center_width, network.num_convs_down, center)
     for level, width in reversed(list(enumerate(network.widths))):
         channels = stage(width + channels, width, network.num_convs_up, level)
-    found.append(Convolution(1, channels, network.num_classes, 0, False))
-    return found
+    layers.append(Convolution(1, channels, network.num_classes, 0, False))
+    return layers
 
 
 def forward_flops(network: Network, image_size: int) -> float:
-    """Of the convolutions for one image: a multiplication and an addition for each weight and pixel."""
+    """Return the FLOPs of the convolutions for one image: one multiplication and one addition per weight and pixel."""
     return sum(
         2.0 * c.kernel_size**2 * c.channels_in * c.channels_out * (image_size / 2**c.level) ** 2
         for c in convolutions(network)
@@ -55,13 +57,17 @@ def forward_flops(network: Network, image_size: int) -> float:
 
 
 def training_flops(network: Network, image_size: int) -> float:
-    """Forward, and a gradient of inputs (but not of the image) and of weights, each as much as forward."""
+    """Return the FLOPs of a training step for one image.
+
+    They are those of the forward pass, of the gradients of the inputs (except the image) and of the gradients of the
+    weights. Each of the three costs as much as the forward pass.
+    """
     first = 2.0 * 9 * 3 * network.widths[0] * image_size**2
     return 3.0 * forward_flops(network, image_size) - first
 
 
 def num_parameters(network: Network) -> int:
-    """What an optimizer trains: kernels, biases, scales and offsets."""
+    """Return the number of parameters that an optimizer trains: kernels, biases, scales and offsets."""
     return sum(
         c.kernel_size**2 * c.channels_in * c.channels_out + c.channels_out * (3 if c.normalized else 1)
         for c in convolutions(network)
@@ -69,10 +75,11 @@ def num_parameters(network: Network) -> int:
 
 
 def random_weights(network: Network, seed: int = 0) -> list[np.ndarray]:
-    """As after some training, in Keras's order: kernel (HWIO) and bias, and scale, offset, mean and variance.
+    """Return random weights like those of a trained network, in Keras's order.
 
-    Offsets are positive, which keeps most of what a layer computes on the sloping side of its ReLU: about 0, each of
-    twenty normalisations makes rounding errors larger, and two right implementations end far apart.
+    For each convolution these are kernel (HWIO) and bias, followed by scale, offset, mean and variance of its
+    normalisation. Offsets are positive, so that most inputs of a ReLU are positive. With offsets around 0, each of
+    twenty normalisations would make rounding errors larger, and two correct implementations would end far apart.
     """
     rng = np.random.default_rng(seed)
     arrays: list[np.ndarray] = []
@@ -91,7 +98,7 @@ def random_weights(network: Network, seed: int = 0) -> list[np.ndarray]:
 
 
 def random_pixels(batch_size: int, image_size: int, num_classes: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 images, and masks of 0 and 255."""
+    """Return random images `[b h w 3]` and masks `[b h w k]` of 0 and 255, uint8."""
     rng = np.random.default_rng(seed)
     shape = (batch_size, image_size, image_size)
     image = rng.integers(0, 256, (*shape, 3), np.uint8)
@@ -99,11 +106,11 @@ def random_pixels(batch_size: int, image_size: int, num_classes: int, seed: int 
 
 
 def by_stage(network: Network, arrays: Sequence[np.ndarray]) -> dict[str, list[np.ndarray]]:
-    """The arrays of each convolution under the name that the library gives it: "down0/0", ..., "center/0", "head"."""
+    """Return the arrays of each convolution by its name in the library: "down0/0", ..., "center/0", ..., "head"."""
     names = [f"down{i}/{j}" for i in range(len(network.widths)) for j in range(network.num_convs_down)]
     names += [f"center/{j}" for j in range(network.num_convs_down)]
     names += [f"up{i}/{j}" for i in range(len(network.widths)) for j in range(network.num_convs_up)]
-    remaining, found = iter(arrays), {}
+    remaining, stages = iter(arrays), {}
     for name, c in zip([*names, "head"], convolutions(network), strict=True):
-        found[name] = [next(remaining) for _ in range(6 if c.normalized else 2)]
-    return found
+        stages[name] = [next(remaining) for _ in range(6 if c.normalized else 2)]
+    return stages

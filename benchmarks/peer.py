@@ -1,5 +1,8 @@
-"""One implementation of the network in a process of its own: reads requests on stdin, answers on stdout, a JSON line
-each. `bench_peers.py` starts it; the arguments are a variant's name and a folder (see `Task`)."""
+"""A process that runs one implementation of the network. `bench_peers.py` starts it.
+
+It reads requests on stdin and answers on stdout, each a line of JSON. Its arguments are the name of a variant and a
+folder with the task (see `Task`).
+"""
 
 import dataclasses
 import importlib
@@ -17,7 +20,7 @@ from network import Network
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What all implementations train; `task.json` of the folder, beside weights.npz and pixels.npz."""
+    """Training task of all implementations. It is `task.json` in a folder that also has weights.npz and pixels.npz."""
 
     network: Network
     dtype: str
@@ -25,34 +28,37 @@ class Task:
 
     @staticmethod
     def read(folder: pathlib.Path) -> "Task":
+        """Read the task from `task.json` in a folder."""
         values = json.loads((folder / "task.json").read_text())
         network = dict(values["network"], widths=tuple(values["network"]["widths"]))
         return Task(Network(**network), values["dtype"], values["learning_rate"])
 
     def write(self, folder: pathlib.Path) -> None:
+        """Write the task to `task.json` in a folder."""
         values = {**dataclasses.asdict(self), "network": self.network._asdict()}
         (folder / "task.json").write_text(json.dumps(values))
 
 
 class Peer(Protocol):
-    """A network with its weights and its batch on the device."""
+    """Implementation of the network, with its weights and its batch on the device."""
 
-    def num_parameters(self) -> int: ...
+    def num_parameters(self) -> int:
+        """Return the number of parameters that the optimizer trains."""
+        ...
 
     def logits(self) -> np.ndarray:
-        """Of the batch with the running statistics, `[b h w k]` float32."""
+        """Compute the logits of the batch with the running statistics: `[b h w k]` float32."""
         ...
 
     def train_step(self) -> Any:
-        """One update to its end; the loss before it, which `float` reads."""
+        """Run one update to its end, and return the loss before it, which `float` can convert."""
         ...
 
     def peak_bytes(self) -> int | None:
-        """The most that the device has held; None where it does not say."""
+        """Return the peak memory of the device in bytes; None if it is not known."""
         ...
 
 
-# Name, module that has `make(variant, task, weights, image, label)`, and environment of its process.
 VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
     "unet_jax": ("peer_jax", {}),
     "textbook JAX": ("peer_jax", {}),
@@ -61,28 +67,32 @@ VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
     "Keras on JAX": ("peer_keras", {"KERAS_BACKEND": "jax"}),
     "Keras on PyTorch": ("peer_keras", {"KERAS_BACKEND": "torch"}),
 }
-"""A name may go on: "unet_jax packing 2,2" is "unet_jax" with that setting."""
+"""Module and environment of each variant, by name. The module has `make(variant, task, weights, image, label)`.
+
+A name may have settings at its end: "unet_jax packing 2,2" is "unet_jax" with that packing.
+"""
 HUGE_PAGES = ", huge pages"
-"""At the end of a name: with memory from glibc in huge pages, as the library's command has it (docs/cpu.md)."""
+"""Suffix of the name of a variant that runs with huge memory pages, as the library's command does (docs/cpu.md)."""
 
 
 def environment_of(variant: str) -> dict[str, str]:
-    """Of its process."""
-    # Without the words it is explicit, too, as this process may have what it has not.
+    """Return the environment variables for the process of a variant."""
+    # Set without the suffix too, because this process, whose environment is inherited, may have huge pages.
     tunables = "glibc.malloc.hugetlb=1" if variant.endswith(HUGE_PAGES) else "glibc.malloc.hugetlb=0"
     return {"GLIBC_TUNABLES": tunables, **VARIANTS[kind_of(variant)][1]}
 
 
 def kind_of(variant: str) -> str:
-    """The longest name in `VARIANTS` that it begins with."""
+    """Return the longest name in `VARIANTS` that a variant's name begins with."""
     variant = variant.removesuffix(HUGE_PAGES)
-    found = [kind for kind in VARIANTS if variant == kind or variant.startswith(kind + " ")]
-    if not found:
+    kinds = [kind for kind in VARIANTS if variant == kind or variant.startswith(kind + " ")]
+    if not kinds:
         raise ValueError(f"variant is {variant!r}, but must begin with one of {', '.join(VARIANTS)}.")
-    return max(found, key=len)
+    return max(kinds, key=len)
 
 
 def answer(peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
+    """Do what a request asks for (steps, logits or memory), and return the answer as JSON values."""
     if request["do"] == "steps":
         seconds, processor_s, losses = [], [], []
         for _ in range(request["count"]):
@@ -100,8 +110,9 @@ def answer(peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Load the implementation, and answer requests until stdin ends."""
     variant, folder = sys.argv[1], pathlib.Path(sys.argv[2])
-    # What libraries print must not get among the answers.
+    # Output that libraries print on stdout must not mix with the answers: it goes to stderr instead.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:

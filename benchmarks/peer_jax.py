@@ -1,4 +1,4 @@
-"""The library's own training step, and the textbook's, for `peer.py`."""
+"""Implementations for `peer.py`: the library's own training step, and the textbook's."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ import optax
 from measure import peak_bytes
 from network import by_stage
 from peer import Peer, Task
-from product import packed_batch
+from library_steps import packed_batch
 from textbook import TextbookUNet, make_textbook_step
 
 from unet_jax.config.dicts import replace
@@ -18,7 +18,10 @@ from unet_jax.program.build import build
 
 
 def make(variant: str, task: Task, weights: list[np.ndarray], image: np.ndarray, label: np.ndarray) -> Peer:
-    """ "unet_jax" may be followed by the short names and values of settings: "unet_jax packing 2,2 remat conv"."""
+    """Make the implementation of a variant.
+
+    The name "unet_jax" may be followed by names and values of settings of the model: "unet_jax packing 2,2 remat conv".
+    """
     if variant.startswith("textbook"):
         return Textbook(task, weights, image, label)
     words = variant.removeprefix("unet_jax").split()
@@ -27,7 +30,7 @@ def make(variant: str, task: Task, weights: list[np.ndarray], image: np.ndarray,
 
 
 class Product:
-    """`unet_jax.program.build`'s step with preset seed's network and loss."""
+    """Training step of `unet_jax.program.build` with the network and the loss of preset seed."""
 
     def __init__(self, task: Task, settings: dict[str, Any], weights: Any, image: np.ndarray, label: np.ndarray):
         network = task.network
@@ -39,7 +42,7 @@ class Product:
             "model.num_convs_down": network.num_convs_down,
             "model.num_convs_up": network.num_convs_up,
             "model.dtype": task.dtype,
-            # AdamW without decay is Adam.
+            # AdamW without weight decay is Adam.
             "optim.name": "adamw",
             "optim.weight_decay": 0.0,
             "optim.schedule": "constant",
@@ -59,7 +62,7 @@ class Product:
             stats.setdefault(stage, {})[f"norm{index}"] = {"mean": arrays[4], "var": arrays[5]}
         state = jax.jit(program.init)(jax.random.key(0))
         wanted = jax.tree.structure((state.params, state.batch_stats))
-        assert wanted == jax.tree.structure((params, stats)), "the network of network.py is another than the library's"
+        assert wanted == jax.tree.structure((params, stats)), "the network of network.py differs from the library's"
         params, stats = jax.device_put((params, stats))
         self.state = type(state)(state.step, params, stats, state.opt_state)
         self.program, self.image = program, jax.device_put(image)
@@ -83,7 +86,7 @@ class Product:
 
 
 class Textbook:
-    """`textbook.py`."""
+    """Training step of `textbook.py`."""
 
     def __init__(self, task: Task, weights: list[np.ndarray], image: np.ndarray, label: np.ndarray):
         network, dtype = task.network, jnp.dtype(task.dtype)

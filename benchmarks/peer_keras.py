@@ -1,4 +1,4 @@
-"""The original's program in Keras 3, for `peer.py`: `KERAS_BACKEND` in the environment says on what it runs."""
+"""Implementation for `peer.py`: the original program in Keras 3, on the backend that `KERAS_BACKEND` names."""
 
 import os
 from typing import Any
@@ -12,7 +12,10 @@ from peer import Peer, Task
 
 
 def get_unet(network: Network, image_size: int) -> keras.Model:
-    """The seed's function with its repetitions as loops; logits instead of probabilities, scaling inside."""
+    """Build the Keras original's network, with loops for its repetitions.
+
+    Unlike the original it scales its input itself and returns logits instead of probabilities.
+    """
 
     def block(x: Any, filters: int, times: int) -> Any:
         for _ in range(times):
@@ -37,7 +40,7 @@ def get_unet(network: Network, image_size: int) -> keras.Model:
 
 
 def bce_dice(label: Any, logits: Any) -> Any:
-    """Mean BCE plus one soft Dice loss over the batch and its classes."""
+    """Compute the mean BCE plus one soft Dice loss over the batch and its classes."""
     t = ops.cast(label, "float32") / 255.0
     p = ops.sigmoid(logits)
     dice = (2.0 * ops.sum(p * t) + 1.0) / (ops.sum(p) + ops.sum(t) + 1.0)
@@ -45,18 +48,20 @@ def bce_dice(label: Any, logits: Any) -> Any:
 
 
 class Keras:
+    """Training step of Keras, with its weights and its batch."""
+
     def __init__(self, task: Task, weights: list[np.ndarray], image: np.ndarray, label: np.ndarray):
         if task.dtype == "bfloat16":
             keras.mixed_precision.set_global_policy("mixed_bfloat16")
         self.model = get_unet(task.network, image.shape[1])
         self.model.set_weights(weights)
-        # One loss for the whole batch, of which Keras has no mean to take.
+        # The loss is one number for the whole batch, so Keras takes no mean over it.
         self.model.compile(keras.optimizers.Adam(task.learning_rate), loss=bce_dice)
-        # On the device once, as with the others.
+        # The batch is put on the device once, as in the other implementations.
         self.image, self.label = ops.convert_to_tensor(image), ops.convert_to_tensor(label)
 
     def train_step(self) -> Any:
-        return self.model.train_on_batch(self.image, self.label)  # a NumPy number: the step has ended
+        return self.model.train_on_batch(self.image, self.label)  # the loss is a NumPy number, so the step has ended
 
     def logits(self) -> np.ndarray:
         return np.asarray(self.model.predict_on_batch(self.image), np.float32)
@@ -75,4 +80,5 @@ class Keras:
 
 
 def make(variant: str, task: Task, weights: list[np.ndarray], image: np.ndarray, label: np.ndarray) -> Peer:
+    """Make the implementation; the variant does not matter here."""
     return Keras(task, weights, image, label)

@@ -1,5 +1,8 @@
-"""The network, loss and update in PyTorch as its documentation advises, for `peer.py`: channels last, autocast to
-bfloat16, cuDNN's search for the fastest algorithms, the fused optimizer; "PyTorch compiled" with `torch.compile`."""
+"""Implementation for `peer.py`: the network, the loss and the update in PyTorch, as its documentation advises.
+
+It uses channels last, autocast to bfloat16, cuDNN's search for the fastest algorithms and the fused optimizer. The
+variant "PyTorch compiled" uses `torch.compile` as well.
+"""
 
 import contextlib
 import os
@@ -13,7 +16,7 @@ from torch.nn import functional as F
 
 
 class Block(nn.Module):
-    """3x3 convolution, batch normalisation, ReLU, so many times."""
+    """Sequence of `num_convs` 3x3 convolutions, each followed by batch normalisation and ReLU."""
 
     def __init__(self, channels_in: int, channels: int, num_convs: int):
         super().__init__()
@@ -28,6 +31,8 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
+    """Network of the task."""
+
     def __init__(self, task: Task):
         super().__init__()
         network, channels = task.network, 3
@@ -57,11 +62,13 @@ class UNet(nn.Module):
 
 
 class Torch:
+    """Training step of PyTorch, with its weights and its batch."""
+
     def __init__(self, task: Task, compiled: bool, weights: list[np.ndarray], image: np.ndarray, label: np.ndarray):
         on_gpu = torch.cuda.is_available() and os.environ.get("JAX_PLATFORMS") != "cpu"
         self.device = torch.device("cuda" if on_gpu else "cpu")
         torch.backends.cudnn.benchmark = True
-        # As JAX does by default on GPUs; cuDNN's convolutions do already.
+        # Allow TF32 in matrix products, as JAX does by default on GPUs. cuDNN's convolutions use it anyway.
         torch.set_float32_matmul_precision("high")
         torch.manual_seed(0)
         model = UNet(task)
@@ -69,15 +76,16 @@ class Torch:
         self.model = model.to(self.device, memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=task.learning_rate, fused=True)
         self.low = task.dtype == "bfloat16"
-        pixels = (torch.from_numpy(a).permute(0, 3, 1, 2) for a in (image, label))  # channels last already
+        pixels = (torch.from_numpy(a).permute(0, 3, 1, 2) for a in (image, label))  # already channels last in memory
         self.image, self.label = (x.to(self.device) for x in pixels)
         self.forward_and_loss = torch.compile(self.loss) if compiled else self.loss
 
     def autocast(self) -> contextlib.AbstractContextManager:
+        """Return the context in which the network runs in the dtype of the task."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.low else contextlib.nullcontext()
 
     def loss(self, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """Mean BCE plus one soft Dice loss over the batch and its classes."""
+        """Compute the mean BCE plus one soft Dice loss over the batch and its classes."""
         with self.autocast():
             logits = self.model(image.float() / 255.0)
         logits, t = logits.float(), label.float() / 255.0
@@ -97,9 +105,9 @@ class Torch:
     def logits(self) -> np.ndarray:
         self.model.eval()
         with torch.no_grad(), self.autocast():
-            found = self.model(self.image.float() / 255.0)
+            logits = self.model(self.image.float() / 255.0)
         self.model.train()
-        return found.float().permute(0, 2, 3, 1).cpu().numpy()
+        return logits.float().permute(0, 2, 3, 1).cpu().numpy()
 
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
@@ -109,6 +117,7 @@ class Torch:
 
 
 def load(model: UNet, task: Task, weights: list[np.ndarray]) -> None:
+    """Copy weights in Keras's order into the model."""
     blocks: dict[str, Block] = {f"down{i}": block for i, block in enumerate(model.down)}  # type: ignore[misc]
     blocks |= {"center": model.center, **{f"up{i}": block for i, block in enumerate(model.up)}}  # type: ignore[dict-item]
     with torch.no_grad():
@@ -125,4 +134,5 @@ def load(model: UNet, task: Task, weights: list[np.ndarray]) -> None:
 
 
 def make(variant: str, task: Task, weights: list[np.ndarray], image: np.ndarray, label: np.ndarray) -> Peer:
+    """Make the implementation of a variant."""
     return Torch(task, variant.startswith("PyTorch compiled"), weights, image, label)

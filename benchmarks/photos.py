@@ -1,4 +1,4 @@
-"""The files that input benchmarks read: photographs' size and format, drawn from a seed."""
+"""Image files for input benchmarks: synthetic images of the size and format of photographs."""
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ WIDTH, HEIGHT = 1918, 1280
 
 
 def write_photos(root: epath.Path, *, num_images: int, num_classes: int) -> None:
-    """images/ID.jpg of 1918x1280 at quality 95 and masks/CLASS/ID.png, unless they are there."""
+    """Write images/ID.jpg of 1918x1280 pixels at quality 95, and masks/CLASS/ID.png, unless they exist."""
     for i in range(num_images):
         image_path = root / "images" / f"{i:04d}.jpg"
         if image_path.exists():

@@ -1,4 +1,4 @@
-"""A profile of a few training steps, as a folder that XProf and TensorBoard open (`plugins/profile/*/*.xplane.pb`)."""
+"""Profile of a few training steps: a folder that XProf and TensorBoard open (`plugins/profile/*/*.xplane.pb`)."""
 
 import dataclasses
 import pathlib
@@ -24,12 +24,13 @@ class Options:
     packing: str = "auto"
     num_steps: int = 3
     folder: str = ""
-    """For the profile; by default beside the report, or results/profile."""
+    """Folder for the profile. Empty: beside the report if `save` is a path, else results/profile."""
     save: str = ""
-    """Also write results/SAVE.json, or a path that ends in .json."""
+    """Name of a copy of the report: results/SAVE.json, or a path that ends in .json. Empty: none."""
 
 
 def main(options: Options) -> None:
+    """Time some steps, profile as many, and finish the report."""
     settings = {
         "data.image_size": options.image_size,
         "train.batch_size": options.batch_size,
@@ -39,7 +40,7 @@ def main(options: Options) -> None:
     step = make_library_steps(replace(PRESETS[options.preset](), settings), 2).steps["train"]
     beside = pathlib.Path(options.save).with_suffix("") if options.save.endswith(".json") else RESULTS / "profile"
     folder = pathlib.Path(options.folder) if options.folder else beside
-    times = time_in_turns({"step": step}, options.num_steps)  # before it: to profile slows
+    times = time_in_turns({"step": step}, options.num_steps)  # before the profile, which slows the steps
     with jax.profiler.trace(str(folder)):
         for _ in range(options.num_steps):
             step()
@@ -49,5 +50,5 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    restart_with_huge_pages()  # as the library's command does
+    restart_with_huge_pages()  # the same memory pages as in the library's command
     main(tyro.cli(Options))

@@ -1,7 +1,7 @@
-"""What goes between chips in a training step against what is computed, from the reports of `unet-jax plan --out`.
+"""Estimates of communication between chips and of compute in a training step, from reports of `unet-jax plan --out`.
 
-Compute is the compiler's cycles at the chip's clock; communication is the bytes that the compiled program all-reduces,
-at the public bandwidth of the links, as if nothing of it were hidden behind compute. Nothing is timed.
+Compute is the compiler's cycles at the chip's clock. Communication is the bytes that the compiled program all-reduces,
+at the public bandwidth of the links, as if none of it were hidden behind compute. Nothing is timed.
 
     for t in v5e:4x4 v5e:16x16; do unet-jax plan seed --topology $t --data.image-size 1024 \\
         --model.dtype bfloat16 --images-per-device 8 --out plan_$t.json; done
@@ -22,10 +22,12 @@ from unet_jax.plan.targets import CHIPS
 
 
 class Links(NamedTuple):
-    """One direction, per chip (Google Cloud's TPU documentation, per version)."""
+    """Bandwidths of one chip in one direction, in bytes/s (Google Cloud's TPU documentation, per version)."""
 
-    slice_bytes_per_s: float  # inter-chip interconnect; v5e's page says 51.2 TB/s of all-reduce for its 256 chips
-    network_bytes_per_s: float  # data-center network between slices
+    slice_bytes_per_s: float
+    """Inter-chip interconnect. The page of v5e says 51.2 TB/s of all-reduce for its 256 chips."""
+    network_bytes_per_s: float
+    """Data-center network between slices."""
 
 
 LINKS = {"v5e": Links(200e9, 6.4e12 / 8 / 256), "v5p": Links(600e9, 50e9 / 8)}
@@ -33,34 +35,39 @@ LINKS = {"v5e": Links(200e9, 6.4e12 / 8 / 256), "v5p": Links(600e9, 50e9 / 8)}
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Read reports and print a table."""
+    """Read reports of `unet-jax plan --out` and print a table."""
 
     reports: tyro.conf.Positional[tuple[str, ...]]
+    """Paths of the reports."""
     chips: tuple[int, ...] = (8,)
-    """Further rows of the first report's program on so many chips of one slice."""
+    """Numbers of chips of one slice. Each adds a row for the program of the first report on that many chips."""
     slices: int = 16
-    """Further rows for so many slices of each report, connected by the data-center network."""
+    """Number of slices. Each report gets another row for that many slices, connected by the data-center network."""
     save: str = ""
-    """Also write results/SAVE.json, or a path that ends in .json."""
+    """Name of a copy of the report: results/SAVE.json, or a path that ends in .json. Empty: none."""
 
 
 def all_reduced_bytes(report: dict[str, Any]) -> int:
-    """Of one device in a step."""
-    return sum(found["num_bytes"] for found in report["collectives"] if found["opcode"].startswith("all-reduce"))
+    """Return the bytes that one device all-reduces in a step."""
+    collectives = report["collectives"]
+    return sum(c["num_bytes"] for c in collectives if c["opcode"].startswith("all-reduce"))
 
 
 def in_slice_s(num_bytes: float, num_chips: int, links: Links) -> float:
-    """An all-reduce sends and receives every number twice, but for one chip's part, over all links at once."""
+    """Return the seconds of an all-reduce in one slice.
+
+    It sends and receives every number twice, except one chip's part, over all links at once.
+    """
     return 2 * num_bytes * (num_chips - 1) / num_chips / links.slice_bytes_per_s
 
 
 def between_slices_s(num_bytes: float, num_chips: int, num_slices: int, links: Links) -> float:
-    """Each chip of a slice exchanges its part of the sums with its counterparts."""
+    """Return the seconds in which each chip of a slice exchanges its part of the sums with its counterparts."""
     return 2 * num_bytes / num_chips * (num_slices - 1) / num_slices / links.network_bytes_per_s
 
 
 def row(report: dict[str, Any], topology: str, chips: int, slices: int = 1) -> dict[str, Any]:
-    """A report's program on so many slices of so many chips."""
+    """Return the estimates for a report's program on `slices` slices of `chips` chips each."""
     kind = report["target"].partition(":")[0]
     clock, links = CHIPS[kind].clock_hz, LINKS[kind]
     assert clock is not None
@@ -79,23 +86,23 @@ def row(report: dict[str, Any], topology: str, chips: int, slices: int = 1) -> d
 
 
 def main() -> None:
-    """Prints the table and one line of JSON."""
+    """Print the table and one line of JSON."""
     options = tyro.cli(Options)
     reports = [json.loads(Path(path).read_text()) for path in options.reports]
     first = reports[0]["target"].partition(":")[0]
-    found = [row(reports[0], f"{first}, {chips} chips", chips) for chips in options.chips]
+    rows = [row(reports[0], f"{first}, {chips} chips", chips) for chips in options.chips]
     for report in reports:
         name, chips = report["target"], report["num_devices"]
-        found += [row(report, name, chips), row(report, f"{options.slices} x {name}", chips, options.slices)]
-    found.sort(key=lambda line: line["chips"])
+        rows += [row(report, name, chips), row(report, f"{options.slices} x {name}", chips, options.slices)]
+    rows.sort(key=lambda line: line["chips"])
     table = Table()
-    for name in found[0]:
+    for name in rows[0]:
         table.add_column(name.replace("_", " "), justify="left" if name == "topology" else "right")
-    for line in found:
+    for line in rows:
         table.add_row(*(f"{v:.3g}" if isinstance(v, float) and v < 100 else f"{v:,.0f}" if not isinstance(v, str) else v
                         for v in line.values()))  # fmt: skip
     Console(width=150).print(table)
-    finish({"what": "compiler's estimates and public bandwidths, not timings", "results": found}, options.save)
+    finish({"what": "compiler's estimates and public bandwidths, not timings", "results": rows}, options.save)
 
 
 if __name__ == "__main__":

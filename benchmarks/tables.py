@@ -1,6 +1,7 @@
-"""Writes the tables of benchmarks/README.md from results/*.json, between markers: `python benchmarks/tables.py`.
+"""Writer of the tables in benchmarks/README.md, from results/*.json: `python benchmarks/tables.py`.
 
-A marker is `<!-- NAME.json -->` on a line of its own; what stands between it and `<!-- end -->` is replaced.
+A marker `<!-- NAME.json -->` on a line of its own begins a table, and `<!-- end -->` ends it. The text between the two
+is replaced.
 """
 
 import json
@@ -14,16 +15,16 @@ FOLDER = pathlib.Path(__file__).parent
 README = FOLDER / "README.md"
 _MARKED = re.compile(r"(<!-- ([\w.]+\.json) -->\n).*?(<!-- end -->)", re.S)
 
-# By benchmark: heading of a column, and how a row fills it. A cell whose value a row does not have stays empty.
+# For each benchmark: heading of each column, and the format of its cells. A cell is empty if its row lacks the value.
 COLUMNS: dict[str, dict[str, str]] = {
     "peers": {
         "training step": "{variant}",
         "median s per image": "{s_per_image:.3f}",
-        "time, of the first": "{ratio:.2f}",
-        "of the fastest steps": "{ratio_of_fastest:.2f}",
+        "time relative to first row": "{ratio:.2f}",
+        "fastest step relative to first row": "{ratio_of_fastest:.2f}",
         "processor ms a step": "{processor_ms:.0f}",
-        "of the machine's FLOP/s": "{of_flops:.0%}",
-        "logits apart": "{logits_apart:.0e}",
+        "share of the machine's FLOP/s": "{of_flops:.0%}",
+        "logit difference": "{logits_apart:.0e}",
     },
     "step": {
         "variant": "{variant}",
@@ -31,28 +32,28 @@ COLUMNS: dict[str, dict[str, str]] = {
         "median ms": "{median_ms:.1f}",
         "p95 ms": "{p95_ms:.1f}",
         "images/s": "{images_per_s:.2f}",
-        "of FLOP/s": "{of_flops:.0%}",
-        "of bytes/s": "{of_bytes:.0%}",
+        "share of FLOP/s": "{of_flops:.0%}",
+        "share of bytes/s": "{of_bytes:.0%}",
         "compile s": "{compile_s:.1f}",
     },
     "packing": {
         "packing": "{packing}",
         "median ms": "{median_ms:.1f}",
-        "of the first": "{ratio:.2f}",
-        "of the fastest": "{ratio_of_fastest:.2f}",
+        "relative to first row": "{ratio:.2f}",
+        "fastest relative to first row": "{ratio_of_fastest:.2f}",
         "compile s": "{compile_s:.1f}",
     },
     "memory": {
         "variant": "{variant}",
         "median ms": "{median_ms:.1f}",
-        "of the first": "{ratio:.2f}",
+        "relative to first row": "{ratio:.2f}",
         "temporary bytes": "{temporary_bytes}",
     },
     "convolution": {
         "layer": "{layer}",
-        "way": "{way}",
+        "method": "{way}",
         "median ms": "{median_ms:.1f}",
-        "of the first": "{ratio:.2f}",
+        "relative to the layer's first method": "{ratio:.2f}",
     },
     "kernel gradient": {
         "size x in x out": "{layer}",
@@ -63,7 +64,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     "losses": {
         "loss": "{loss}",
         "median ms": "{median_ms:.1f}",
-        "of the first": "{ratio:.2f}",
+        "relative to first row": "{ratio:.2f}",
         "compile s": "{compile_s:.1f}",
     },
     "scaling": {
@@ -75,35 +76,36 @@ COLUMNS: dict[str, dict[str, str]] = {
     "compile time": {
         "start to first step": "{variant}",
         "cold s": "{cold_s:.1f}",
-        "of the first": "{cold_ratio:.2f}",
+        "cold, relative to first row": "{cold_ratio:.2f}",
         "cached s": "{cached_s:.1f}",
-        "of the first ": "{cached_ratio:.2f}",
+        "cached, relative to first row": "{cached_ratio:.2f}",
     },
     "input": {
         "loader": "{name}",
         "images/s": "{images_per_s:.0f}",
         "processor ms per image": "{cpu_ms:.1f}",
-        "of the Keras original's images/s": "{rate_to_seed:.2f}",
+        "rate relative to the Keras original": "{rate_to_seed:.2f}",
     },
     "end to end": {
         "input": "{name}",
         "step s": "{step_s:.3f}",
-        "of the pure step's rate": "{fraction_median:.2f}",
-        "waiting": "{wait_share:.1%}",
+        "share of the pure step's rate": "{fraction_median:.2f}",
+        "share of time waiting": "{wait_share:.1%}",
     },
 }
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """Markdown: where it comes from, the rows, and what was left out."""
-    columns, found = COLUMNS[report["benchmark"]], report["results"]
-    rows = [{"name": name, **row} for name, row in found.items()] if isinstance(found, dict) else found
+    """Return a report as Markdown: its options, device and date, the table, and the variants that were left out."""
+    columns, results = COLUMNS[report["benchmark"]], report["results"]
+    rows = [{"name": name, **row} for name, row in results.items()] if isinstance(results, dict) else results
     lines = [_source(report), "", _line(columns), _line("---" for _ in columns)]
     lines += [_line(_cell(form, row) for form in columns.values()) for row in rows]
     for name, why in {**report.get("skipped", {}), **report.get("failed", {})}.items():
         lines += ["", f"Left out: {name} ({why})."]
     for name, value in report.get("exponents", {}).items():
-        lines += ["", f"{name} grows with the power {value:.2f}."] if value is not None else []
+        axis, _, quantity = name.partition(": ")
+        lines += ["", f"{quantity} grows with the {axis} to the power {value:.2f}."] if value is not None else []
     return "\n".join(lines)
 
 
@@ -135,16 +137,17 @@ def _line(cells: Any) -> str:
 
 
 def filled(text: str, read: Callable[[str], Mapping[str, Any]]) -> str:
-    """The text with every marked table made anew."""
-    return _MARKED.sub(lambda found: f"{found[1]}\n{table(read(found[2]))}\n\n{found[3]}", text)
+    """Return the text with every marked table replaced; `read` returns the report of a file name."""
+    return _MARKED.sub(lambda match: f"{match[1]}\n{table(read(match[2]))}\n\n{match[3]}", text)
 
 
 def read_result(name: str) -> Mapping[str, Any]:
+    """Read a report from the folder results/."""
     return json.loads((FOLDER / "results" / name).read_text())
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Tables of the files named are printed; without any, the README's are written."""
+    """Print the tables of the given report files; without arguments, replace those in the README."""
     for name in arguments:
         print(table(json.loads(pathlib.Path(name).read_text())), end="\n\n")
     if not arguments:

@@ -1,6 +1,6 @@
-"""The baseline: the same network, loss and update as anybody would write them from Flax's and Optax's documentation.
+"""Baseline: the same network, loss and update, written as in the documentation of Flax and Optax.
 
-Nothing here comes from the library but the optimizer, so that a comparison with it is one of formulations.
+Only the optimizer comes from the library, so a comparison with this baseline compares formulations.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ PyTree = Any
 
 
 class TextbookUNet(nn.Module):
-    """The network of `unet_jax.UNet` with batch normalisation: same stages, same numbers of parameters."""
+    """Network of `unet_jax.UNet` with batch normalisation: the same stages and the same number of parameters."""
 
     widths: tuple[int, ...]
     center_width: int
@@ -47,9 +47,10 @@ class TextbookUNet(nn.Module):
 
 
 def make_textbook_step(model: TextbookUNet, tx: optax.GradientTransformation) -> Callable[..., Any]:
-    """`(params, batch_stats, opt_state, image, label) -> (the first three, loss)`, jitted, its state donated.
+    """Make a jitted step `(params, batch_stats, opt_state, image, label) -> (params, batch_stats, opt_state, loss)`.
 
-    Image and label are uint8; the loss is the mean BCE plus one soft Dice loss over the batch and its classes.
+    The three arguments of the state are donated. Image and label are uint8. The loss is the mean BCE plus one soft Dice
+    loss over the batch and its classes.
     """
 
     def loss_of(params: PyTree, batch_stats: PyTree, image: jax.Array, label: jax.Array) -> tuple[jax.Array, PyTree]:

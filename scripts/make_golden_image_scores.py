@@ -1,11 +1,12 @@
-"""Writes HD95, surface Dice and calibration errors of MONAI and torchmetrics to tests/golden/image_scores.json.
+"""Writer of tests/golden/image_scores.json: HD95, surface Dice and calibration errors of MONAI and torchmetrics.
 
     python -m venv score-env
     score-env/bin/pip install torch==2.13.0 numpy==2.4.6 scipy==1.17.1
     score-env/bin/pip install --no-deps monai==1.6.1 torchmetrics==1.9.0 lightning-utilities==0.15.3 packaging
     score-env/bin/python scripts/make_golden_image_scores.py
 
-Knows nothing of unet_jax. Probabilities are kept as whole 256ths, row by row in hexadecimal, so that they are exact.
+This script does not import unet_jax. Probabilities are stored as whole 256ths, row by row in hexadecimal, so that they
+are exact.
 """
 
 import json
@@ -24,7 +25,10 @@ SIZES = ((24, 24), (17, 31), (40, 20))
 
 
 def case(seed: int) -> dict[str, object]:
-    """Smooth random fields: blobs with holes, some of which touch the frame."""
+    """Make a random truth and prediction from smooth fields, and score them.
+
+    The masks are blobs with holes, some of which touch the border of the image.
+    """
     rng = np.random.default_rng(seed)
     shape = SIZES[seed % len(SIZES)]
     field = ndimage.gaussian_filter(rng.normal(size=shape), 3.0)
@@ -47,6 +51,7 @@ def case(seed: int) -> dict[str, object]:
 
 
 def main() -> None:
+    """Write the file."""
     path = Path(__file__).parent.parent / "tests" / "golden" / "image_scores.json"
     versions = {name: version(name) for name in ("monai", "torchmetrics", "torch", "numpy", "scipy")}
     path.write_text(json.dumps({"versions": versions, "cases": [case(i) for i in range(NUM_CASES)]}, indent=0) + "\n")

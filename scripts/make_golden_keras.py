@@ -1,4 +1,4 @@
-"""Writes what Keras computes into tests/golden/, so that the tests can compare without Keras.
+"""Writer of the numbers that Keras computes to tests/golden/, so that the tests can compare without Keras.
 
     python -m venv keras-env
     keras-env/bin/pip install keras==3.15.1 torch==2.13.0 h5py==3.16.0 numpy==2.4.6
@@ -6,8 +6,8 @@
     keras-env/bin/python scripts/make_golden_keras.py full OUT.npz     # the whole 8-level network at 256x256
     keras-env/bin/python scripts/make_golden_keras.py predict WEIGHTS.h5 IMAGES.npy OUT.npy
 
-Knows nothing of unet_jax. Networks are computed in float64 (Keras's floatx, PyTorch backend) from float32 weights, so
-that differences to a float32 implementation are that implementation's rounding, not Keras's.
+This script does not import unet_jax. Networks are computed in float64 (Keras's floatx, PyTorch backend) from float32
+weights. So the difference to a float32 implementation is the rounding of that implementation, not of Keras.
 """
 
 import json
@@ -30,14 +30,15 @@ NUM_STEPS = 5
 
 
 def versions():
+    """Return the versions of the packages as JSON."""
     return json.dumps({m.__name__: m.__version__.split("+")[0] for m in (keras, torch, h5py, np)})
 
 
-# --- the program of the seed -----------------------------------------------------------------------------------------
+# --- the Keras original ----------------------------------------------------------------------------------------------
 
 
 def get_unet(input_shape, num_classes, widths, center):
-    """The seed's function with its repetitions as loops: the same layers in the same order."""
+    """Build the Keras original's network, with loops for its repetitions: the same layers in the same order."""
 
     def block(x, filters, times):
         for _ in range(times):
@@ -62,13 +63,14 @@ def get_unet(input_shape, num_classes, widths, center):
 
 
 def dice_coef(y_true, y_pred, smooth=1.0):
+    """Compute the soft Dice score over the whole batch, as the Keras original does."""
     y_true_f, y_pred_f = ops.reshape(y_true, (-1,)), ops.reshape(y_pred, (-1,))
     intersection = ops.sum(y_true_f * y_pred_f)
     return (2.0 * intersection + smooth) / (ops.sum(y_true_f) + ops.sum(y_pred_f) + smooth)
 
 
 def make_bce_dice(bce, dice, smooth):
-    """`make_loss('bce_dice')` of the three public programs that have one."""
+    """Return a loss as `make_loss('bce_dice')` of public programs returns it, with the given weights."""
 
     def loss(y_true, y_pred):
         cross_entropy = keras.losses.binary_crossentropy(y_true, y_pred)
@@ -77,6 +79,7 @@ def make_bce_dice(bce, dice, smooth):
     return loss
 
 
+# Weights of cross entropy and Dice, and smooth, of the three public programs that have this loss.
 PUBLIC = {"petrosgk": (1.0, 1.0, 1.0), "killthekitten": (0.2, 0.8, 1.0), "selimsef": (0.5, 0.5, 1e-3)}
 
 
@@ -84,11 +87,11 @@ PUBLIC = {"petrosgk": (1.0, 1.0, 1.0), "killthekitten": (0.2, 0.8, 1.0), "selims
 
 
 def random_weights(model, rng):
-    """Weights as after some training: nothing is 0 or 1 where it starts so, and all are float32 numbers.
+    """Set random weights like those of a trained network: none keeps its initial 0 or 1, and all are float32 numbers.
 
-    The offsets are positive, which leaves most of what a layer computes on the sloping side of its ReLU. With offsets
-    about 0, each of twenty normalisations makes rounding errors a fifth larger, and float32 (Keras's as well) ends 1e-4
-    beside the true logits.
+    The offsets are positive, so that most inputs of a ReLU are positive. With offsets around 0, each of twenty
+    normalisations would make rounding errors a fifth larger, and float32 logits (those of Keras as well) would be 1e-4
+    away from the true ones.
     """
     values = []
     for v in model.weights:
@@ -110,12 +113,13 @@ def random_weights(model, rng):
 
 
 def logit(probs):
+    """Return the logits of probabilities, in float64."""
     probs = ops.convert_to_numpy(probs).astype(np.float64)
     return np.log(probs) - np.log1p(-probs)
 
 
 def smooth_noise(rng, shape, cell):
-    """Blurred random bytes: borders that are soft, as those of the seed's resized masks."""
+    """Make blurred random blocks of `cell` pixels, `[b h w c]`: soft borders, as in masks that the original resizes."""
     b, h, w, c = shape
     coarse = rng.random((b, h // cell, w // cell, c))
     fine = coarse.repeat(cell, 1).repeat(cell, 2)
@@ -125,6 +129,7 @@ def smooth_noise(rng, shape, cell):
 
 
 def batches_for(rng, num, batch, size, num_classes):
+    """Make `num` batches of random images and soft masks, uint8: `[num batch h w 3]` and `[num batch h w k]`."""
     images = smooth_noise(rng, (num * batch, *size, 3), 4) * 0.7 + rng.random((num * batch, *size, 3)) * 0.3
     labels = np.clip(smooth_noise(rng, (num * batch, *size, num_classes), 8) * 6.0 - 2.5, 0.0, 1.0)
     image, label = (np.round(a * 255.0).astype(np.uint8) for a in (images, labels))
@@ -132,6 +137,7 @@ def batches_for(rng, num, batch, size, num_classes):
 
 
 def gradients(model, loss_fn, x, y):
+    """Return the loss in training mode, and its gradient for every trainable array."""
     model.zero_grad()
     loss = loss_fn(ops.convert_to_tensor(y), model(x, training=True))
     loss.backward()
@@ -139,10 +145,10 @@ def gradients(model, loss_fn, x, y):
 
 
 def old_keras_training(model, start, loss_fn, xs, ys, *, eps, corrected):
-    """Keras 2's RMSprop, whose epsilon is outside of the square root, in float64 NumPy on Keras's own gradients.
+    """Train with the RMSprop of Keras 2, in float64 NumPy on Keras's own gradients; return the weights after each step.
 
-    keras 2.0.0 to 2.1.2: eps 1e-8; later 2.x: eps 1e-7. From 2.1.4 on the batch's variance moves the running one only
-    after multiplication by n / (n - 1 - 0.001). Returns the weights after each step.
+    Its epsilon is outside of the square root. Keras 2.0.0 to 2.1.2 have eps 1e-8, later versions 2.x have eps 1e-7.
+    From 2.1.4 on (`corrected`), the running variance follows the batch's variance times n / (n - 1 - 0.001).
     """
     model.set_weights(start)
     accumulators = [np.zeros(v.shape) for v in model.trainable_variables]
@@ -168,7 +174,7 @@ def old_keras_training(model, start, loss_fn, xs, ys, *, eps, corrected):
 
 
 def record_network(widths, center, num_classes, size, batch, seed, *, train):
-    """Everything that Keras computes with one network, as named arrays."""
+    """Return everything that Keras computes with one network, as named arrays; `train` includes training steps."""
     keras.config.set_floatx("float64")
     rng = np.random.default_rng(seed)
     model = get_unet((*size, 3), num_classes, widths, center)
@@ -216,7 +222,7 @@ def record_network(widths, center, num_classes, size, batch, seed, *, train):
 
 
 def save(path, values):
-    """Losses and counts stay float64; arrays are stored as float32, which holds what the tests compare."""
+    """Write a .npz file. Scalars stay float64; arrays are stored as float32, which is enough for the tests."""
     narrow = {
         k: v.astype(np.float32) if getattr(v, "dtype", None) == np.float64 and v.ndim else v for k, v in values.items()
     }
@@ -228,7 +234,10 @@ def save(path, values):
 
 
 def write_weight_files():
-    """The same network in every file format, by Keras itself, as the second model of the process (shifted names)."""
+    """Let Keras write the same network in every file format.
+
+    It is the second model of the process, so that the numbers in the names of its layers do not start from the first.
+    """
     from keras.src.legacy.saving import legacy_h5_format
 
     get_unet((8, 8, 3), 2, (2, 3), 4)
@@ -237,7 +246,7 @@ def write_weight_files():
     image = np.random.default_rng(8).integers(0, 256, (2, 8, 8, 3), np.uint8)
     model.compile(optimizer="rmsprop", loss="binary_crossentropy", metrics=["accuracy"])
     start = model.get_weights()
-    model.fit(image / np.float32(255), np.zeros((2, 8, 8, 2), np.float32), verbose=0)  # now it has optimizer weights
+    model.fit(image / np.float32(255), np.zeros((2, 8, 8, 2), np.float32), verbose=0)  # creates optimizer weights
     model.set_weights(start)
     model.save_weights(GOLDEN / "keras3.weights.h5")
     model.save(GOLDEN / "keras3.keras")
@@ -245,13 +254,15 @@ def write_weight_files():
     with h5py.File(GOLDEN / "keras_legacy_weights.h5", "w") as file:
         legacy_h5_format.save_weights_to_hdf5_group(file, model)
     probs, other = (ops.convert_to_numpy(model(x / np.float32(255), training=False)) for x in (image, image[..., ::-1]))
-    assert np.abs(probs - other).max() > 0.05, "these weights do not look at colours: take other ones"
+    assert np.abs(probs - other).max() > 0.05, (
+        "the prediction hardly depends on the order of colours: change the weights"
+    )
     values = {"versions": versions(), "image": image, "probs": probs} | {f"weight/{i}": v for i, v in enumerate(start)}
     save(GOLDEN / "keras_files.npz", values)
 
 
 def predict(weights, images, out):
-    """Probabilities of a network whose widths are read off the file by Keras's own loading: (2, 3), centre 4."""
+    """Write the probabilities of a network of widths (2, 3) and centre 4, whose weights Keras loads from a file."""
     model = get_unet((8, 8, 3), 2, (2, 3), 4)
     model.load_weights(weights)
     np.save(out, ops.convert_to_numpy(model(np.load(images) / np.float32(255), training=False)))
@@ -261,28 +272,29 @@ def predict(weights, images, out):
 
 
 def curves(rng, num_epochs=40):
-    """Twenty validation curves: falling, noisy, flat, with changes of exactly min_delta, NaN and infinity.
+    """Make twenty validation curves: falling, noisy, flat, with changes of exactly min_delta, NaN and infinity.
 
-    2**-13 is more than 1e-4, but not in float32 beside 1000.
+    One curve changes by 2**-13 at 1000. This is more than 1e-4, but not in the float32 arithmetic around 1000.
     """
     epochs = np.arange(num_epochs)
-    found = []
+    all_curves = []
     for i in range(8):
         noise = rng.normal(0.0, 0.02 * (i + 1), num_epochs)
-        found.append(np.exp(-epochs / (4.0 + 2 * i)) + 0.1 + noise)
-    found += [np.full(num_epochs, 0.3), 0.5 - 1e-4 * epochs, 0.5 - 0.99e-4 * epochs, 0.5 - 1.01e-4 * epochs]
-    found += [0.2 + 0.01 * epochs, 1000.0 - 2.0**-13 * (epochs > 4), np.round(rng.random(num_epochs), 1)]
-    found += [np.repeat(rng.random(8), 5), 0.3 - 1e-4 * (epochs // 3) + 1e-9 * rng.normal(size=num_epochs)]
+        all_curves.append(np.exp(-epochs / (4.0 + 2 * i)) + 0.1 + noise)
+    all_curves += [np.full(num_epochs, 0.3), 0.5 - 1e-4 * epochs, 0.5 - 0.99e-4 * epochs, 0.5 - 1.01e-4 * epochs]
+    all_curves += [0.2 + 0.01 * epochs, 1000.0 - 2.0**-13 * (epochs > 4), np.round(rng.random(num_epochs), 1)]
+    all_curves += [np.repeat(rng.random(8), 5), 0.3 - 1e-4 * (epochs // 3) + 1e-9 * rng.normal(size=num_epochs)]
     for where in (0, 5):
         with_nan = 1.0 / (epochs + 1.0)
         with_nan[where] = np.nan
-        found.append(with_nan)
-    found.append(np.where(epochs < 3, np.inf, 0.4 + 0.001 * rng.normal(size=num_epochs)))
-    # Validation losses reach the callbacks as float32 numbers.
-    return np.stack(found).astype(np.float32).astype(np.float64)
+        all_curves.append(with_nan)
+    all_curves.append(np.where(epochs < 3, np.inf, 0.4 + 0.001 * rng.normal(size=num_epochs)))
+    # In training, validation losses reach the callbacks as float32 numbers.
+    return np.stack(all_curves).astype(np.float32).astype(np.float64)
 
 
 def record_callbacks():
+    """Write when Keras's early stopping and plateau act on each curve, with several settings."""
     values = curves(np.random.default_rng(3))
     out = {"versions": versions(), "curves": values}
     settings = [(8, 1e-4, 4, 0.1, 1e-4), (3, 0.0, 2, 0.5, 0.0), (5, 1e-2, 1, 0.2, 1e-3)]
@@ -320,7 +332,10 @@ def record_callbacks():
 
 
 def record_border_losses():
-    """The originals' own steps in float64, with PyTorch's pooling; [b k h w], as PyTorch wants images."""
+    """Write losses that weight borders: the steps of the original programs in float64, with PyTorch's pooling.
+
+    Arrays are `[b k h w]`, the layout of PyTorch.
+    """
     rng = np.random.default_rng(5)
     label = batches_for(rng, 1, 2, (64, 48), 2)[1][0]
     label[1, ..., 1] = 0
@@ -362,6 +377,7 @@ def record_border_losses():
 
 
 def main(args):
+    """Run the command that the arguments name."""
     if args[:1] == ["predict"]:
         predict(*args[1:])
     elif args[:1] == ["full"]:

@@ -1,4 +1,4 @@
-"""Writes values and gradients of public loss implementations to tests/golden/losses.npz.
+"""Writer of tests/golden/losses.npz: values and gradients of public implementations of losses.
 
     python -m venv loss-env
     loss-env/bin/pip install torch==2.13.0 keras==3.15.1 numpy==2.4.6 scipy==1.17.1
@@ -6,16 +6,17 @@
         lightning-utilities==0.15.3 segmentation-models-pytorch==0.6.0 packaging
     loss-env/bin/python scripts/make_golden_losses.py
 
-Knows nothing of unet_jax. All in float64 where the package allows it. Each entry says where its number comes from:
+This script does not import unet_jax. Everything is computed in float64 if the package allows it. Each entry says where
+its number comes from:
 
 - 'package': the named function computed it.
-- 'transcription': the formula of the paper or of the authors' program, written down here in PyTorch, because no package
-  among these has it. An independent second writing of a formula, by the same people: it finds slips, not
-  misunderstandings.
+- 'transcription': the formula of the paper or of the authors' program, written here in PyTorch, because no package
+  among these has it. It is a second, independent transcription of the formula by the same people, so it finds slips,
+  but not misunderstandings.
 
-An entry is the mean over all that the loss returns, with its gradient by the logits. Tests compare those named
-LOSS/REFERENCE with the loss of that name and `options`. Those in `differs` are what a package computes that we do not;
-the test of each states the difference.
+An entry is the mean over all values that the loss returns, and its gradient at the logits. An entry is named
+LOSS/REFERENCE, and tests compare it with the loss of that name and the entry's `options`. An entry with `differs` is a
+number of a package that computes something else than unet_jax; its test states the difference.
 """
 
 import json
@@ -53,21 +54,22 @@ PINNED = {
 
 
 def smp_losses():
-    """The losses of segmentation_models_pytorch without its encoders, which need torchvision and timm."""
+    """Import the losses of segmentation_models_pytorch without its encoders, which need torchvision and timm."""
     import importlib.util
 
-    found = importlib.util.find_spec("segmentation_models_pytorch")
-    assert found is not None and found.submodule_search_locations is not None
+    spec = importlib.util.find_spec("segmentation_models_pytorch")
+    assert spec is not None and spec.submodule_search_locations is not None
     stub = types.ModuleType("segmentation_models_pytorch")
-    stub.__path__ = list(found.submodule_search_locations)
+    stub.__path__ = list(spec.submodule_search_locations)
     sys.modules["segmentation_models_pytorch"] = stub
     return importlib.import_module("segmentation_models_pytorch.losses")
 
 
-# --- inputs: blobs of errors, so that erosions and skeletons have something to see ------------------------------------
+# --- inputs: blobs of errors, so that erosions and skeletons have an effect -------------------------------------------
 
 
 def make_inputs():
+    """Return random logits, hard labels and soft labels: `[2 2 16 16]`, i.e. `[b k h w]`, float32."""
     rng = np.random.default_rng(7)
     shape = (2, 2, 16, 16)
     field = ndimage.gaussian_filter(rng.normal(size=shape), (0, 0, 2.0, 2.0))
@@ -84,7 +86,7 @@ ARRAYS: dict[str, np.ndarray] = {}
 
 
 def entry(name, function, *, source, kind="package", options=None, labels="hard", differs=False, where=None):
-    """Runs `function(logits, labels) -> scalar` on [b k h w] in float64 and keeps value and gradient."""
+    """Run `function(logits, labels) -> scalar` on `[b k h w]` in float64, and keep its value and gradient."""
     x = torch.tensor(LOGITS, dtype=torch.float64, requires_grad=True)
     t = torch.tensor(HARD if labels == "hard" else SOFT, dtype=torch.float64)
     value = function(x, t)
@@ -92,12 +94,12 @@ def entry(name, function, *, source, kind="package", options=None, labels="hard"
     assert name not in ENTRIES and torch.isfinite(grad).all(), name
     ENTRIES[name] = {"source": source, "kind": kind, "options": options or {}, "labels": labels, "differs": differs}
     ARRAYS[name] = np.concatenate([[value.item()], grad.permute(0, 2, 3, 1).reshape(-1).numpy()]).astype(np.float32)
-    # float32 holds the gradient to 6e-8 of each number; the value is kept in full.
+    # float32 stores each number of the gradient to 6e-8 of its size. The value is kept in float64.
     ENTRIES[name]["value"] = value.item()
 
 
 def each(function):
-    """Mean over images and classes of a loss of one [1 1 h w] pair."""
+    """Return the mean over images and classes of a loss of one `[1 1 h w]` pair."""
 
     def mean(x, t):
         values = [function(x[b : b + 1, k : k + 1], t[b : b + 1, k : k + 1]) for b in range(2) for k in range(2)]
@@ -107,6 +109,7 @@ def each(function):
 
 
 def edt(mask):
+    """Return the Euclidean distance of each pixel of a mask to its outside, in pixels."""
     return torch.tensor(ndimage.distance_transform_edt(mask.numpy()))
 
 
@@ -114,6 +117,7 @@ def edt(mask):
 
 
 def pixel_entries(smp):
+    """Compute the entries of losses per pixel."""
     entry("bce/torch", F.binary_cross_entropy_with_logits, source="torch binary_cross_entropy_with_logits")
     entry("bce/soft", F.binary_cross_entropy_with_logits, source="the same, soft labels", labels="soft")
     entry("bce/smp", smp.SoftBCEWithLogitsLoss(ignore_index=None), source="smp SoftBCEWithLogitsLoss")
@@ -238,6 +242,7 @@ def pixel_entries(smp):
 
 
 def overlap_entries(smp):
+    """Compute the entries of losses of overlap."""
     dice = {"sigmoid": True, "smooth_nr": 1.0, "smooth_dr": 1.0}
     name = "monai DiceLoss"
     entry("soft_dice/monai", ml.DiceLoss(**dice), source=name)
@@ -340,6 +345,7 @@ def overlap_entries(smp):
 
 
 def compound_entries(smp):
+    """Compute the entries of ranking losses and of losses that combine others."""
     hinge = each(lambda x, t: lovasz_hinge_loss(x, t[:, 0]))
     entry("lovasz_hinge/kornia", hinge, source="kornia lovasz_hinge_loss, per class")
     flat = smp.LovaszLoss("multilabel", per_image=False)
@@ -367,7 +373,7 @@ def compound_entries(smp):
     entry("combo/paper_offset", each(combo), source=paper, kind="transcription", options=options, differs=True)
 
     def unified(asymmetric):
-        """The authors' two-class functions on the channels (1 - p, p), with weight, delta, gamma = 0.5, 0.6, 0.5."""
+        """Return the authors' loss for two classes, on the channels (1 - p, p): weight 0.5, delta 0.6, gamma 0.5."""
 
         def loss(x, t):
             p = torch.cat([(-x).sigmoid(), x.sigmoid()], 1)
@@ -415,6 +421,7 @@ def compound_entries(smp):
 
 
 def distance_entries():
+    """Compute the entries of losses that measure distances."""
     entry("boundary/monai", ml.BoundaryLoss(sigmoid=True), source="monai BoundaryLoss")
     for channel, key in ((True, "hausdorff_dt/monai"), (False, "hausdorff_dt/monai_default")):
         loss = ml.HausdorffDTLoss(sigmoid=True, include_background=channel)
@@ -430,6 +437,7 @@ def distance_entries():
 
 
 def structure_entries():
+    """Compute the entries of losses of structure: centre lines, contours and SSIM."""
     exact = ml.SoftclDiceLoss(iter_=3, smooth=1e-12, sigmoid=True)
     entry("soft_cldice/monai", each(exact), source="monai SoftclDiceLoss(smooth=1e-12), per class")
     default = ml.SoftclDiceLoss(iter_=3, sigmoid=True)
@@ -443,7 +451,7 @@ def structure_entries():
     )
 
     def contour(shift):
-        """Differences at the same pixel, or where the authors' slices put them."""
+        """Return the loss with both differences at one pixel or, with `shift`, where the authors' slices put them."""
 
         def loss(x, t):
             p = x.sigmoid()[0, 0]
@@ -461,7 +469,8 @@ def structure_entries():
     entry("active_contour/paper", contour(False), source=source, kind="transcription")
     author = "xuuuuuuchen/Active-Contour-Loss, for any size, lambda 1"
     entry("active_contour/author", contour(True), source=author, kind="transcription", differs=True)
-    # MONAI computes these two in float32, which is further from the truth than what is tested: its cast is left out.
+    # MONAI casts the inputs of SSIM and MS-SSIM to float32, which is less exact than the tests need: the cast is left
+    # out.
     regression.convert_data_type = lambda data, **_: (data,)
     monai = ml.SSIMLoss(spatial_dims=2, data_range=1.0)
     entry("ssim/monai", each(lambda x, t: monai(x.sigmoid(), t)), source="monai SSIMLoss")
@@ -488,6 +497,7 @@ def structure_entries():
 
 
 def main():
+    """Compute all entries and write the file."""
     installed = {name: version(name).split("+")[0] for name in PINNED}
     if installed != PINNED:
         sys.exit(f"These versions are installed: {installed}; the golden values are those of {PINNED}.")

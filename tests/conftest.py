@@ -1,21 +1,48 @@
-"""Strict JAX, eight fake devices, and what several test files share."""
+"""Strict JAX, quick compilation, eight fake devices, and what several test files share."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Compiling is most of the suite's time, and most of that goes to machine code that then runs for milliseconds: it is
+# left unoptimised, and equal programs of several tests, runs and processes are compiled once. Where the last digits of
+# optimised programs matter, tests ask for them (helpers.OPTIMIZED); all tests meet the programs that users have with
+# `XLA_FLAGS=--xla_backend_optimization_level=3 scripts/test.sh`.
+QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
 
-import hypothesis
-import jax
-import pytest
-from etils import epath
 
-from unet_jax.data.synthetic import write_synthetic
+def flags_are_known(flags: str) -> bool:
+    """Whether this version of XLA has these flags; one that it does not know ends the process."""
+    code = "from jaxlib import xla_client; xla_client.make_cpu_client()"
+    environment = {**os.environ, "XLA_FLAGS": flags}
+    return subprocess.run([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL).returncode == 0
+
+
+def set_environment() -> None:
+    """Set what jax reads when it is imported, here and in the processes that tests start."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_backend_optimization_level" not in flags and flags_are_known(QUICK_COMPILATION):
+        flags = f"{flags} {QUICK_COMPILATION}"
+    if EIGHT_DEVICES not in flags:
+        flags = f"{flags} {EIGHT_DEVICES}"
+    os.environ["XLA_FLAGS"] = flags.strip()
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent / ".jax_cache")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+
+set_environment()
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from etils import epath  # noqa: E402
+
+from unet_jax.data.synthetic import write_synthetic  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Compiling is most of the suite's time; equal programs of several tests and runs are compiled once.
-jax.config.update("jax_compilation_cache_dir", os.path.join(os.path.dirname(__file__), ".jax_cache"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 hypothesis.settings.register_profile("unet_jax", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("unet_jax")

@@ -1,13 +1,31 @@
-"""A run small enough to train in a test, and one that is interrupted."""
+"""Runs small enough for a test, interrupted ones too; what they leave compared; processes that tests start."""
 
 import contextlib
-import dataclasses
+import json
+import os
+import re
 from typing import Any
 
+import jax
+import numpy as np
 from etils import epath
 
+from unet_jax import load_run, train
 from unet_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from unet_jax.config.dicts import replace
+from unet_jax.devices.mesh import make_mesh
 from unet_jax.report.display import Quiet
+
+ONE_DEVICE = make_mesh(jax.devices()[:1])
+OPTIMIZED = {"xla_backend_optimization_level": "3"}
+"""`compiler_options` of `jax.jit` where the last digits of optimised programs matter; see conftest.py."""
+TIMES = {"images_per_s", "wait_share", "time"}
+"""What no two runs share in metrics.jsonl."""
+TINY = (
+    *("--model.widths", "4", "--model.center-width", "8", "--model.num-convs-down", "1", "--model.num-convs-up", "1"),
+    *("--data.image-size", "32", "--train.batch-size", "8"),
+)
+"""The network and the batches of `tiny_config`, as flags of `unet-jax train`."""
 
 
 def tiny_config(root: epath.Path, **train: Any) -> Config:
@@ -15,14 +33,19 @@ def tiny_config(root: epath.Path, **train: Any) -> Config:
     return Config(
         data=DataConfig(root=str(root), splits=str(root / "splits.csv"), image_size=32, num_threads=2),
         augment=AugmentConfig(),
-        model=ModelConfig(widths=(4, 8), center_width=8, num_convs_down=1, num_convs_up=1, batch_norm_momentum=0.9),
+        model=ModelConfig(widths=(4,), center_width=8, num_convs_down=1, num_convs_up=1, batch_norm_momentum=0.9),
         optim=OptimConfig(name="adamw", learning_rate=1e-2, schedule="cosine"),
         train=TrainConfig(**{"num_epochs": 2, "batch_size": 8, "num_pictures": 0, **train}),
     )
 
 
 def with_optim(config: Config, **optim: Any) -> Config:
-    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, **optim))
+    return replace(config, {f"optim.{name}": value for name, value in optim.items()})
+
+
+def run(config: Config, out: Any, display: Quiet | None = None, mesh: Any = ONE_DEVICE, **options: Any) -> Any:
+    """Train without saying anything, on one device."""
+    return train(config, out, display=display or Quiet(), mesh=mesh, **options)
 
 
 class Interrupting(Quiet):
@@ -39,3 +62,29 @@ class Interrupting(Quiet):
                 raise KeyboardInterrupt
 
         yield show
+
+
+def rows(path: Any) -> list[dict[str, Any]]:
+    """Of metrics.jsonl, without what no two runs share."""
+    lines = (epath.Path(path) / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+
+
+def assert_equal_runs(a: Any, b: Any) -> None:
+    """Their newest checkpoints, and what was logged, bit for bit."""
+    left, right = load_run(a, "last", mesh=ONE_DEVICE), load_run(b, "last", mesh=ONE_DEVICE)
+    assert left.step == right.step
+    jax.tree.map(np.testing.assert_array_equal, left.state, right.state)
+    assert rows(a) == rows(b)
+
+
+def committed(out: Any) -> list[int]:
+    """Steps of the checkpoints that have their final names."""
+    folder = out / "checkpoints"
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
+
+
+def environment(num_devices: int = 1, **more: str) -> dict[str, str]:
+    """Of a process that a test starts: conftest.py's, with as many devices."""
+    count = f"device_count={num_devices}"
+    return {**os.environ, "XLA_FLAGS": re.sub(r"device_count=\d+", count, os.environ["XLA_FLAGS"]), **more}

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from unet_jax._types import Batch
+from unet_jax._types import Batch, Sample
 from unet_jax.config import AugmentConfig
 from unet_jax.data.augment import apply_change
 from unet_jax.data.augment_draws import draw_change, stack_changes
@@ -35,8 +35,17 @@ CASES = {
 CASES["all"] = {name: value for case in CASES.values() for name, value in case.items()}
 
 
-def host_and_device(config, *, size=96, count=8, num_classes=2, soft=False, seed=7):
+def as_kind(sample, channels, dtype):
+    """The sample with another number of channels, and noise in the lower 8 bits of 16."""
+    image = np.concatenate([sample.image, sample.image[::-1]], axis=-1)[..., :channels]
+    if dtype == np.uint16:
+        image = image.astype(np.uint16) * 256 + np.random.default_rng(0).integers(0, 256, image.shape, np.uint16)
+    return Sample(np.ascontiguousarray(image), sample.mask)
+
+
+def host_and_device(config, *, size=96, count=8, num_classes=2, soft=False, seed=7, channels=3, dtype=np.uint8):
     samples = [synthetic_sample(np.random.default_rng(i), size, num_classes) for i in range(count)]
+    samples = [as_kind(sample, channels, dtype) for sample in samples]
     rngs = [np.random.default_rng((seed, i)) for i in range(count)]
     changes = [draw_change(r, config, s.mask, linear_masks=soft) for r, s in zip(rngs, samples, strict=True)]
     on_host = [apply_change(s, c, config, linear_masks=soft) for s, c in zip(samples, changes, strict=True)]
@@ -73,6 +82,19 @@ def test_soft_masks_are_close_to_the_hosts(name):
     for got, wanted in ((device.label, host.label), (device.image, host.image)):
         assert (difference(got, wanted) > SOFT_LEVELS).mean() < 0.001
     assert len(np.unique(device.label)) > 20
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (5, np.uint8), (3, np.uint16), (2, np.uint16)])
+@pytest.mark.parametrize("soft", [False, True])
+def test_other_channels_and_depths_are_close_to_the_hosts(channels, dtype, soft):
+    config = AugmentConfig(**(NOTHING | CASES["all"]))
+    host, device, before = host_and_device(config, size=64, soft=soft, channels=channels, dtype=dtype)
+    assert host.image.dtype == device.image.dtype == dtype and host.image.shape == before.image.shape
+    unit = 1 if dtype == np.uint8 else 257
+    assert (difference(device.image, host.image) > (SOFT_LEVELS if soft else 2) * unit).mean() < 0.003
+    if not soft:
+        np.testing.assert_array_equal(device.label, host.label)
+    assert (difference(host.image, before.image).reshape(8, -1).max(axis=1) > 5 * unit).sum() >= 3
 
 
 @pytest.mark.parametrize(("size", "num_classes"), [(33, 1), (64, 3), (160, 5), (256, 1)])

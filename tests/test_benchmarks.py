@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import environment
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(FOLDER))  # where scripts find their neighbours
@@ -20,12 +21,10 @@ SMALL = network.Network((2, 4), 4, 2)
 TINY = ("--widths", "2", "4", "--center-width", "4", "--image-size", "16", "--num-rounds", "1")
 
 
-def run(script, *arguments, **environment):
+def run(script, *arguments, **variables):
     """What the last line says."""
-    own = {"PYTHONPATH": str(FOLDER.parent), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", **environment}
-    done = subprocess.run(
-        [sys.executable, FOLDER / script, *arguments], env={**os.environ, **own}, capture_output=True, text=True
-    )
+    own = environment(**{"PYTHONPATH": str(FOLDER.parent), **variables})
+    done = subprocess.run([sys.executable, FOLDER / script, *arguments], env=own, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -59,7 +58,7 @@ def test_a_table_by_hand():
     assert tables.table(report).splitlines() == [
         "image_size 8; a chip, driver 7.1 (m); jax 1; 2026-01-02, commit abc.",
         "",
-        "| loss | median ms | of the first | compile s |",
+        "| loss | median ms | relative to first row | compile s |",
         "| --- | --- | --- | --- |",
         "| bce | 1.2 | 2.00 |  |",
         "",

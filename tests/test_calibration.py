@@ -69,6 +69,8 @@ def test_threshold_maximises_the_mean_dice_over_images(fit):
         assert chosen == pytest.approx(fit.dice[1][k], abs=2e-3)
         assert chosen >= max(dice(t) for t in np.linspace(0.05, 0.95, 181)) - 2e-3
         assert fit.dice[1][k] >= fit.dice[0][k]
+    # Of a class that is nowhere, the best threshold would be 1: it would never be predicted again.
+    assert fit.calibration.threshold[2] == pytest.approx(0.5) and fit.dice[1][2] == fit.dice[0][2]
 
 
 def test_probabilities_stay_probabilities():

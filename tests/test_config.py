@@ -14,7 +14,7 @@ from unet_jax.config import (
     TrainConfig,
 )
 from unet_jax.config.dicts import config_differences, config_from_dict, config_to_dict, replace
-from unet_jax.config.presets import PRESETS
+from unet_jax.config.presets import PRESETS, check_settings
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -119,3 +119,38 @@ def test_replace_by_dotted_name_changes_things_together():
     assert (config.model.widths, config.data.image_size, config.seed) == ((4, 8), 12, 3)
     with pytest.raises(InputError, match=r"'data.image_sise' does not exist. Did you mean 'data.image_size'"):
         replace(Config(), {"data.image_sise": 1})
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_nothing_in_a_preset_is_without_effect(name):
+    check_settings(PRESETS[name]())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"optim.name": "sgd", "optim.weight_decay": 0.5}, "weight_decay is 0.5, but optim.name 'sgd' does not use it"),
+        ({"optim.momentum": 0.5}, "momentum is 0.5, but optim.name 'adamw' does not use it.*--optim.name sgd"),
+        ({"optim.plateau_patience": 2}, "plateau_patience is 2.*'cosine' does not use it.*--optim.schedule plateau"),
+        ({"optim.rmsprop_variant": "keras3"}, "rmsprop_variant is 'keras3'.*--optim.name rmsprop"),
+        ({"optim.polynomial_power": 2.0}, "polynomial_power"),
+        ({"model.group_size": 4}, "group_size is 4, but model.norm 'batch' does not use it.*--model.norm group"),
+        ({"model.norm": "none", "model.norm_eps": 0.1}, "norm_eps is 0.1.*'none'.*batch or group"),
+        ({"model.norm": "group", "model.batch_norm_momentum": 0.5}, "batch_norm_momentum is 0.5"),
+        ({"augment.blur": 3.0}, "blur is 3.0, but augment.blur_prob is 0.*--augment.blur-prob"),
+        ({"augment.geometry_prob": 0.0, "augment.rotate": 7.0}, "rotate is 7.0, but augment.geometry_prob is 0"),
+        ({"loss.terms": ({"name": "focal"},), "loss.dice_smooth": 0.5}, "dice_smooth is 0.5, but loss.terms takes"),
+        ({"loss.dice_weight": 0.0, "loss.dice_reduction": "image"}, "dice_reduction is 'image', but loss.dice_weight"),
+        ({"train.early_stop_min_delta": 0.5}, "early_stop_min_delta is 0.5, but train.early_stop_patience is 0"),
+        ({"data.cache": "memory", "data.rebuild_cache": True}, "rebuild_cache is True, but data.cache 'memory'"),
+        ({"data.intensity_limits": (0.0, 9.0)}, "intensity_limits is .*'auto' does not use it.*limits"),
+    ],
+)
+def test_settings_without_effect_are_refused(given, message):
+    with pytest.raises(InputError, match=message):
+        check_settings(replace(PRESETS["default"](), given))
+
+
+def test_what_a_preset_leaves_over_is_not_taken_for_given():
+    check_settings(replace(PRESETS["default"](), {"model.norm": "group"}))  # its momentum of batch normalisation
+    check_settings(replace(PRESETS["seed"](), {"optim.schedule": "constant", "optim.name": "sgd"}))

@@ -9,43 +9,16 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from etils import epath
-from helpers import tiny_config
+from helpers import ONE_DEVICE, TINY, assert_equal_runs, committed, environment, run, tiny_config
 
-from unet_jax import InputError, Preempted, load_run, train
-from unet_jax.devices.mesh import make_mesh
+from unet_jax import InputError, Preempted, load_run
 from unet_jax.report.display import Quiet
 from unet_jax.runs.lock import lock_run
 from unet_jax.training.preemption import stop_requests
-
-ONE_DEVICE = make_mesh(jax.devices()[:1])
-TINY = (
-    *("--model.widths", "4", "8", "--model.center-width", "8", "--model.num-convs-down", "1"),
-    *("--model.num-convs-up", "1", "--data.image-size", "32", "--train.num-pictures", "0", "--train.batch-size", "8"),
-)
-TIMES = {"images_per_s", "wait_share", "time"}
-
-
-def rows(path):
-    """Of metrics.jsonl, without what no two runs share."""
-    lines = (path / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
-
-
-def assert_equal_runs(a, b):
-    left, right = load_run(a, "last", mesh=ONE_DEVICE), load_run(b, "last", mesh=ONE_DEVICE)
-    assert left.step == right.step
-    jax.tree.map(np.testing.assert_array_equal, left.state, right.state)
-    assert rows(a) == rows(b)
-
-
-def run(config, out, display=None):
-    return train(config, out, display=display or Quiet(), mesh=ONE_DEVICE)
 
 
 class Signalled(Quiet):
@@ -67,6 +40,15 @@ class Signalled(Quiet):
         return contextlib.nullcontext(show)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as in a terminal: jobs in the background get it ignored from the shell, and training leaves it so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_told_to_stop_it_saves_the_step_under_way_and_continues_bit_for_bit(synthetic_root, tmp_path):
     """Four epochs of two steps. A second Ctrl-C ends at once; a second SIGTERM, which launchers send, does not."""
     config, out = tiny_config(synthetic_root, num_epochs=4), tmp_path / "run"
@@ -110,13 +92,11 @@ def test_another_thread_watches_no_signals_and_ignored_ones_stay_ignored():
 
 def start(root, out, *options):
     """`unet-jax train` in a process of its own."""
-    compiled = Path(__file__).parent / ".jax_cache"
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(compiled)}
-    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     data = ["--data.root", root, "--data.splits", f"{root}/splits.csv", "--data.num-threads", "2"]
-    command = [sys.executable, "-m", "unet_jax", "train", "small", "--out", out, *data, *TINY, *options]
+    own = [*data, *TINY, "--train.num-pictures", "0"]
+    command = [sys.executable, "-m", "unet_jax", "train", "small", "--out", out, *own, *options]
     return subprocess.Popen(
-        [str(part) for part in command], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [str(part) for part in command], env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
     )
 
 
@@ -133,12 +113,6 @@ def finish(process):
     said = process.communicate(timeout=180)[1]
     assert "Traceback" not in said, said
     return process.returncode, said
-
-
-def committed(out):
-    """Steps of the checkpoints that have their final names."""
-    folder = out / "checkpoints"
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
 
 
 def test_the_command_stops_at_sigterm_with_status_75_and_says_how_to_continue(synthetic_root, tmp_path):
@@ -185,8 +159,9 @@ def test_a_folder_made_for_nothing_is_removed_and_an_empty_name_refused(tmp_path
 
 
 CONNECTED = """
-import sys, time, jax
+import signal, sys, time, jax
 from unet_jax.training.preemption import stop_requests
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background gets it ignored
 jax.distributed.initialize(f"localhost:{sys.argv[1]}", num_processes=2, process_id=int(sys.argv[2]))
 with stop_requests() as stop_at:
     for step in range(1, 2000):
@@ -206,9 +181,8 @@ def test_connected_processes_stop_at_the_same_step_when_one_is_told(number):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", CONNECTED, port]
-    processes = [subprocess.Popen([*command, i], env=environment, stdout=subprocess.PIPE, text=True) for i in "01"]
+    processes = [subprocess.Popen([*command, i], env=environment(), stdout=subprocess.PIPE, text=True) for i in "01"]
     for process in processes:
         assert process.stdout is not None and process.stdout.readline() == "running\n"
     processes[1].send_signal(number)

@@ -1,6 +1,7 @@
 """Which files become which samples, and which samples which split. No pixel is read here: files may be empty."""
 
 import hashlib
+import os
 import unicodedata
 
 import pytest
@@ -28,7 +29,7 @@ def layout_of(root, **settings):
 def joined(layout, root):
     """id -> image and masks as text, relative to the root."""
     return {
-        r.id: (str(r.image.relative_to(root)), *(m and str(m.relative_to(root)) for m in r.masks))
+        r.id: (str(r.image.relative_to(root)), *(m and str(m.relative_to(root)) for m in r.files[1:]))
         for r in layout.records
     }
 
@@ -196,6 +197,163 @@ def test_split_folders_must_agree_on_classes_and_ids(tmp_path):
     (tmp_path / "val" / "images").rmdir()
     with pytest.raises(InputError, match=r"test/images/a.png: has the same id 'a' as .*train/images/a.png. Rename"):
         layout_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [("train", "valid", "test"), ("Train", "VALIDATION", "Testing"), ("TRAINING", "Val", "TEST")],
+)
+def test_split_folders_have_the_names_that_people_give_them(tmp_path, train, val, test):
+    for i, folder in enumerate((train, val, test)):
+        make(tmp_path, f"{folder}/images/{i}.png", f"{folder}/masks/cell/{i}.png")
+    config = DataConfig(root=str(tmp_path))
+    assert assign_splits(find_layout(config), config) == {"train": ["0"], "val": ["1"], "test": ["2"]}
+
+
+def test_no_folder_with_images_is_ignored(tmp_path):
+    for folder in ("train", "holdout"):
+        make(tmp_path, f"{folder}/images/{folder}.png", f"{folder}/masks/cell/{folder}.png")
+    with pytest.raises(InputError, match=r"holdout/ holds images/, but is no split\. .*validation/.*move it elsewhere"):
+        layout_of(tmp_path)
+    (tmp_path / "holdout").rename(tmp_path / ".holdout")
+    make(tmp_path, "notes/readme.txt")
+    assert set(joined(layout_of(tmp_path), tmp_path)) == {"train"}
+
+
+def test_two_folders_of_one_split_are_an_error(tmp_path):
+    for folder in ("train", "val", "Valid"):
+        make(tmp_path, f"{folder}/images/{folder}.png", f"{folder}/masks/cell/{folder}.png")
+    with pytest.raises(InputError, match=r"Valid/ and val/ are both val|val/ and Valid/ are both val"):
+        layout_of(tmp_path)
+
+
+def test_two_layouts_at_once_are_an_error(tmp_path):
+    make(tmp_path, "images/a.png", "masks/cell/a.png", "Test/images/b.png", "Test/masks/cell/b.png")
+    with pytest.raises(InputError, match=r"has images/ itself, and Test/images/ as well\. Keep one layout"):
+        layout_of(tmp_path)
+
+
+def test_the_folder_above_the_data_set_names_the_right_one(tmp_path):
+    make(tmp_path, "stage1/images/a.png", "stage1/masks/cell/a.png")
+    with pytest.raises(InputError, match=rf"stage1/images/ is there\. Use --data.root {tmp_path}/stage1"):
+        layout_of(tmp_path)
+
+
+def test_images_and_masks_may_be_written_in_capitals(tmp_path):
+    make(tmp_path, "Train/Images/a.png", "Train/Masks/Cell/a.png", "val/images/b.png", "val/MASKS/Cell/b.png")
+    layout = layout_of(tmp_path)
+    assert joined(layout, tmp_path) == {
+        "a": ("Train/Images/a.png", "Train/Masks/Cell/a.png"),
+        "b": ("val/images/b.png", "val/MASKS/Cell/b.png"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [("a.ome.tif", "a.png"), ("a.OME.TIFF", "a.ome.tif"), ("a.ome.tiff", "a.ome.png"), ("a.tif", "a.ome.tif")],
+)
+def test_ome_tif_is_one_ending(tmp_path, image, mask):
+    make(tmp_path, f"images/{image}", f"masks/cell/{mask}")
+    assert joined(layout_of(tmp_path), tmp_path) == {"a": (f"images/{image}", f"masks/cell/{mask}")}
+
+
+def test_files_that_are_not_read_are_counted_and_named_where_a_partner_is_missing(tmp_path):
+    make(tmp_path, "images/im001.png", "images/im002.png", "images/im003.xyz", "images/im004.XYZ", "images/Thumbs.db")
+    make(tmp_path, "masks/cell/im001.png", "masks/cell/im002.nii.gz", "masks/cell/im003.png", "masks/cell/im004.xyz")
+    with pytest.raises(InputError) as caught:
+        layout_of(tmp_path)
+    lines = str(caught.value).splitlines()
+    assert "masks/cell/im002.* is missing" in lines[1]
+    assert lines[1].endswith("; im002.nii.gz is there, but .nii.gz is not read")
+    assert lines[2].endswith(f"{tmp_path}/images; im003.xyz is there, but .xyz is not read")
+    layout = layout_of(tmp_path, on_bad_sample="skip")
+    assert set(joined(layout, tmp_path)) == {"im001"}
+    assert dict(layout.unread) == {".xyz": 3, ".nii.gz": 1, ".db": 1}
+
+
+def test_a_mask_that_is_there_but_not_read_does_not_count_as_empty(tmp_path):
+    make(tmp_path, "images/a.png", "images/b.png", "images/c.png", "masks/cell/a.png", "masks/cell/b.json")
+    with pytest.raises(InputError, match=r"1 files have no matching(?s:.*)b\.json is there, but \.json is not read"):
+        layout_of(tmp_path, missing_masks="empty")
+    (tmp_path / "masks" / "cell" / "b.json").unlink()
+    assert set(joined(layout_of(tmp_path, missing_masks="empty"), tmp_path)) == {"a", "b", "c"}
+
+
+def test_images_that_patterns_miss_because_of_their_ending_are_named(tmp_path):
+    make(tmp_path, "images/a.png", "images/b.xyz", "m/a_cell.png", "m/b_cell.png")
+    with pytest.raises(InputError, match=r"its image images/b\.\* is missing; b\.xyz is there, but \.xyz is not read"):
+        layout_of(tmp_path, mask_patterns=("cell=m/{id}_cell.png",))
+
+
+def test_a_data_set_of_another_ending_says_so(tmp_path):
+    make(tmp_path, "images/a.xyz", "images/b.xyz", "masks/cell/a.xyz", "masks/cell/b.xyz")
+    with pytest.raises(InputError, match=r"no sample was found.*Files of other endings: 4 \.xyz"):
+        layout_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (b"a\xff.png", r"a\udcff.png: the name is not UTF-8 text. Rename it."),
+        (b"a\nb.png", r"a\nb.png: the name holds a control character ('\n'). Rename it."),
+        (b"a\x1b[31m.png", r"a\x1b[31m.png: the name holds a control character ('\x1b'). Rename it."),
+        ("a\u2028b.png".encode(), r"a\u2028b.png: the name holds a control character ('\u2028'). Rename it."),
+    ],
+)
+@pytest.mark.parametrize("settings", [{}, {"mask_patterns": ("cell=masks/cell/{id}.png",)}])
+def test_names_that_cannot_be_printed_are_refused_in_one_line(tmp_path, name, message, settings):
+    make(tmp_path, "images/b.png", "masks/cell/b.png")
+    for folder in ("images", "masks/cell"):
+        (tmp_path / folder / os.fsdecode(name)).write_bytes(b"")
+    with pytest.raises(InputError) as caught:
+        layout_of(tmp_path, **settings)
+    text = str(caught.value)
+    assert text.endswith(message) and len(text.splitlines()) == 1
+    text.encode()  # it can be printed
+
+
+def test_folders_and_classes_that_cannot_be_printed_are_refused(tmp_path):
+    make(tmp_path, "images/b.png", "masks/cell/b.png")
+    strange = tmp_path / "masks" / "two\nlines"
+    strange.mkdir()
+    with pytest.raises(InputError, match=r"masks/two\\nlines: the name holds a control character"):
+        layout_of(tmp_path)
+    strange.rename(tmp_path / "images" / os.fsdecode(b"\xe9"))
+    with pytest.raises(InputError, match=r"images/\\udce9: the name is not UTF-8"):
+        layout_of(tmp_path)
+    with pytest.raises(InputError, match=r"\\udce9: the name is not UTF-8"):
+        layout_of(tmp_path / os.fsdecode(b"\xe9") / "data")
+
+
+def test_other_strange_names_are_ids(tmp_path):
+    ids = {"$HOME", "a$b$", "~", "-rf", "100%", "[red]", "<b>", "a'b\"c", "a\\b", "..c", "x ", "{id}", "a*", "a\u200cb"}
+    ids -= {name for name in ids if name.startswith(".")}
+    make(tmp_path, *(f"images/{i}.png" for i in ids), *(f"masks/$class$/{i}.png" for i in ids))
+    layout = layout_of(tmp_path)
+    assert set(joined(layout, tmp_path)) == ids
+    assert layout.class_names == ("$class$",)
+
+
+def test_links_that_lead_in_a_circle_are_named(tmp_path):
+    make(tmp_path, "images/a.png", "masks/cell/a.png")
+    loop = tmp_path / "images" / "loop"
+    loop.symlink_to("..")
+    with pytest.raises(InputError, match=rf"images/loop: is a symbolic link to {tmp_path}, a folder that contains it"):
+        layout_of(tmp_path)
+    loop.unlink()
+    for here, there in (("x", "y"), ("y", "x")):
+        (tmp_path / "images" / here).mkdir()
+        (tmp_path / "images" / here / "link").symlink_to(f"../{there}")
+    with pytest.raises(InputError, match=r"images/([xy])/link/link: is a symbolic link to .*images/\1, a folder that"):
+        layout_of(tmp_path)
+
+
+def test_links_to_other_places_and_links_to_nothing_are_files_like_others(tmp_path):
+    make(tmp_path, "images/a.png", "masks/cell/a.png", "elsewhere/b.png", "masks/cell/day/b.png")
+    (tmp_path / "images" / "day").symlink_to("../elsewhere")
+    assert set(joined(layout_of(tmp_path), tmp_path)) == {"a", "day/b"}
+    (tmp_path / "images" / "itself").symlink_to("itself")  # no folder, and no ending that is read
+    assert set(joined(layout_of(tmp_path), tmp_path)) == {"a", "day/b"}
 
 
 def test_val_is_carved_from_a_train_folder_and_test_untouched(tmp_path):
@@ -378,8 +536,8 @@ def test_patterns_follow_the_class_order(tmp_path):
         ({"mask_patterns": ("cell",)}, "data.mask_patterns has 'cell', but each entry must look like CLASS=value"),
         ({"mask_patterns": ("a=m/{id}.png", "a=m/{id}.gif")}, "data.mask_patterns names 'a' twice"),
         ({"mask_patterns": ("a/b=m/{id}.png",)}, "must be a plain name"),
-        ({"mask_patterns": ("a=m/x.png",)}, r"data.mask_patterns a is 'm/x.png', but must contain \{id\} once"),
-        ({"mask_patterns": ("a={id}/x.png",)}, "must be in the file name"),
+        ({"mask_patterns": ("a=m/x.png",)}, r"data.mask_patterns a is 'm/x.png', but must contain \{id\}"),
+        ({"mask_patterns": ("a={id}/x.png",)}, r"no file matches '\{id\}/x.png'"),
         ({"mask_patterns": ("a=nowhere/{id}.png",)}, "nowhere: there is no such folder, but data.mask_patterns a"),
         ({"mask_patterns": ("a=m/{id}.PNG",)}, r"/m: no file matches '\{id\}.PNG'"),
         ({"mask_patterns": ("a=m/{id}.png",), "classes": ("a", "b")}, r"has no entry for \['b'\]"),
@@ -406,8 +564,8 @@ def test_index_map_values_may_belong_to_several_classes(tmp_path):
     make(tmp_path, "images/1.jpg", "labels/1.png")
     layout = layout_of(tmp_path, index_map="labels/{id}.png", index_values=("cell=1,2", "nucleus=2"))
     assert layout.class_names == ("cell", "nucleus")
-    assert layout.index_values == ({1, 2}, {2})
-    assert layout.known_values == {0, 1, 2}
+    assert layout.index_values == ((range(1, 2), range(2, 3)), (range(2, 3),))
+    assert {value for numbers in layout.known_values for value in numbers} == {0, 1, 2}
     assert joined(layout, tmp_path) == {"1": ("images/1.jpg", "labels/1.png")}
 
 
@@ -416,8 +574,8 @@ def test_index_map_knows_the_values_of_classes_that_were_not_chosen(tmp_path):
     values = ("a=1", "b=2", "c=3")
     layout = layout_of(tmp_path, index_map="labels/{id}.png", index_values=values, classes=("c", "a"))
     assert layout.class_names == ("c", "a")
-    assert layout.index_values == ({3}, {1})
-    assert layout.known_values == {0, 1, 2, 3}
+    assert layout.index_values == ((range(3, 4),), (range(1, 2),))
+    assert {value for numbers in layout.known_values for value in numbers} == {0, 1, 2, 3}
 
 
 def test_index_map_and_image_must_both_be_there(tmp_path):

@@ -18,6 +18,10 @@ def test_rows_come_back_and_a_cut_off_line_does_not(tmp_path):
     with (tmp_path / "metrics.jsonl").open("a") as raw:
         raw.write('{"step": 3, "lo')
     assert file.read() == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
+    with (tmp_path / "metrics.jsonl").open("a") as raw:
+        raw.write("\n7\n")
+    file.write({"step": 4, "loss": 0.125})  # after a broken line, as when a full disk had room again
+    assert [row["step"] for row in file.read()] == [1, 2, 4]
 
 
 def test_rewind_drops_what_a_resumed_run_writes_again(tmp_path):

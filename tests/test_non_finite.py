@@ -7,17 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import Interrupting, tiny_config
-from test_faults import assert_equal_runs, rows
+from helpers import ONE_DEVICE, Interrupting, assert_equal_runs, rows, run, tiny_config
 
-from unet_jax import Config, load_run, replace, train
+from unet_jax import Config, load_run, replace
 from unet_jax.config import TrainConfig
 from unet_jax.config.dicts import config_differences
 from unet_jax.data.cached_source import training_source
 from unet_jax.data.layout import find_layout
 from unet_jax.data.order import TrainOrder
 from unet_jax.data.pipeline import train_batches
-from unet_jax.devices.mesh import make_mesh
 from unet_jax.program.build import build
 from unet_jax.program.state import TrainState
 from unet_jax.program.steps import keep_if_finite, make_train_step
@@ -27,7 +25,6 @@ from unet_jax.training.non_finite import MAX_ROLLBACKS, MAX_SKIPS, NonFiniteLoss
 from unet_jax.training.setup import split_source
 from unet_jax.training.starting_state import initial_state
 
-ONE_DEVICE = make_mesh(jax.devices()[:1])
 NUM_STEPS = 12
 
 
@@ -66,10 +63,6 @@ class Lines(Quiet):
 
     def line(self, text):
         self.lines.append(text)
-
-
-def run(config, out, display=None):
-    return train(config, out, display=display or Quiet(), mesh=ONE_DEVICE)
 
 
 def all_batches(config, info):

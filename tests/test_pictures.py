@@ -49,3 +49,14 @@ def test_pictures_are_written(tmp_path):
     for name in ("a/grid.png", "curves.png"):
         picture = cv2.imread(str(tmp_path / name))
         assert picture is not None and picture.std() > 5
+
+
+def test_a_dollar_in_a_name_is_no_formula(tmp_path):
+    """Matplotlib would refuse this one as TeX, and set the other in italics."""
+    image, mask = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 1), bool)
+    path = epath.Path(tmp_path)
+    settings = {"images": [image], "truths": [mask], "predictions": [mask]}
+    save_grid(path / "dollar.png", **settings, titles=["US$\\x$ 3"], class_names=["$\\frac$"])
+    save_grid(path / "plain.png", **settings, titles=["id"], class_names=["cell"])
+    save_curves(path / "c.png", [{"epoch": 1, "eval/loss": 1, "train/loss": 1, "eval/dice/$x$": 0.5}], ["$x$"])
+    assert cv2.imread(str(path / "dollar.png")).shape[1] == cv2.imread(str(path / "plain.png")).shape[1]

@@ -310,7 +310,7 @@ def test_micro_batches_are_counted(target, found):
 def made_up(monkeypatch):
     """Estimates at once: packing halves the cycles, remat adds a tenth, and more than 8 images fit only with it."""
 
-    def fake(config, num_classes, target, *, cache):
+    def fake(config, num_classes, target, *, num_channels, cache):
         images = config.train.batch_size / len(target.devices)
         if images > (8 if config.model.remat == "none" else 16):
             raise DoesNotFitError("no")

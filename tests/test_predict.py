@@ -9,10 +9,11 @@ from etils import epath
 from helpers import tiny_config
 
 from unet_jax import InputError, load_run, metrics, predict_images, predict_probs, predict_probs_unresized, train
+from unet_jax.data.image_files import read_image
 from unet_jax.data.layout import find_layout
-from unet_jax.data.pixels import read_image, read_mask
+from unet_jax.data.masks import read_mask
 from unet_jax.inference.evaluate import evaluate_run, select_records, summary
-from unet_jax.inference.predict import find_inputs, predict_files
+from unet_jax.inference.predict import find_inputs, predict_files, unread_inputs
 from unet_jax.report.display import Quiet
 
 
@@ -44,15 +45,19 @@ def test_own_size_equals_resized_prediction_when_the_sizes_are_equal(loaded):
 
 
 @pytest.mark.parametrize(
-    "images",
+    ("images", "message"),
     [
-        np.zeros((4, 4, 3), np.uint8),
-        np.zeros((1, 4, 4, 1), np.uint8),
-        np.zeros((1, 4, 4, 3), np.float32),
+        (np.zeros((4, 4, 3), np.uint8), r"images have shape \(4, 4, 3\).*\[batch height width 3\].*images\[None\]"),
+        (np.zeros((1, 4, 4, 2), np.uint8), r"shape \(4, 4, 2\): has 2 channels, but this run's images have 3"),
+        (
+            np.zeros((1, 4, 4, 3), np.float32),
+            r"shape \(4, 4, 3\): has float32 values, but this run's images have 8 bits",
+        ),
+        (np.zeros((1, 0, 4, 3), np.uint8), r"an image has shape \(0, 4, 3\)"),
     ],
 )
-def test_wrong_arrays_are_refused_with_their_shape(loaded, images):
-    with pytest.raises(InputError, match=r"images have shape .*uint8 RGB"):
+def test_wrong_arrays_are_refused_with_their_shape(loaded, images, message):
+    with pytest.raises(InputError, match=message):
         predict_probs(loaded, images)
 
 
@@ -91,6 +96,33 @@ def test_inputs_that_cannot_be_are_named(tmp_path):
         find_inputs([str(tmp_path / "a" / "same.png"), str(tmp_path / "b" / "same.png")])
 
 
+def test_predict_lists_names_and_counts_what_it_does_not_read(tmp_path):
+    for name in ("a.ome.tif", "sub/b.png", "c.xyz", "sub/d.XYZ", "notes"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert list(find_inputs([tmp_path])) == ["a", "sub/b"]
+    assert unread_inputs([tmp_path, tmp_path / "sub" / "b.png"]) == "2 .xyz, 1 without an ending"
+    assert list(find_inputs([tmp_path / "a.ome.tif"])) == ["a"]
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "e.xyz").write_bytes(b"")
+    with pytest.raises(InputError, match=r"none: holds no image.*Files of other endings: 1 \.xyz\."):
+        find_inputs([tmp_path / "none"])
+    (tmp_path / "sub" / "loop").symlink_to("..")
+    with pytest.raises(InputError, match=r"sub/loop: is a symbolic link to .*Remove the link"):
+        find_inputs([tmp_path])
+
+
+def test_two_images_of_one_folder_never_write_one_mask(tmp_path):
+    for name in ("a.png", "a.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match=r"has the same id 'a' as .*Rename one"):
+        find_inputs([tmp_path])
+    strange = tmp_path / "x\ny.png"
+    strange.write_bytes(b"")
+    with pytest.raises(InputError, match=r"x\\ny\.png: the name holds a control character"):
+        find_inputs([strange])
+
+
 def test_evaluation_scores_what_prediction_writes(loaded, synthetic_root, tmp_path):
     """Dice computed from the files, with the textbook formula, is the Dice that evaluation reports."""
     split, layout, records = select_records(loaded, loaded.config.data, None)
@@ -103,7 +135,7 @@ def test_evaluation_scores_what_prediction_writes(loaded, synthetic_root, tmp_pa
         by_file = []
         for record in records:
             predicted = cv2.imread(str(out / name / f"{record.id}.png"), cv2.IMREAD_UNCHANGED) > 0
-            truth = read_mask(record.masks[k], soft=False) > 0
+            truth = read_mask(record.masks[k][0]) > 0
             union = predicted.sum() + truth.sum()
             by_file.append(1.0 if union == 0 else 2 * (predicted & truth).sum() / union)
         np.testing.assert_allclose(scores.per_image(metrics.dice)[name], np.mean(by_file), rtol=1e-12)
@@ -137,6 +169,10 @@ def test_predictions_never_replace_images_or_masks(loaded, synthetic_root, tmp_p
         find_inputs([])
     with pytest.raises(InputError, match="is a data set with masks"):
         find_inputs([str(synthetic_root)])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train").symlink_to(synthetic_root)
+    with pytest.raises(InputError, match=r"data/train: is a data set with masks. Name its images: .*data/train/images"):
+        find_inputs([tmp_path / "data"])
     files = find_inputs([str(synthetic_root / "images")])
     with pytest.raises(InputError, match=r"masks/disk: is there already and was not made by predict"):
         list(predict_files(loaded, files, synthetic_root / "masks"))

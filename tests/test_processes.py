@@ -1,39 +1,33 @@
 """Several processes, for real: connected on this machine, each with devices of its own."""
 
 import contextlib
-import dataclasses
 import json
-import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from etils import epath
+from helpers import ONE_DEVICE, TINY, committed, environment, rows, run
 
-from unet_jax import InputError, load_run, train
+from unet_jax import InputError, load_run
+from unet_jax.config.dicts import replace
 from unet_jax.config.processes import Processes
 from unet_jax.data.layout import find_layout
 from unet_jax.devices import processes as distributed
-from unet_jax.devices.mesh import make_mesh
 from unet_jax.inference.evaluate import evaluate_run
 from unet_jax.inference.predict import find_inputs, predict_files
-from unet_jax.report.display import Quiet
 from unet_jax.runs.info import load_info
 
-ONE_DEVICE = make_mesh(jax.devices()[:1])
-TINY = (
-    *("--model.widths", "4", "8", "--model.center-width", "8", "--model.num-convs-down", "1"),
-    *("--model.num-convs-up", "1", "--data.image-size", "32", "--train.num-pictures", "2", "--train.batch-size", "8"),
-    *("--optim.name", "sgd", "--optim.learning-rate", "0.05", "--data.num-threads", "1", "--data.cache", "none"),
+SMALL = (
+    *(*TINY, "--train.num-pictures", "2", "--optim.name", "sgd", "--optim.learning-rate", "0.05"),
+    *("--data.num-threads", "1", "--data.cache", "none"),
 )
-TIMES = {"images_per_s", "wait_share", "time"}
 
 
 def start(root, out, num_processes, num_devices, *options, root_of_last=None):
@@ -42,7 +36,7 @@ def start(root, out, num_processes, num_devices, *options, root_of_last=None):
     def arguments(index):
         own = root_of_last if root_of_last and index == num_processes - 1 else root
         data = ("--data.root", own, "--data.splits", f"{own}/splits.csv")
-        return ("train", "small", "--out", out, *data, *TINY, *options)
+        return ("train", "small", "--out", out, *data, *SMALL, *options)
 
     return launch(num_processes, num_devices, arguments)
 
@@ -52,17 +46,13 @@ def launch(num_processes, num_devices, arguments):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    compiled = Path(__file__).parent / ".jax_cache"
-    flags = f"--xla_force_host_platform_device_count={num_devices // num_processes}"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(compiled)}
-    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
-    processes = []
+    own, processes = environment(num_devices // num_processes), []
     for index in range(num_processes):
         command = [sys.executable, "-m", "unet_jax", *arguments(index)]
         command += ["--coordinator", f"localhost:{port}", "--num-processes", num_processes, "--process-id", index]
         pipe = subprocess.PIPE
         strings = [str(part) for part in command]
-        processes.append(subprocess.Popen(strings, env=environment, stdout=pipe, stderr=pipe, text=True))
+        processes.append(subprocess.Popen(strings, env=own, stdout=pipe, stderr=pipe, text=True))
     return processes
 
 
@@ -90,16 +80,6 @@ def wait_for(processes, is_there):
         time.sleep(0.001)
 
 
-def committed(out):
-    folder = out / "checkpoints"
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
-
-
-def rows(path):
-    lines = (epath.Path(path) / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
-
-
 def assert_same_runs(a, b, rtol):
     """Of the newest checkpoints, and what was logged: bit for bit where `rtol` is 0, or to `rtol` of the length."""
     left, right = load_run(a, "last", mesh=ONE_DEVICE), load_run(b, "last", mesh=ONE_DEVICE)
@@ -114,9 +94,9 @@ def assert_same_runs(a, b, rtol):
         assert mine == pytest.approx(other, rel=rtol, abs=0.0)
 
 
-def straight(out, folder, **kwargs):
-    """The same run in this process, from its beginning to its end."""
-    return train(load_info(epath.Path(out)).config, folder, display=Quiet(), **kwargs).path
+def straight(out, folder, mesh=None):
+    """The same run in this process, from its beginning to its end; on all devices unless a mesh is given."""
+    return run(load_info(epath.Path(out)).config, folder, mesh=mesh).path
 
 
 @pytest.fixture(scope="module")
@@ -174,10 +154,9 @@ def test_one_told_to_stop_stops_all_at_the_same_step_and_any_devices_continue(sy
 
 @pytest.mark.slow
 def test_two_processes_continue_what_one_device_began(two_processes, synthetic_root, tmp_path):
-    config = load_info(epath.Path(two_processes[0])).config
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, devices_per_image=1))
+    config = replace(load_info(epath.Path(two_processes[0])).config, {"train.devices_per_image": 1})
     with contextlib.suppress(SystemExit):
-        train(config, tmp_path / "run", display=Quiet(), mesh=ONE_DEVICE, stop_at=lambda step: step == 3)
+        run(config, tmp_path / "run", stop_at=lambda step: step == 3)
     assert committed(tmp_path / "run")[-1] == 3
     options = ("--train.num-epochs", "2", "--train.devices-per-image", "4", "--augment.where", "device")
     succeed(start(synthetic_root, tmp_path / "run", 2, 8, *options))

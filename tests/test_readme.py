@@ -24,12 +24,3 @@ def test_every_file_the_readme_links_to_exists():
     text = (REPOSITORY / "README.md").read_text()
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
         assert (REPOSITORY / target).exists(), target
-
-
-def test_every_module_in_the_map_exists_and_the_other_way_round():
-    text = (REPOSITORY / "README.md").read_text()
-    block = text[text.index("unet_jax/\n  config.py") :].split("```")[0]
-    named = set(re.findall(r"\b(\w+\.py)\b", block))
-    top = {p.name for p in (REPOSITORY / "unet_jax").glob("*.py") if not p.name.startswith("_")}
-    below = {p.name for p in (REPOSITORY / "unet_jax" / "data").glob("*.py") if not p.name.startswith("_")}
-    assert named == top | below

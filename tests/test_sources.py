@@ -109,7 +109,7 @@ def test_index_map_gives_overlapping_classes(tmp_path):
 def test_unknown_index_value_is_an_error_that_lists_the_known(tmp_path):
     source = index_map_source(tmp_path, [[0, 1, 2, 9]] * 3, index_values=("cell=1", "nucleus=2"))
     with pytest.raises(
-        BadSampleError, match=r"labels/a\.png: has the value 9, but .* are \[0, 1, 2\]\. Name the class"
+        BadSampleError, match=r"labels/a\.png: has the value 9 \(row 0, column 3\), .* are 0, 1, 2\. Name the class"
     ):
         source[0]
 

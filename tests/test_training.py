@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import shutil
 
@@ -6,11 +5,12 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from helpers import Interrupting, tiny_config, with_optim
+from etils import epath
+from helpers import ONE_DEVICE, Interrupting, assert_equal_runs, rows, run, tiny_config, with_optim
 
-from unet_jax import Batch, InputError, UNet, load_run, predict_probs, train
+from unet_jax import Batch, InputError, UNet, load_run, predict_probs
 from unet_jax.config import ModelConfig, OptimConfig
-from unet_jax.config.dicts import config_from_dict
+from unet_jax.config.dicts import config_from_dict, replace
 from unet_jax.data.synthetic import synthetic_sample
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.losses import bce_dice_loss
@@ -19,38 +19,25 @@ from unet_jax.program.optim import make_optimizer
 from unet_jax.program.steps import make_predict_step, make_train_step
 from unet_jax.report.display import Quiet
 from unet_jax.runs.load import open_checkpoints
+from unet_jax.training import log as log_module
 from unet_jax.training.non_finite import NonFiniteLossError
+from unet_jax.training.session import Session
 
-ONE_DEVICE = make_mesh(jax.devices()[:1])
-TIMES = {"images_per_s", "wait_share", "time"}
-
-
-def rows(path):
-    lines = (path / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
-
-
-def run(config, out, display=None):
-    return train(config, out, display=display or Quiet(), mesh=ONE_DEVICE)
-
-
-def assert_equal_runs(a, b):
-    left, right = load_run(a, "last", mesh=ONE_DEVICE), load_run(b, "last", mesh=ONE_DEVICE)
-    jax.tree.map(np.testing.assert_array_equal, left.state, right.state)
-    assert rows(a) == rows(b)
+WITHOUT_PICTURES = {"train.num_pictures": 0}  # they change no number
 
 
 def test_overfits_four_images():
     samples = [synthetic_sample(np.random.default_rng(i), 32, 2) for i in range(4)]
     image, label = (np.stack(arrays) for arrays in zip(*samples, strict=True))
-    model = UNet(ModelConfig(widths=(8, 16), center_width=32, batch_norm_momentum=0.9), 2)
+    config = ModelConfig((8, 16), 32, num_convs_down=1, num_convs_up=1, batch_norm_momentum=0.9)
+    model = UNet(config, 2)
     tx = make_optimizer(OptimConfig(name="adamw", learning_rate=5e-3, schedule="cosine"), 150)
     state = jax.jit(lambda key: init_state(key, model, tx))(jax.random.key(0))
     step = make_train_step(model.apply, bce_dice_loss, tx)
     batch = Batch(image, label, np.ones(4, np.float32))
     for _ in range(150):
         state, _ = step(state, batch)
-    probs = make_predict_step(model.apply, size_multiple=4)(state.params, state.batch_stats, image)
+    probs = make_predict_step(model.apply, size_multiple=config.size_multiple)(state.params, state.batch_stats, image)
     predicted, truth = np.asarray(probs) > 0.5, label > 0
     dice = 2 * (predicted & truth).sum((0, 1, 2)) / (predicted.sum((0, 1, 2)) + truth.sum((0, 1, 2)))
     assert (dice > 0.98).all(), dice
@@ -87,26 +74,26 @@ def test_only_the_newest_and_the_best_checkpoint_stay(finished):
     assert kept == {result.step, result.best_step}
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 5, 7])
-def test_interrupted_runs_continue_bit_for_bit(finished, tmp_path, stop_after):
+def test_a_run_that_is_interrupted_again_and_again_continues_bit_for_bit(finished, tmp_path):
+    """In the middle of epochs, and before the evaluation that ends one."""
     straight, config = finished
-    with pytest.raises(KeyboardInterrupt):
-        run(config, tmp_path / "run", Interrupting(stop_after))
+    config = replace(config, WITHOUT_PICTURES)
+    for stop_after in (1, 2, 5, 7):
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "run", Interrupting(stop_after))
     run(config, tmp_path / "run")
     assert_equal_runs(straight.path, tmp_path / "run")
 
 
 def test_run_with_changes_on_the_device_continues_bit_for_bit_with_other_cache_and_threads(synthetic_root, tmp_path):
     """Interrupted in the middle of the first epoch and of the second."""
-    config = tiny_config(synthetic_root)
-    augment = dataclasses.replace(config.augment, where="device", rotate=20.0, gamma_prob=0.5, crop_prob=0.3)
-    config = dataclasses.replace(
-        config, augment=augment, train=dataclasses.replace(config.train, num_epochs=2, checkpoint_every_steps=1)
-    )
+    augment = {"where": "device", "rotate": 20.0, "gamma_prob": 0.5, "crop_prob": 0.3}
+    config = tiny_config(synthetic_root, checkpoint_every_steps=1)
+    config = replace(config, {f"augment.{name}": value for name, value in augment.items()})
 
     def with_data(**settings):
-        data = dataclasses.replace(config.data, cache_dir=str(tmp_path / "cache"), **settings)
-        return dataclasses.replace(config, data=data)
+        settings |= {"cache_dir": str(tmp_path / "cache")}
+        return replace(config, {f"data.{name}": value for name, value in settings.items()})
 
     straight = run(with_data(cache="memory", num_threads=2), tmp_path / "straight")
     for settings, stop_after in (({"cache": "disk", "num_threads": 1}, 2), ({"cache": "none", "num_threads": 3}, 3)):
@@ -123,9 +110,34 @@ def test_a_finished_run_is_left_alone(finished):
     assert (result.path / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_picture_that_fails_costs_nothing_and_is_said(synthetic_root, tmp_path, monkeypatch):
+    """The epoch's checkpoint is there when pictures are drawn, and training goes on."""
+    lines, saved = [], []
+
+    def fails(path, **panels):
+        saved.append(metrics_of_checkpoint(path.parent.parent))
+        raise RuntimeError("no font")
+
+    def metrics_of_checkpoint(out):
+        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        return [row["step"] for row in rows if "eval/loss" in row]
+
+    class Listening(Quiet):
+        def line(self, text):
+            lines.append(text)
+
+    monkeypatch.setattr(log_module, "save_grid", fails)
+    monkeypatch.setattr(
+        Session, "save", lambda self, *args, save=Session.save: (saved.append("checkpoint"), save(self, *args))
+    )
+    result = run(tiny_config(synthetic_root, num_pictures=1), tmp_path / "run", Listening())
+    assert result.step == 4 and saved == ["checkpoint", [2], "checkpoint", [2, 4]]
+    assert sum("WARNING" in line and "no font" in line for line in lines) == 2
+
+
 def test_other_settings_are_refused_with_both_values(finished):
     result, config = finished
-    other = with_optim(dataclasses.replace(config, seed=3), learning_rate=0.5)
+    other = replace(config, {"seed": 3, "optim.learning_rate": 0.5})
     with pytest.raises(InputError, match=r"(?s)seed: was 0, now 3.*optim.learning_rate: was 0.01, now 0.5"):
         run(other, result.path)
 
@@ -137,7 +149,7 @@ def test_lost_images_are_refused_by_id(finished, synthetic_root, tmp_path):
     lost = load_run(result.path).info.splits["train"][0]
     for path in root.rglob(f"{lost}.png"):
         path.unlink()
-    moved = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(root), splits=None))
+    moved = replace(config, {"data.root": str(root), "data.splits": None})
     with pytest.raises(InputError, match=f"1 images that the run uses are not in .*{lost}"):
         run(moved, result.path)
 
@@ -155,7 +167,7 @@ def test_eight_devices_train_like_one(synthetic_root, tmp_path):
     """With SGD: Adam turns the rounding noise of a zero gradient (a bias before batch norm) into whole steps."""
     config = with_optim(tiny_config(synthetic_root), name="sgd", learning_rate=0.05)
     run(config, tmp_path / "one")
-    train(config, tmp_path / "eight", display=Quiet(), mesh=make_mesh())
+    run(config, tmp_path / "eight", mesh=make_mesh())
     for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "eight"), strict=True):
         assert a.keys() == b.keys()
         for name in ("train/loss", "eval/loss"):
@@ -197,12 +209,9 @@ def test_monitor_loss_keeps_the_lowest_loss(synthetic_root, tmp_path):
 
 
 def test_file_that_breaks_during_training_is_named(synthetic_root, tmp_path):
-    root = tmp_path / "data"
+    root = epath.Path(tmp_path / "data")
     shutil.copytree(synthetic_root, root)
-    config = tiny_config(synthetic_root)
-    config = dataclasses.replace(
-        config, data=dataclasses.replace(config.data, root=str(root), splits=str(root / "splits.csv"))
-    )
+    config = tiny_config(root)
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path / "run", Interrupting(1))
     victim = root / "masks" / "disk" / f"{load_info_ids(tmp_path / 'run')[0]}.png"
@@ -218,8 +227,7 @@ def load_info_ids(path):
 def test_empty_split_and_small_split_are_refused_before_anything_is_written(synthetic_root, tmp_path):
     splits = tmp_path / "splits.csv"
     splits.write_text("id,split\n0000,train\n0001,train\n0002,val\n")
-    config = tiny_config(synthetic_root)
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, splits=str(splits)))
+    config = replace(tiny_config(synthetic_root), {"data.splits": str(splits)})
     with pytest.raises(InputError, match=r"2 images, fewer than train.batch_size 8"):
         run(config, tmp_path / "run")
     splits.write_text("id,split\n0000,test\n")
@@ -229,18 +237,20 @@ def test_empty_split_and_small_split_are_refused_before_anything_is_written(synt
 
 
 def test_init_from_starts_with_the_other_runs_weights(finished, synthetic_root, tmp_path):
-    source, config = finished
-    still = with_optim(dataclasses.replace(config, seed=9, init_from=str(source.path)), name="sgd", learning_rate=1e-30)
+    source, _ = finished
+    config = tiny_config(synthetic_root, num_epochs=1)
+    still = {"seed": 9, "init_from": str(source.path), "optim.name": "sgd", "optim.learning_rate": 1e-30}
+    still = replace(config, still)
     run(still, tmp_path / "run")
     started, given = load_run(tmp_path / "run", mesh=ONE_DEVICE), load_run(source.path, mesh=ONE_DEVICE)
     jax.tree.map(np.testing.assert_array_equal, started.state.params, given.state.params)
-    one_class = dataclasses.replace(still, data=dataclasses.replace(config.data, classes=("square",)))
+    one_class = replace(still, {"data.classes": ("square",)})
     run(one_class, tmp_path / "other")
     other = load_run(tmp_path / "other", mesh=ONE_DEVICE).state.params
     jax.tree.map(np.testing.assert_array_equal, other["center"], given.state.params["center"])
     assert other["head"]["kernel"].shape == (1, 1, 4, 1)
-    wider = dataclasses.replace(still, model=dataclasses.replace(config.model, widths=(4, 16)))
-    with pytest.raises(InputError, match=r"another one \(widths \(4, 8\).*widths \(4, 16\)"):
+    wider = replace(still, {"model.widths": (4, 16)})
+    with pytest.raises(InputError, match=r"another one \(widths \(4,\).*widths \(4, 16\)"):
         run(wider, tmp_path / "wider")
 
 
@@ -252,7 +262,7 @@ def test_an_image_that_changed_its_split_is_refused(finished, tmp_path):
         f"{i},{'test' if i == moved else name}\n" for name, ids in splits.items() for i in ids
     )
     (tmp_path / "splits.csv").write_text(text)
-    other = dataclasses.replace(config, data=dataclasses.replace(config.data, splits=str(tmp_path / "splits.csv")))
+    other = replace(config, {"data.splits": str(tmp_path / "splits.csv")})
     with pytest.raises(InputError, match=f"1 images are in another split now.*{moved}"):
         run(other, result.path)
 
@@ -267,7 +277,7 @@ def test_a_checkpoint_says_what_it_is(finished):
 
 def test_gradients_of_terms_and_classes_are_logged_and_change_nothing(finished, tmp_path):
     straight, config = finished
-    changed = dataclasses.replace(config, train=dataclasses.replace(config.train, log_gradients_every_steps=2))
+    changed = replace(config, {"train.log_gradients_every_steps": 2, **WITHOUT_PICTURES})
     result = run(changed, tmp_path / "run")
     logged = [row for row in rows(result.path) if "gradient/norm/bce" in row]
     assert [row["step"] for row in logged] == list(range(2, result.step + 1, 2))

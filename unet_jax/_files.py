@@ -130,5 +130,18 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def user_cache() -> Path:
-    """Return our folder in the user's cache folder: `unet_jax` in $XDG_CACHE_HOME, else in ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unet_jax"
+    """Return our folder in the user's cache folder: `unet_jax` in $XDG_CACHE_HOME, else in ~/.cache.
+
+    Raises:
+      OSError: there is no XDG_CACHE_HOME, and the user has no home folder, as in some containers.
+    """
+    given = os.environ.get("XDG_CACHE_HOME")
+    if given:
+        return Path(given) / "unet_jax"
+    try:
+        return Path.home() / ".cache" / "unet_jax"
+    except RuntimeError as error:
+        raise OSError(
+            "there is no home folder to keep caches in (HOME is not set, and the password file does not know this "
+            "user). Set XDG_CACHE_HOME to a folder that can be written to."
+        ) from error

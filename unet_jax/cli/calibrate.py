@@ -1,4 +1,4 @@
-"""`unet-jax calibrate`: parse, call, print."""
+"""The command `unet-jax calibrate`: parse the options, call the library, print the results."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from typing import Literal
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from unet_jax.cli.options import ON_DEVICES, DataOptions, DeviceOptions, load, select
@@ -17,14 +18,15 @@ from unet_jax.report.display import make_display
 
 @dataclasses.dataclass(frozen=True)
 class _Calibrate:
-    """Fit a temperature and a threshold per class, and keep them in the run (docs/metrics.md)."""
+    """Fit a temperature and a threshold for each class, and keep them in the run (docs/metrics.md)."""
 
     run: tyro.conf.Positional[str]
     """Run directory."""
     data: DataOptions
     split: str = "val"
-    """Images to fit them to; not those that are scored afterwards."""
+    """Split to fit them to: train, val, test or all. Choose other images than those that you will score."""
     checkpoint: Literal["best", "last"] = "best"
+    """Checkpoint to calibrate: best (the best on val) or last (the newest)."""
     devices: ON_DEVICES = dataclasses.field(default_factory=DeviceOptions)
 
 
@@ -36,6 +38,7 @@ def calibrate(args: Sequence[str]) -> None:
 
 
 def _calibrate(options: _Calibrate) -> None:
+    """Calibrate the run; only the first process saves and prints."""
     run = load(options.run, options.checkpoint, options.devices, calibrated=False)
     split, layout, records = select(run, options.data, options.split)
     display = make_display()
@@ -45,17 +48,18 @@ def _calibrate(options: _Calibrate) -> None:
         return
     save_calibration(run, fit, split=split, num_images=len(records))
     if split == "train":
-        display.line("WARNING: the network was trained on these images and is surer of them than of others.")
+        display.line("WARNING: the network was trained on these images, and is more certain of them than of others.")
     Console(width=110).print(_fit_table(fit, run.class_names, f"{split}: {len(records)} images, checkpoint {run.step}"))
     print(f"kept in {calibration_path(run.path)}; evaluate and predict use it with --calibrated")
 
 
 def _fit_table(fit: Fit, class_names: Sequence[str], title: str) -> Table:
+    """Return a table with one row per class: the calibration, and scores before and after it."""
     table = Table(title=title)
     for column in ("class", "temperature", "threshold", "cross entropy", "calibration error", "dice"):
         table.add_column(column, justify="left" if column == "class" else "right")
     for k, name in enumerate(class_names):
         changes = (f"{before[k]:.4f} -> {after[k]:.4f}" for before, after in (fit.nll, fit.ece, fit.dice))
         calibration = fit.calibration
-        table.add_row(name, f"{calibration.temperature[k]:.3f}", f"{calibration.threshold[k]:.3f}", *changes)
+        table.add_row(escape(name), f"{calibration.temperature[k]:.3f}", f"{calibration.threshold[k]:.3f}", *changes)
     return table

@@ -1,4 +1,4 @@
-"""`unet-jax evaluate`, `calibrate`, `predict` and `info`, which take a run: parse, call, print."""
+"""The command `unet-jax evaluate`: parse the options, call the library, print the results."""
 
 import dataclasses
 import json
@@ -8,28 +8,30 @@ from typing import Literal
 import tyro
 from etils import epath
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from unet_jax.cli.options import ON_DEVICES, DataOptions, DeviceOptions, load, select
 from unet_jax.devices.processes import connected, is_first
-from unet_jax.inference.evaluate import evaluate_run, summary, write_csv
+from unet_jax.inference.evaluate import copies_of_training, evaluate_run, summary, write_csv
 from unet_jax.report.display import make_display
 
 
 @dataclasses.dataclass(frozen=True)
 class _Evaluate:
-    """Score a run's masks at each image's own size."""
+    """Score a run's masks against mask files, at each image's own size. The last line printed is JSON."""
 
     run: tyro.conf.Positional[str]
     """Run directory."""
     data: DataOptions
     split: str | None = None
-    """train, val, test, or all (every sample below the root). By default test, or val where there is no test."""
+    """Split to score: train, val, test, or all (the whole data set). By default test, or val if there is no test."""
     checkpoint: Literal["best", "last"] = "best"
+    """Checkpoint to score: best (the best on val) or last (the newest)."""
     calibrated: bool = False
-    """With the temperatures and thresholds that unet-jax calibrate found."""
+    """Use the temperatures and thresholds that unet-jax calibrate has fitted."""
     csv: str | None = None
-    """Write Dice and IoU of every image here."""
+    """CSV file to write, with Dice and IoU of every image."""
     devices: ON_DEVICES = dataclasses.field(default_factory=DeviceOptions)
 
 
@@ -41,8 +43,10 @@ def evaluate(args: Sequence[str]) -> None:
 
 
 def _evaluate(options: _Evaluate) -> None:
+    """Score the run; only the first process writes and prints."""
     if options.csv:
-        epath.Path(options.csv).parent.mkdir(parents=True, exist_ok=True)  # or an error, before the work
+        # Made first, so that a folder that cannot be made is an error before the work instead of after it.
+        epath.Path(options.csv).parent.mkdir(parents=True, exist_ok=True)
     run = load(options.run, options.checkpoint, options.devices, calibrated=options.calibrated)
     split, layout, records = select(run, options.data, options.split)
     display = make_display()
@@ -60,16 +64,28 @@ def _evaluate(options: _Evaluate) -> None:
     result = summary(scores, split=split, threshold=threshold)
     seen = set(run.info.splits["train"]) & set(scores.ids)
     if split != "train" and seen:
-        display.line(f"WARNING: {len(seen)} of these ids were trained on, the first is {min(seen)!r}.")
+        display.line(f"WARNING: {len(seen)} of these images were used for training, the first is {min(seen)!r}.")
+    copies = copies_of_training(run, scores)
+    if copies:
+        shown = ", ".join(f"{id_!r} (of {ids[0]!r})" for id_, ids in list(copies.items())[:10])
+        more = f" and {len(copies) - 10} more" if len(copies) > 10 else ""
+        display.line(
+            f"WARNING: {len(copies)} of these images are copies of training images, pixel by pixel: {shown}{more}."
+        )
+    if copies is not None:
+        result["copies_of_training_images"] = copies
     calibrated = ", calibrated" if run.calibration else ""
     table = Table(title=f"{split}: {len(scores.ids)} images, checkpoint {run.step}{calibrated}")
     columns = ("dice", "iou", "precision", "recall", "accuracy", "dice_pooled")
     for title in ("class", *columns):
         table.add_column(title, justify="left" if title == "class" else "right")
     for name in run.class_names:
-        table.add_row(name, *(f"{result[column][name]:.4f}" for column in columns))
+        mark = " (absent)" if name in scores.absent else ""
+        table.add_row(escape(name) + mark, *(f"{result[column][name]:.4f}" for column in columns))
     Console(width=110).print(table)
     print(f"({result['reduction']})")
+    if scores.absent:
+        print("(absent: no image has a true pixel of the class; its scores only tell whether it is predicted)")
     if options.csv:
         write_csv(epath.Path(options.csv), scores)
         print(f"per-image scores: {options.csv}")

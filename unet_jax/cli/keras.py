@@ -1,4 +1,4 @@
-"""`unet-jax import-keras` and `unet-jax export-keras`: parse, call, print."""
+"""The commands `unet-jax import-keras` and `unet-jax export-keras`: parse the options, convert, print the next step."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,31 +11,32 @@ from unet_jax.interop.keras import export_keras, import_keras
 
 @dataclasses.dataclass(frozen=True)
 class _Import:
-    """Make a run from Keras weights (.weights.h5, .keras, or Keras 2's .h5)."""
+    """Make a run from weights of a Keras U-Net (.weights.h5, .keras, or the .h5 of Keras 2)."""
 
     file: tyro.conf.Positional[str]
-    """The Keras file."""
+    """Keras file to read."""
     out: str
-    """Run directory to begin."""
+    """Run directory to make."""
     classes: tuple[str, ...] = ()
-    """Names of the output channels, in order; by default class0, class1, ..."""
+    """Names of the classes, in the order of the output channels. By default class0, class1, ..."""
     channels: Literal["bgr", "rgb"] = "bgr"
-    """Order of colours that the Keras program fed its network with; cv2.imread gives bgr."""
+    """Order of the colour channels in the images that the Keras network was trained on. cv2.imread returns bgr."""
     image_size: int | None = None
-    """What images were resized to, where the file does not say it."""
+    """Height and width in pixels that images were resized to. Needed if the file does not contain it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Export:
-    """Write a run's network as weights for Keras 3."""
+    """Write the network of a run as weights for Keras 3."""
 
     run: tyro.conf.Positional[str]
     """Run directory."""
     out: str
-    """File to write, X.weights.h5."""
+    """File to write. Its name must end in .weights.h5."""
     channels: Literal["bgr", "rgb"] = "bgr"
-    """Order of colours that the Keras program feeds its network with."""
+    """Order of the colour channels in the images that the Keras program will give to the network."""
     checkpoint: Literal["best", "last"] = "best"
+    """Checkpoint to export: best (the best on val) or last (the newest)."""
 
 
 def import_command(args: Sequence[str]) -> None:

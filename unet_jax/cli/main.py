@@ -1,4 +1,4 @@
-"""The command line: finds the command, runs it, and says how it ended."""
+"""The entry point of the command line, which finds a command, runs it, and reports how it ended."""
 
 import importlib.metadata
 import logging
@@ -15,28 +15,35 @@ from unet_jax.devices.huge_pages import restart_with_huge_pages
 _USAGE = """usage: unet-jax COMMAND ...
 
   synth --out DIR              make a data set of overlapping shapes to try things on
+  import-masks FILE... --out DATA [--images DIR]
+                               make a data set from annotations: COCO, LabelMe, Label Studio, VIA, QuPath, YOLO, Kaggle
+  audit --data.root DIR        look through a data set before training, and write a page of what is found
   train PRESET --data.root DIR --out RUN
-                               train, or continue, a run; presets: {presets}
+                               train a run, or continue it; presets: {presets}
   evaluate RUN --data.root DIR [--split test]
-                               score the best checkpoint; the last line is JSON
+                               score the best checkpoint; the last line printed is JSON
   calibrate RUN --data.root DIR
-                               fit probabilities and thresholds to val; kept in the run
+                               fit temperatures and thresholds to the split val, and keep them in the run
   predict RUN INPUT... --out DIR
                                write a mask per class and an overlay for each image
-  info RUN                     what a run is and how far it got
-  study STUDY.toml             train losses x seeds on one data set and compare them
+  info RUN                     show what a run holds and how far it has got
+  study STUDY.toml             train several losses with several seeds on one data set, and compare them
   plan PRESET [--topology v5e:2x2] [--sweep]
-                               what a step costs on a TPU, by its compiler: no TPU is needed
-  import-keras FILE --out RUN  a run from weights of the Keras original
-  export-keras RUN --out FILE  Keras 3 weights from a run
+                               estimate what a step costs on a TPU, by the TPU's compiler; no TPU is needed
+  import-keras FILE --out RUN  make a run from weights of the Keras original
+  export-keras RUN --out FILE  write the weights of a run for Keras 3
 
-Several machines: start the same command on each (docs/scaling.md).
-`unet-jax COMMAND --help` lists every option; `unet-jax train PRESET --help` every setting with the preset's value."""
+To use several machines, start the same command on each of them (docs/scaling.md).
+`unet-jax COMMAND --help` lists the options of a command. `unet-jax train PRESET --help` lists every setting with its
+value in the preset. `unet-jax --version` prints the version."""
 
 
-# Where each command is. Its module is imported when it is used, so that help need not wait for jax.
+# Module and function of each command. A module is imported when its command is used, so that the help above need not
+# wait for the import of jax.
 _COMMANDS = {
     "synth": "unet_jax.cli.synth:synth",
+    "import-masks": "unet_jax.cli.import_masks:import_masks_command",
+    "audit": "unet_jax.cli.audit:audit",
     "train": "unet_jax.cli.train:train",
     "evaluate": "unet_jax.cli.evaluate:evaluate",
     "calibrate": "unet_jax.cli.calibrate:calibrate",
@@ -50,12 +57,15 @@ _COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command; docs/faults.md lists how the process can end.
+    """Run one command.
 
     Args:
-      argv: the command and its options; by default those of the process.
+      argv: name of the command and its options; by default the arguments of the process.
+
+    Raises:
+      SystemExit: the command failed. docs/faults.md lists the exit statuses.
     """
-    args = [_with_home(arg) for arg in (sys.argv[1:] if argv is None else argv)]
+    args = list(sys.argv[1:] if argv is None else argv)
     if args == ["--version"]:
         print(f"unet_jax {importlib.metadata.version('unet_jax')}")
         return
@@ -68,11 +78,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         if args[0] not in _COMMANDS:
             raise InputError(unknown("command", args[0], list(_COMMANDS)))
-        pkgutil.resolve_name(_COMMANDS[args[0]])(args[1:])
+        pkgutil.resolve_name(_COMMANDS[args[0]])([_with_home(arg) for arg in args[1:]])
     except InputError as error:
         print(f"unet-jax: {error}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:  # a place that cannot be written, a full disk, a bucket that does not answer
+    except OSError as error:  # such as a folder without write permission, a full disk, a bucket that does not answer
         print(f"unet-jax: {error}", file=sys.stderr)
         sys.exit(2)
     except Preempted as stopped:
@@ -85,13 +95,23 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _with_home(arg: str) -> str:
-    """Expand the home folder in `~/x` and in `--out=~/x`; shells do the first only."""
+    """Expand the home folder in arguments such as `~/x` and `--out=~/x`. Shells expand only the first."""
+    try:
+        arg.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"the argument {arg!a} is not UTF-8 text. Rename the file or folder.") from error
     option, equals, value = arg.partition("=") if arg.startswith("--") else ("", "", arg)
-    return option + equals + os.path.expanduser(value)
+    expanded = os.path.expanduser(value)
+    if expanded == value and (value == "~" or value.startswith("~/")):
+        raise InputError(
+            f"{arg}: there is no home folder (HOME is not set, and the password file does not know this user). Write "
+            f"the whole path instead of ~."
+        )
+    return option + equals + expanded
 
 
 def _quiet_libraries() -> None:
-    """Keep messages of libraries below ERROR off the user's terminal."""
+    """Hide messages of libraries that are less severe than errors."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     import absl.logging

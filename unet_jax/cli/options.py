@@ -1,4 +1,4 @@
-"""Options that several commands share, and the run and the data that they name."""
+"""Options that several commands share, and functions that load the run and select the samples that they name."""
 
 import dataclasses
 from typing import Annotated, Literal
@@ -16,17 +16,17 @@ from unet_jax.runs.load import Run, load_run
 
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
-    """The data set that a run is applied to."""
+    """Data set that the run is applied to."""
 
     root: str
-    """The data set's folder."""
+    """Folder of the data set (docs/data.md)."""
     splits: str | None = None
-    """CSV file with the columns id,split; by default the split that the run recorded."""
+    """CSV file with the columns id,split. By default the splits that were recorded when the run began."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DeviceOptions:
-    """The devices that compute a run's network."""
+    """Devices that the network runs on."""
 
     devices_per_image: int = 1
     """Number of devices that share the rows of one image, for images too large for one device (docs/scaling.md)."""
@@ -37,13 +37,13 @@ ON_DEVICES = Annotated[DeviceOptions, tyro.conf.arg(name="")]
 
 
 def load(path: str, checkpoint: Literal["best", "last"], devices: DeviceOptions, *, calibrated: bool) -> Run:
-    """Load a run on the devices that were asked for, with its calibration if that is wanted."""
+    """Load a run on the given devices, with its calibration if `calibrated` is True."""
     enable_compilation_cache()
     run = load_run(path, checkpoint, mesh=make_mesh(space=devices.devices_per_image))
     return with_calibration(run) if calibrated else run
 
 
 def select(run: Run, given: DataOptions, split: str | None) -> tuple[str, Layout, list[Record]]:
-    """Select a split of the given data set, read with the run's own settings; see `select_records`."""
+    """Select the samples of a split of the given data set, read with the settings of the run; see `select_records`."""
     data = dataclasses.replace(run.config.data, root=given.root, splits=given.splits, classes=run.class_names)
     return select_records(run, data, split)

@@ -1,4 +1,4 @@
-"""`unet-jax plan`: parses, calls, prints."""
+"""The command `unet-jax plan`: parse the options, estimate the cost of a step, print it."""
 
 import dataclasses
 import json
@@ -23,31 +23,33 @@ from unet_jax.report.display import Display
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """Ask a device's compiler what a step would cost there; the device need not be here, and nothing is run."""
+    """Estimate the cost of a step on a device by compiling it for that device. Nothing runs, and no TPU is needed."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     topology: str = "v5e:2x2"
-    """TPU to compile for, as KIND:SHAPE: v5e:1x1, v5e:2x2, v5e:16x16, v4:2x2x1, v5p:4x4x4, v6e:2x2."""
+    """TPU to compile for, as KIND:SHAPE, such as v5e:1x1, v5e:2x2, v5e:16x16, v4:2x2x1, v5p:4x4x4, v6e:2x2."""
     platform: Literal["tpu", "gpu", "cpu"] = "tpu"
-    """gpu and cpu: the devices of this machine, by their own compiler."""
+    """Kind of device: tpu (the TPU of --topology), or gpu or cpu (the devices of this machine)."""
     program: Literal["train", "predict"] = "train"
-    """The training step, or prediction."""
+    """Step to compile: the training step or the prediction step."""
     num_classes: int = 2
-    """Output channels."""
+    """Number of classes, which is the number of output channels."""
+    num_channels: int = 3
+    """Channels of the images."""
     images_per_device: int = 0
-    """Sets train.batch_size to so many on each device; 0 leaves it."""
+    """Number of images on each device, from which train.batch_size is computed. 0 keeps train.batch_size."""
     sweep: bool = False
-    """Compile the training step for combinations of the next three, and say which to use."""
+    """Compile the training step for combinations of the following three options, and recommend the best one."""
     sweep_images: tuple[int, ...] = (4, 8, 16)
-    """Images per device."""
+    """Numbers of images per device to try."""
     sweep_packings: tuple[str, ...] = ("none", "auto")
-    """Values of model.packing."""
+    """Values of model.packing to try."""
     sweep_remats: tuple[str, ...] = ("none", "conv", "block", "full")
-    """Values of model.remat, the least computed again first; the next is tried where those before do not fit."""
+    """Values of model.remat to try, least recomputation first. Each is tried only if those before it do not fit."""
     out: str | None = None
-    """Write the estimate, or all of a sweep, to this JSON file."""
+    """JSON file to write, with the estimate or with all estimates of a sweep."""
     cache: str = ""
-    """Folder of finished estimates; by default unet_jax/plan in the user's cache folder."""
+    """Folder of finished estimates. By default unet_jax/plan in the user's cache folder."""
 
 
 def plan(args: Sequence[str]) -> None:
@@ -71,7 +73,14 @@ def plan(args: Sequence[str]) -> None:
     console, display = Console(width=110), Display()
     display.line(f"compiling for {len(target.devices)} devices of {target.name}: minutes for a large network")
     if not options.sweep:
-        result = estimate(config, options.num_classes, target, program=options.program, cache=cache)
+        result = estimate(
+            config,
+            options.num_classes,
+            target,
+            program=options.program,
+            num_channels=options.num_channels,
+            cache=cache,
+        )
         console.print(show(result))
         _finish(options.out, {"what": LABEL, **dataclasses.asdict(result)})
         return
@@ -82,6 +91,7 @@ def plan(args: Sequence[str]) -> None:
         images_per_device=options.sweep_images,
         packings=options.sweep_packings,
         remats=options.sweep_remats,
+        num_channels=options.num_channels,
         cache=cache,
         on_variant=lambda v: display.line("  " + ", ".join(f"{name} {value}" for name, value in v.items())),
     )
@@ -89,22 +99,24 @@ def plan(args: Sequence[str]) -> None:
     best = overrides_of(recommend(rows), len(target.devices))
     print("use: " + " ".join(f"--{name.replace('_', '-')} {value}" for name, value in best.items()))
     variants = [
-        {**variant, "estimate": dataclasses.asdict(found) if isinstance(found, Estimate) else found}
-        for variant, found in rows
+        {**variant, "estimate": dataclasses.asdict(result) if isinstance(result, Estimate) else result}
+        for variant, result in rows
     ]
     _finish(options.out, {"what": LABEL, "recommended": best, "variants": variants}, {"recommended": best})
 
 
 def _target(options: _Plan) -> Target:
+    """Return the devices to compile for."""
     if options.platform != "tpu":
         return local_target(options.platform)
     import jax
 
-    jax.config.update("jax_platforms", "cpu")  # a TPU or GPU that is here has no part in this
+    jax.config.update("jax_platforms", "cpu")  # a TPU or GPU in this machine is not needed and stays free
     return tpu_target(options.topology)
 
 
 def _finish(out: str | None, values: dict[str, Any], last_line: dict[str, Any] | None = None) -> None:
+    """Write the values to the JSON file `out` if it is given, and print them, or `last_line` instead, as JSON."""
     if out:
         path = epath.Path(out)
         path.parent.mkdir(parents=True, exist_ok=True)

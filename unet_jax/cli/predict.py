@@ -1,4 +1,4 @@
-"""`unet-jax predict`: parse, call, print."""
+"""The command `unet-jax predict`: parse the options, predict, print where the masks are."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,23 +9,24 @@ from etils import epath
 
 from unet_jax.cli.options import ON_DEVICES, DeviceOptions, load
 from unet_jax.devices.processes import connected, is_first
-from unet_jax.inference.predict import find_inputs, predict_files
+from unet_jax.inference.predict import find_inputs, predict_files, unread_inputs
 from unet_jax.report.display import make_display
 
 
 @dataclasses.dataclass(frozen=True)
 class _Predict:
-    """Write masks and overlays for images."""
+    """Write a mask for each class and an overlay for each image, at the image's own size."""
 
     run: tyro.conf.Positional[str]
     """Run directory."""
     inputs: tyro.conf.Positional[tuple[str, ...]]
-    """Image files, or folders of them."""
+    """Image files, or folders that are searched for image files at any depth."""
     out: str
-    """Folder for CLASS/ID.png and overlay/ID.png."""
+    """Folder to write to: masks CLASS/ID.png (0 or 255), and pictures overlay/ID.png."""
     checkpoint: Literal["best", "last"] = "best"
+    """Checkpoint to use: best (the best on val) or last (the newest)."""
     calibrated: bool = False
-    """With the temperatures and thresholds that unet-jax calibrate found."""
+    """Use the temperatures and thresholds that unet-jax calibrate has fitted."""
     devices: ON_DEVICES = dataclasses.field(default_factory=DeviceOptions)
 
 
@@ -37,7 +38,10 @@ def predict(args: Sequence[str]) -> None:
 
 
 def _predict(options: _Predict) -> None:
-    files = find_inputs(options.inputs)
+    """Predict all files; only the first process writes and prints."""
+    files, unread = find_inputs(options.inputs), unread_inputs(options.inputs)
+    if unread:
+        make_display().line(f"not read, because of the ending: {unread}")
     run = load(options.run, options.checkpoint, options.devices, calibrated=options.calibrated)
     out = epath.Path(options.out)
     with make_display().bar("predicting", len(files), unit="images") as show:

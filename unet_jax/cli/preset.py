@@ -1,4 +1,4 @@
-"""The preset that a command line names."""
+"""The name of a preset, which is the first argument of some commands."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,15 @@ from unet_jax.config.presets import PRESETS
 
 
 def preset_of(command: str, args: Sequence[str]) -> str | None:
-    """Return the preset's name, or print the list of presets and return None if help was asked for."""
+    """Return the name of the preset. If help was asked for, print the list of presets and return None.
+
+    Args:
+      command: name of the command, for the help text.
+      args: arguments of the command.
+
+    Raises:
+      InputError: the preset is missing or unknown.
+    """
     if args and args[0] in PRESETS:
         return args[0]
     if args and args[0] in ("-h", "--help"):
@@ -20,9 +28,14 @@ def preset_of(command: str, args: Sequence[str]) -> str | None:
 
 
 def unknown(kind: str, given: str, known: Sequence[str]) -> str:
-    """Return the message for a word that is missing, or that is not in the list."""
+    """Return the error message for a word that is missing (empty) or not in the list.
+
+    Example:
+      >>> unknown("preset", "smal", ["default", "small"])
+      "'smal' is not a preset; choose one of default, small. Did you mean 'small'?"
+    """
     return (
-        f"{given!r} is not a {kind}; there are {', '.join(known)}.{did_you_mean(given, known)}"
+        f"{given!r} is not a {kind}; choose one of {', '.join(known)}.{did_you_mean(given, known)}"
         if given
-        else f"{kind} is missing; there are {', '.join(known)}."
+        else f"the {kind} is missing; choose one of {', '.join(known)}."
     )

@@ -1,4 +1,4 @@
-"""`unet-jax study`: parses, calls, prints."""
+"""The command `unet-jax study`: parse the options, run the study, print the comparison."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,10 +17,12 @@ from unet_jax.study.run import run_study
 
 @dataclasses.dataclass(frozen=True)
 class _StudyData:
+    """Data set of the study, if it is to be another one than the TOML file names."""
+
     root: str | None = None
-    """The data set's folder, instead of the file's."""
+    """Folder of the data set."""
     splits: str | None = None
-    """CSV file with the columns id,split, instead of the file's."""
+    """CSV file with the columns id,split."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +30,12 @@ class _Study:
     """Train every variant of a study with every seed, or continue where it stopped, and compare them."""
 
     file: tyro.conf.Positional[str]
-    """The study's TOML file (docs/studies.md)."""
+    """TOML file that describes the study (docs/studies.md)."""
     data: _StudyData
     out: str = ""
-    """Folder of the study, instead of the file's."""
+    """Folder for the runs and the results. By default the one that the TOML file names."""
     epochs: int | None = None
-    """train.num_epochs, instead of the file's: for a first try."""
+    """Number of epochs, in the place of train.num_epochs of the TOML file. A small number is good for a first try."""
 
 
 def study(args: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""`unet-jax synth`: parse, call, print."""
+"""The command `unet-jax synth`: parse the options, write a synthetic data set, print its classes."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from unet_jax.data.synthetic import write_synthetic
 
 @dataclasses.dataclass(frozen=True)
 class _Synth:
-    """Make a data set of overlapping shapes."""
+    """Write a synthetic data set of overlapping shapes, to try things on."""
 
     out: str
     """Folder to write."""
     num_images: int = 64
-    """Images to write."""
+    """Number of images."""
     image_size: int = 256
-    """Height and width of each image in pixels."""
+    """Height and width of each image, in pixels."""
     num_classes: int = 2
-    """Classes, each with a mask of its own; masks overlap."""
+    """Number of classes. Each class is one kind of shape with its own mask, and masks overlap."""
     seed: int = 0
     """Seed of the random shapes: the same seed writes the same files."""
 

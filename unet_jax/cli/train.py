@@ -1,4 +1,4 @@
-"""`unet-jax train`: parse, call, print."""
+"""The command `unet-jax train`: parse the options, train, print the result."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from unet_jax.config.processes import Processes
 
 @dataclasses.dataclass(frozen=True)
 class _Train:
-    """Train a run, or continue the one in --out."""
+    """Train a run, or continue the one in --out from its newest checkpoint."""
 
     out: str
-    """Run directory, local or in a bucket."""
+    """Run directory, local or in a bucket. The same command continues a run that was stopped."""
     processes: Annotated[Processes, tyro.conf.arg(name="")]
     config: Annotated[Config, tyro.conf.arg(name="")]
 
 
 def train(args: Sequence[str]) -> None:
     """Run `unet-jax train`."""
-    # These import jax, which the list of presets need not wait for.
+    # Imported here, because these modules import jax and the help text with the presets need not wait for it.
     from unet_jax.devices.compilation import enable_compilation_cache
     from unet_jax.devices.processes import connected, is_first
     from unet_jax.training.loop import train as train_run

@@ -22,8 +22,8 @@ class Config:
     seed: int = 0
     """Seed of the first weights, the order of the images and the augmentation."""
     init_from: str = ""
-    """Run whose best weights training starts from, in the place of random ones. The network must be the same. Its
-    output layer is used too if the classes are the same."""
+    """Run whose best weights training starts from, in the place of random ones. The network must be the same.
+    Its output layer is used too if the classes are the same."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)

@@ -53,8 +53,7 @@ class AugmentConfig:
     elastic_prob: float = 0.0
     """Probability of a smooth random displacement."""
     elastic: float = setting(0.01, only_with=("elastic_prob",))
-    """Standard deviation of the displacement at control points, as a fraction of the image's side (100 pixels at
-    most)."""
+    """Standard deviation of the displacement at control points, as a fraction of the side (100 pixels at most)."""
     elastic_cells: int = setting(4, only_with=("elastic_prob",))
     """Cells between control points along a side. More cells make finer waves."""
     brightness_prob: float = 0.0

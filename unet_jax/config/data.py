@@ -21,29 +21,56 @@ class DataConfig:
     """Share of the training images that become val if no split says which. A hash of the id decides."""
     split_seed: int = 0
     """Seed of that hash: another number chooses other val images."""
+    group_key: str = ""
+    """Regular expression that is matched with the id of an image.
+    Images that share its first group, such as a patient or a slide, stay together when val is split off.
+    Example: '^(patient[0-9]+)_'."""
+    validate_on_train: bool = False
+    """Use the training images as val too. Meant for trials with very few images: such scores say nothing of others."""
     image_size: int = 256
     """Height and width in pixels that images and masks are resized to."""
+    channels: str = ""
+    """Channels of the images to use, in this order, by their numbers from 0: '0,1,3'. Empty: all."""
+    pages: Literal["error", "channels"] = "error"
+    """Meaning of the pages of a TIFF file that does not say it: an error, or channels of one image."""
+    intensity: Literal["auto", "depth", "percentiles", "image-percentiles", "limits"] = "auto"
+    """Numbers in the files that become black and white. depth: 0 and the largest value of the file's type.
+    percentiles: those of all training images, per channel. image-percentiles: those of each image.
+    limits: given ones. auto: depth for 8 bits, percentiles for all else."""
+    intensity_percentiles: tuple[float, ...] = setting(
+        (0.1, 99.9), only_if={"intensity": ("percentiles", "image-percentiles", "auto")}
+    )
+    """Two percentiles that become black and white."""
+    intensity_limits: tuple[float, ...] = setting((), only_if={"intensity": ("limits",)})
+    """Numbers that become black and white: LOW HIGH for all channels, or for each channel in turn."""
     image_pattern: str = ""
     """Path of an image below root, with {id} in it, if images are not in images/: 'train/IMG_{id}.JPG'."""
     mask_patterns: tuple[str, ...] = ()
-    """CLASS=path with {id}, one for each class: 'cell=train_mask/{id}_cell.png'."""
+    """CLASS=path with {id}, one for each class: 'cell=train_mask/{id}_cell.png'.
+    All files of one image that match a * are united: 'cell=masks/{id}_*.png'."""
     image_key: str = ""
     """Regular expression that is matched with the id of a mask. Its first group is the id of the image."""
     index_map: str = ""
-    """Path with {id} of one file per image whose pixel values are class numbers (see index_values)."""
+    """Path with {id} of one file per image that holds all classes.
+    Its values are class numbers (see index_values), or its colours are classes (see index_colors)."""
     index_values: tuple[str, ...] = ()
-    """CLASS=values of the index map that belong to the class: 'cell=1,2' 'nucleus=2'."""
+    """CLASS=values of the index map that belong to the class, also ranges: 'cell=1,2' 'nucleus=2' 'car=26000-26999'."""
+    index_colors: tuple[str, ...] = ()
+    """CLASS=red,green,blue of the index map, from 0 to 255: 'cell=128,64,128'. A class may have several entries.
+    Black is outside."""
     missing_masks: Literal["error", "empty"] = "error"
     """Meaning of a mask file that is not there: an error, or a class that does not occur in that image."""
     soft_masks: bool = setting(False, not_with=("index_map",))
     """Accept gray levels between black and white in mask files as partial membership of a class."""
+    instance_masks: bool = setting(False, not_with=("index_map", "soft_masks"))
+    """Read the values of mask files as numbers of objects: 0 is outside, 1 to N are objects of the class."""
     mask_interpolation: Literal["nearest", "linear"] = "nearest"
     """Interpolation when masks are resized and warped. linear makes soft borders, as the Keras original did."""
     on_bad_sample: Literal["error", "skip"] = "error"
     """A sample that cannot be used stops the run (error), or is left out, counted and reported (skip)."""
     cache: Literal["auto", "memory", "disk", "none"] = setting("auto", may_change=True)
-    """Place for decoded, resized samples: memory, or files that later runs find again. auto is memory below 2 GiB and
-    disk above."""
+    """Place for decoded, resized samples: memory, or files that later runs find again.
+    auto is memory below 2 GiB and disk above."""
     cache_dir: str = setting("", may_change=True)
     """Folder of the disk cache. Empty: unet_jax in the user's cache folder (XDG_CACHE_HOME or ~/.cache)."""
     rebuild_cache: bool = setting(False, may_change=True, only_if={"cache": ("disk", "auto")})
@@ -59,6 +86,11 @@ class DataConfig:
         require(0.0 < self.val_fraction < 1.0, "data.val_fraction", self.val_fraction, "between 0 and 1")
         require(self.num_threads >= 0, "data.num_threads", self.num_threads, "at least 0")
         require(self.num_workers >= 0, "data.num_workers", self.num_workers, "at least 0")
+        given = self.intensity_percentiles
+        ok = len(given) == 2 and 0.0 <= given[0] < given[1] <= 100.0
+        require(ok, "data.intensity_percentiles", given, "two numbers from 0 to 100, the smaller one first")
+        needs_limits = self.intensity == "limits" and not self.intensity_limits
+        require(not needs_limits, "data.intensity_limits", self.intensity_limits, "given when data.intensity is limits")
         for name in self.classes:
             ok = bool(name) and "/" not in name and name == name.strip() and name not in (".", "..")
             require(ok, "data.classes", name, "a plain name (it is used as a folder)")
@@ -67,8 +99,10 @@ class DataConfig:
         ways = [bool(self.mask_patterns), bool(self.index_map)]
         require(sum(ways) <= 1, "data.index_map", self.index_map, "left empty when data.mask_patterns is given")
         require(
-            bool(self.index_map) == bool(self.index_values),
+            bool(self.index_map) == bool(self.index_values or self.index_colors),
             "data.index_values",
             self.index_values,
-            "given exactly when data.index_map is",
+            "given exactly when data.index_map is, unless data.index_colors is given",
         )
+        both = bool(self.index_values and self.index_colors)
+        require(not both, "data.index_colors", self.index_colors, "left empty when data.index_values is given")

@@ -87,8 +87,7 @@ class LossConfig:
     dice_reduction: Literal["batch", "class", "image"] = setting(
         "batch", not_with=("terms",), only_with=("dice_weight",)
     )
-    """Pixels that one Dice ratio is taken over: batch and classes together; one class over the batch; or one image and
-    class."""
+    """Pixels of one Dice ratio: batch and classes together, one class over the batch, or one image and class."""
     dice_smooth: float = setting(1.0, not_with=("terms",), only_with=("dice_weight",))
     """Number added to numerator and denominator of the Dice ratio."""
     terms: tuple[LossTermConfig, ...] = ()

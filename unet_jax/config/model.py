@@ -37,13 +37,14 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Data type of activations. Parameters, statistics, the output layer and the loss are always float32."""
     packing: str = setting("auto", may_change=True)
-    """Memory layout of the highest resolutions, for speed; results and weights do not depend on it. "none", "auto"
-    (the fastest known for this kind of device), or factors per level, as in "4,2,2" or "1x2,2" (rows x columns;
-    powers of two; at most 2 to the number of poolings below the level; 1 where left out)."""
+    """Memory layout of the highest resolutions, for speed; results and weights do not depend on it.
+    It is "none", "auto" (the fastest known for the device), or factors per level, as in "4,2,2" or "1x2,2".
+    Factors are rows x columns, powers of two, and 1 where left out.
+    The largest is 2 to the number of poolings below the level."""
     remat: Literal["none", "conv", "block", "full"] = setting("none", may_change=True)
-    """Activations that the backward pass computes again to save memory (docs/memory.md). none: nothing. conv:
-    normalisations and ReLUs, from the results of the convolutions. block: every stage, from its input. full: both,
-    one stage after the other. Results do not depend on it."""
+    """Activations that the backward pass computes again to save memory (docs/memory.md). none: nothing.
+    conv: normalisations and ReLUs, from the results of the convolutions. block: every stage, from its input.
+    full: both, one stage after the other. Results do not depend on it."""
 
     def __post_init__(self) -> None:
         check_types(self, "model.")

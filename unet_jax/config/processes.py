@@ -8,8 +8,8 @@ class Processes:
     """Address and number of the processes that run one command. Cloud TPU pods and SLURM need none of it."""
 
     coordinator: str = ""
-    """HOST:PORT where process 0 waits for the others. Give all three options to every process, or none of them: on one
-    machine, on a Cloud TPU pod and under SLURM none is needed."""
+    """HOST:PORT where process 0 waits for the others. Give all three options to every process, or none of them.
+    One machine, Cloud TPU pods and SLURM need none."""
     num_processes: int = 0
     """Number of processes that run the command."""
     process_id: int = -1

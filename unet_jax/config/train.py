@@ -20,11 +20,13 @@ class TrainConfig:
     """Number of devices that share the rows of one image, for images too large for one device (docs/scaling.md).
     Results do not depend on it."""
     accumulation: int = 1
-    """Number of micro-batches that the images of a step are divided into. They run one after the other and need less
-    memory. Each is normalised by its own statistics (ghost batch normalisation)."""
+    """Number of micro-batches that the images of a step are divided into.
+    They run one after the other and need less memory.
+    Each is normalised by its own statistics (ghost batch normalisation)."""
     accumulation_statistics: Literal["ghost", "exact"] = "ghost"
-    """Batch statistics of a divided batch. ghost: those of every micro-batch. exact, those of the whole batch, cannot
-    be divided and is refused: use --model.remat full instead (docs/memory.md)."""
+    """Batch statistics of a divided batch. ghost: those of every micro-batch.
+    exact: those of the whole batch, which cannot be divided.
+    It is refused: use --model.remat full (docs/memory.md)."""
     eval_every_epochs: int = 1
     """Epochs between evaluations on val. Each evaluation saves a checkpoint."""
     checkpoint_every_steps: int = 0
@@ -38,16 +40,16 @@ class TrainConfig:
     early_stop_min_delta: float = setting(1e-4, only_with=("early_stop_patience",))
     """Smallest fall of the validation loss that counts as an improvement."""
     on_non_finite: Literal["stop", "skip", "rollback"] = setting("stop", may_change=True)
-    """Reaction to a loss or gradient that is not finite. stop: end the run. skip: leave the step out, but stop after 10
-    in a row. rollback: go back to the newest checkpoint and on with later images, but stop after 3 returns to the same
-    one."""
+    """Reaction to a loss or gradient that is not finite. stop: end the run.
+    skip: leave the step out, but stop after more than 10 in a row.
+    rollback: go back to the newest checkpoint and on with later images, but stop after more than 3 returns to it."""
     threshold: float = 0.5
     """Probability above which a pixel belongs to a class."""
     num_pictures: int = 4
     """Validation images in the picture that each evaluation draws. 0 draws none."""
     log_gradients_every_steps: int = setting(0, may_change=True)
-    """Every this many steps, log how strongly each term of the loss and each class pulls at the parameters, and where
-    they conflict (docs/losses.md). 0 never does. It costs one backward pass per term and class."""
+    """Every this many steps, log how strongly each term of the loss and each class pulls at the parameters.
+    0 never does. See docs/losses.md. It costs one backward pass per term and class."""
     tensorboard: bool = setting(False, may_change=True)
     """Write TensorBoard files as well. Needs the package tensorboardX."""
 

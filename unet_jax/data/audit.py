@@ -1,51 +1,117 @@
 """An audit of the data set before training: every sample is decoded once, faults are reported with file names."""
 
 import dataclasses
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from unet_jax._types import InputError
-from unet_jax.data.layout import first_ten
-from unet_jax.data.pixels import BadSampleError, read_bytes
+from unet_jax.data.layout import SPLITS, first_ten
+from unet_jax.data.pixels import BadSampleError
+from unet_jax.data.sample_facts import SampleFacts, facts_of
 from unet_jax.data.sources import FileSource
 
 DARK = 32
 """Threshold for dark images: an image is dark if none of its values, 0 to 255, reaches this one."""
-_ROWS_AT_ONCE = 2**20  # pixels per matrix product; float32 counts exactly up to 2**24
+MOST = 0.9
+"""Share of an image's pixels, and of the images, above which a class is odd: its masks may be inverted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitAudit:
+    """Facts about the usable samples of one split; the tuples have one number per class."""
+
+    num_images: int
+    num_with: tuple[int, ...]  # images with a pixel of the class, at their own size
+    num_seen: tuple[int, ...]  # images with a pixel of the class at the network's size
+    prevalence: tuple[float, ...]  # mean over images of the fraction of pixels inside the class
+    num_objects: tuple[int, ...]  # connected objects, at the images' own size
+    num_vanished: tuple[int, ...]  # how many of them have no pixel at the network's size
 
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
-    """Facts about the usable samples, and the reasons why the others cannot be used."""
+    """Facts about the usable samples, and the reasons why the others cannot be used.
 
-    ids: tuple[str, ...]  # ids of the usable samples
+    Samples of the test split count in `splits`, `duplicates`, `digests` and `vanished` only: nothing that training uses
+    depends on them.
+    """
+
+    ids: tuple[str, ...]  # ids of the usable samples of train and val
     class_names: tuple[str, ...]
     prevalence: tuple[float, ...]  # per class: mean over images of the fraction of pixels inside it
     num_empty: tuple[int, ...]  # per class: number of images without a pixel of it
     overlap: tuple[tuple[float, ...], ...]  # [i][j]: fraction of class i's pixels that are also in class j
     smallest: tuple[int, int]  # smallest height and smallest width, in pixels
     largest: tuple[int, int]  # largest height and largest width, in pixels
-    duplicates: tuple[tuple[str, ...], ...]  # groups of ids whose image files are byte for byte the same
+    duplicates: tuple[tuple[str, ...], ...]  # groups of ids, of all splits, whose images have the same pixels
     dark: tuple[str, ...]  # ids of images without a value of at least `DARK`
-    bad: tuple[str, ...]  # one reason per sample that was left out, with file names
+    bad: tuple[str, ...]  # one reason per sample of train and val that was left out, with file names
+    bad_test: tuple[str, ...] = ()  # one reason per sample of test that cannot be used
+    image_size: int | None = None  # height and width that the network sees; None: the images' own size
+    splits: Mapping[str, SplitAudit] = dataclasses.field(default_factory=dict)
+    vanished: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    """Ids, by class, of images that have pixels of the class, but none at the network's size."""
+    size_for_all: tuple[int, ...] = ()  # per class: a size of the network at which no object vanishes
+    digests: Mapping[str, str] = dataclasses.field(default_factory=dict)  # digest of each image's pixels, by id
+    num_covered: tuple[int, ...] = ()  # per class: number of images of which it covers more than `MOST`
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as values that JSON can hold."""
         return dataclasses.asdict(self)
 
 
-class _Facts(NamedTuple):
-    """Facts about one usable sample."""
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """Facts about every sample that can be used, and reasons for the others, both by id in the source's order."""
 
-    size: tuple[int, int]  # height, width
-    joint: np.ndarray  # [k k] float64: number of pixels in both classes
-    num_pixels: int
-    brightest: int  # largest value of the image, 0 to 255
-    digest: str  # SHA-256 of the image file
+    good: dict[str, SampleFacts]
+    bad: dict[str, str]
+    image_size: int | None
+    """Height and width that the network sees; None: the images' own size."""
+    histogram: np.ndarray
+    """Number of pixels in each bin of values, over all images: `[c 256]` int64."""
+
+
+def survey_source(
+    source: FileSource,
+    *,
+    image_size: int | None = None,
+    linear_masks: bool = False,
+    num_threads: int = 4,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Survey:
+    """Decode every sample and collect facts about each; nothing that can be found in the files is an error here.
+
+    Args:
+      source: samples at their own size.
+      image_size: height and width that the network sees, or None for the images' own size.
+      linear_masks: whether masks are resized bilinearly (`data.mask_interpolation`).
+      num_threads: number of threads that decode.
+      on_progress: called with (samples done, all samples) after each sample.
+    """
+
+    def look_at(index: int) -> SampleFacts | str:
+        try:
+            return facts_of(source[index], image_size, linear_masks=linear_masks)
+        except BadSampleError as error:
+            return str(error)
+
+    good: dict[str, SampleFacts] = {}
+    bad: dict[str, str] = {}
+    histogram = np.zeros((0, 0), np.int64)
+    with ThreadPoolExecutor(num_threads) as pool:
+        results = zip(source.ids, pool.map(look_at, range(len(source))), strict=True)
+        for done, (id_, facts) in enumerate(results, start=1):
+            if isinstance(facts, str):
+                bad[id_] = facts
+            else:
+                histogram = histogram + facts.histogram if good else facts.histogram
+                good[id_] = facts._replace(histogram=np.zeros((0, 0), np.int64))  # kept as their sum only
+            on_progress(done, len(source))
+    return Survey(good, bad, image_size, histogram)
 
 
 def audit_source(
@@ -53,6 +119,9 @@ def audit_source(
     class_names: Sequence[str],
     *,
     skip_bad: bool,
+    splits: Mapping[str, Sequence[str]] | None = None,
+    image_size: int | None = None,
+    linear_masks: bool = False,
     num_threads: int = 4,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Audit:
@@ -62,6 +131,9 @@ def audit_source(
       source: samples at their own size.
       class_names: names of the k mask channels.
       skip_bad: leave samples out that cannot be used, instead of raising an error.
+      splits: ids of train, val and test; without them, all samples are train.
+      image_size: height and width that the network sees, or None for the images' own size.
+      linear_masks: whether masks are resized bilinearly (`data.mask_interpolation`).
       num_threads: number of threads that decode.
       on_progress: called with (samples done, all samples) after each sample.
 
@@ -69,73 +141,130 @@ def audit_source(
       Counts and lists over all usable samples.
 
     Raises:
-      InputError: samples cannot be used and `skip_bad` is off (the message names the first ten), no sample can be
-        used, or a class has no pixel in the whole set.
+      InputError: the data set cannot be trained on; see `problems_of`.
     """
-
-    def facts_of(index: int) -> _Facts | str:
-        try:
-            image, mask = source[index]
-            digest = hashlib.sha256(read_bytes(source.records[index].image)).hexdigest()
-            return _Facts(image.shape[:2], _joint_counts(mask), mask[..., 0].size, int(image.max()), digest)
-        except BadSampleError as error:
-            return str(error)
-
-    good: dict[str, _Facts] = {}
-    bad: list[str] = []
-    with ThreadPoolExecutor(num_threads) as pool:
-        results = zip(source.ids, pool.map(facts_of, range(len(source))), strict=True)
-        for done, (id_, facts) in enumerate(results, start=1):
-            if isinstance(facts, str):
-                bad.append(facts)
-            else:
-                good[id_] = facts
-            on_progress(done, len(source))
-    if bad and not skip_bad:
-        shown = first_ten(bad)
-        raise InputError(
-            f"{len(bad)} of {len(source)} samples cannot be used:\n  {shown}\n"
-            f"Correct these files, or leave the samples out with --data.on-bad-sample skip."
-        )
-    if not good:
-        raise InputError("no sample can be used:\n  " + "\n  ".join(bad[:10]))
-    return _summary(good, tuple(class_names), tuple(bad))
+    survey = survey_source(
+        source, image_size=image_size, linear_masks=linear_masks, num_threads=num_threads, on_progress=on_progress
+    )
+    audit = summarise(survey, class_names, splits or {"train": source.ids})
+    problems = problems_of(audit, skip_bad=skip_bad)
+    if problems:
+        raise InputError("\n".join(problems))
+    return audit
 
 
-def _joint_counts(mask: np.ndarray) -> np.ndarray:
-    """Count the pixels that are in class i and in class j, for all i and j: `[k k]` float64."""
-    inside = (mask >= 128).reshape(-1, mask.shape[-1])
-    joint = np.zeros((mask.shape[-1], mask.shape[-1]))
-    for start in range(0, len(inside), _ROWS_AT_ONCE):
-        rows = inside[start : start + _ROWS_AT_ONCE].astype(np.float32)
-        joint += rows.T @ rows
-    return joint
+def summarise(survey: Survey, class_names: Sequence[str], splits: Mapping[str, Sequence[str]]) -> Audit:
+    """Summarise the facts about all samples.
 
-
-def _summary(good: dict[str, _Facts], class_names: tuple[str, ...], bad: tuple[str, ...]) -> Audit:
-    """Summarise the facts of all usable samples; raise InputError if a class has no pixel in any of them."""
-    shares = np.stack([np.diag(f.joint) / f.num_pixels for f in good.values()])
-    joint = np.sum([f.joint for f in good.values()], axis=0)
-    never = [name for name, total in zip(class_names, np.diag(joint), strict=True) if total == 0]
-    if never:
-        raise InputError(
-            f"class {', '.join(never)}: no pixel in any of the {len(good)} images. Check the mask files (are they all "
-            f"black?), or leave the class out with --data.classes."
-        )
+    Args:
+      survey: facts about each sample.
+      class_names: names of the k mask channels.
+      splits: ids of train, val and test. An id may be in two of them.
+    """
+    used = {id_ for name in ("train", "val") for id_ in splits.get(name, ())}
+    good = {id_: facts for id_, facts in survey.good.items() if id_ in used}
+    joint = np.sum([facts.joint for facts in good.values()], axis=0) if good else np.zeros((len(class_names),) * 2)
+    shares = _shares(good, len(class_names))
+    sizes = [facts.size for facts in good.values()] or [(0, 0)]
+    heights, widths = zip(*sizes, strict=True)
+    everyone = survey.good.values()
     by_digest: dict[str, list[str]] = {}
-    for id_, facts in good.items():
+    for id_, facts in survey.good.items():
         by_digest.setdefault(facts.digest, []).append(id_)
-    overlap = joint / np.diag(joint)[:, None]
-    heights, widths = zip(*(f.size for f in good.values()), strict=True)
     return Audit(
         ids=tuple(good),
-        class_names=class_names,
-        prevalence=tuple(float(p) for p in shares.mean(axis=0)),
-        num_empty=tuple(int(n) for n in (shares == 0).sum(axis=0)),
-        overlap=tuple(tuple(round(float(v), 6) for v in row) for row in overlap),
+        class_names=tuple(class_names),
+        prevalence=tuple(shares.mean(axis=0).tolist() if good else [0.0] * len(class_names)),
+        num_empty=tuple((shares == 0).sum(axis=0).tolist()),
+        overlap=tuple(map(tuple, (joint / np.maximum(np.diag(joint), 1)[:, None]).round(6).tolist())),
         smallest=(min(heights), min(widths)),
         largest=(max(heights), max(widths)),
         duplicates=tuple(tuple(ids) for ids in by_digest.values() if len(ids) > 1),
         dark=tuple(id_ for id_, facts in good.items() if facts.brightest < DARK),
-        bad=bad,
+        bad=tuple(reason for id_, reason in survey.bad.items() if id_ in used),
+        bad_test=tuple(reason for id_, reason in survey.bad.items() if id_ not in used),
+        image_size=survey.image_size,
+        splits={name: _split_audit(survey, class_names, splits[name]) for name in SPLITS if splits.get(name)},
+        vanished={
+            name: tuple(
+                id_ for id_, facts in survey.good.items() if facts.num_objects[k] > 0 and facts.num_seen[k] == 0
+            )
+            for k, name in enumerate(class_names)
+        },
+        size_for_all=tuple(max((int(f.size_for_all[k]) for f in everyone), default=0) for k in range(len(class_names))),
+        digests={id_: facts.digest for id_, facts in survey.good.items()},
+        num_covered=tuple((shares > MOST).sum(axis=0).tolist()),
+    )
+
+
+def _shares(facts: Mapping[str, SampleFacts], num_classes: int) -> np.ndarray:
+    """Return the fraction of each image's pixels inside each class: `[n k]` float64."""
+    rows = [np.diag(f.joint) / f.num_pixels for f in facts.values()]
+    return np.stack(rows) if rows else np.zeros((0, num_classes))
+
+
+def _split_audit(survey: Survey, class_names: Sequence[str], ids: Sequence[str]) -> SplitAudit:
+    """Summarise the usable samples of one split."""
+    good = {id_: survey.good[id_] for id_ in ids if id_ in survey.good}
+    shares = _shares(good, len(class_names))
+    seen, objects, vanished = (
+        np.array([getattr(f, name) for f in good.values()], np.int64).reshape(-1, len(class_names))
+        for name in ("num_seen", "num_objects", "num_vanished")
+    )
+    return SplitAudit(
+        num_images=len(good),
+        num_with=tuple((shares > 0).sum(axis=0).tolist()),
+        num_seen=tuple((seen > 0).sum(axis=0).tolist()),
+        prevalence=tuple(shares.mean(axis=0).tolist() if good else [0.0] * len(class_names)),
+        num_objects=tuple(objects.sum(axis=0).tolist()),
+        num_vanished=tuple(vanished.sum(axis=0).tolist()),
+    )
+
+
+def problems_of(audit: Audit, *, skip_bad: bool) -> list[str]:
+    """Return why the data set cannot be trained on, one text per reason; none if it can be.
+
+    Samples of train or val cannot be used and `skip_bad` is off (the text names the first ten), none can be used, a
+    class has no pixel in both, or the network would see no pixel of any class in train.
+    """
+    num_images = len(audit.ids)
+    problems = []
+    if audit.bad and not skip_bad:
+        problems.append(
+            f"{len(audit.bad)} of {num_images + len(audit.bad)} samples cannot be used:\n  {first_ten(audit.bad)}\n"
+            f"Correct these files, or leave the samples out with --data.on-bad-sample skip."
+        )
+    if not audit.ids:
+        return problems or ["no sample can be used:\n  " + first_ten(audit.bad)]
+    for name in ("train", "val"):
+        if name in audit.splits and not audit.splits[name].num_images:
+            problems.append(f"no sample of the split {name!r} can be used:\n  {first_ten(audit.bad)}")
+    train = audit.splits.get("train")
+    never = [name for name, empty in zip(audit.class_names, audit.num_empty, strict=True) if empty == num_images]
+    if never:
+        problems.append(
+            f"class {', '.join(never)}: no pixel in any of the {num_images} images. Check the mask files (are they all "
+            f"black?), or leave the class out with --data.classes."
+        )
+    elif train and train.num_images and not any(train.num_with):
+        problems.append("no class has a pixel in train, only in val. Give train images with objects.")
+    elif train and train.num_images and not any(train.num_seen):
+        problems.append(
+            f"no pixel of any class is left in train at {audit.image_size}x{audit.image_size}, the size that the "
+            f"network sees. Use a larger --data.image-size ({max(audit.size_for_all)} keeps all objects), or cut the "
+            f"images into parts."
+        )
+    return problems
+
+
+def cannot_choose(audit: Audit) -> str:
+    """Return why Dice on val cannot choose a checkpoint, or an empty text: the network sees no class in val."""
+    val = audit.splits.get("val")
+    if val is None or not val.num_images or any(val.num_seen):
+        return ""
+    at = f" at {audit.image_size}x{audit.image_size}, the size that the network sees" if any(val.num_with) else ""
+    return (
+        f"no class has a pixel in val{at}, so that Dice on val cannot choose a checkpoint. Give val images with "
+        f"objects (--data.splits, or another --data.split-seed){', use a larger --data.image-size' if at else ''}, or "
+        f"choose by --train.monitor loss."
     )

@@ -37,7 +37,7 @@ def shift_color(image: np.ndarray, shifts: tuple[float, float, float], *, circul
     Returns:
       `[h w 3]` uint8, RGB.
     """
-    hue, saturation, value = (min(max(round(shift), -(10**6)), 10**6) for shift in shifts)
+    hue, saturation, value = _rounded(shifts)
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     hsv = cv2.add(hsv, (0.0 if circular_hue else hue, saturation, value, 0.0), dst=hsv)  # type: ignore
     if circular_hue:
@@ -46,10 +46,73 @@ def shift_color(image: np.ndarray, shifts: tuple[float, float, float], *, circul
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
-def tone_table(brightness: float, contrast: float, gamma: float) -> np.ndarray:
-    """Tabulate contrast * (x^gamma - 1/2) + 1/2 + brightness for all 256 gray levels x in [0, 1]: `[256]` uint8."""
-    values = contrast * ((np.arange(256) / 255.0) ** gamma - 0.5) + 0.5 + brightness
-    return np.rint(255.0 * values).clip(0, 255).astype(np.uint8)
+def _rounded(shifts: tuple[float, float, float]) -> tuple[int, int, int]:
+    """Round colour shifts half to even, and clamp them far outside of what changes anything."""
+    hue, saturation, value = (min(max(round(shift), -(10**6)), 10**6) for shift in shifts)
+    return hue, saturation, value
+
+
+def shift_deep_color(image: np.ndarray, shifts: tuple[float, float, float], *, circular_hue: bool) -> np.ndarray:
+    """Shift hue, saturation and value of a 16-bit RGB image, as `shift_color` does for 8 bits, in float32.
+
+    Args:
+      image: `[h w 3]` uint16, RGB.
+      shifts: as in `shift_color`: hue in units of 2 degrees, saturation and value in units of 1/255.
+      circular_hue: wrap the hue at red instead of clamping it.
+
+    Returns:
+      `[h w 3]` uint16, RGB.
+    """
+    hue, saturation, value = _rounded(shifts)
+    hsv = cv2.cvtColor(image.astype(np.float32) / np.float32(65535.0), cv2.COLOR_RGB2HSV)  # hue in degrees
+    turned = hsv[..., 0] + np.float32(2 * hue)
+    hsv[..., 0] = turned % 360.0 if circular_hue else np.clip(turned, 0.0, 510.0) % 360.0
+    hsv[..., 1:] = np.clip(hsv[..., 1:] + np.array([saturation, value], np.float32) / np.float32(255.0), 0.0, 1.0)
+    return np.rint(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * np.float32(65535.0)).clip(0, 65535).astype(np.uint16)
+
+
+def shift_value(image: np.ndarray, shifts: tuple[float, float, float]) -> np.ndarray:
+    """Add the shift of value to all channels of an image that is not RGB; it has no hue and no saturation.
+
+    Args:
+      image: `[h w c]` uint8 or uint16.
+      shifts: as in `shift_color`; the value is in units of 1/255.
+
+    Returns:
+      `[h w c]` of the same type; sums saturate.
+    """
+    white = np.iinfo(image.dtype).max
+    value = _rounded(shifts)[2] * (white // 255)
+    return np.clip(image.astype(np.int64) + value, 0, white).astype(image.dtype)
+
+
+def _shift_any_color(image: np.ndarray, shifts: tuple[float, float, float], *, circular_hue: bool) -> np.ndarray:
+    if image.shape[-1] != 3:
+        return shift_value(image, shifts)
+    shift = shift_color if image.dtype == np.uint8 else shift_deep_color
+    return shift(image, shifts, circular_hue=circular_hue)
+
+
+def tone_table(brightness: float, contrast: float, gamma: float, white: int = 255) -> np.ndarray:
+    """Tabulate contrast * (x^gamma - 1/2) + 1/2 + brightness for all gray levels x in [0, 1].
+
+    Args:
+      brightness: number added, where white is 1.
+      contrast: factor on the distance from medium gray.
+      gamma: exponent.
+      white: largest gray level, 255 or 65535.
+
+    Returns:
+      `[white + 1]` uint8 or uint16.
+    """
+    values = contrast * ((np.arange(white + 1) / float(white)) ** gamma - 0.5) + 0.5 + brightness
+    return np.rint(float(white) * values).clip(0, white).astype(np.uint8 if white == 255 else np.uint16)
+
+
+def _change_tone(image: np.ndarray, tone: tuple[float, float, float]) -> np.ndarray:
+    if image.dtype == np.uint8:
+        return cv2.LUT(image, tone_table(*tone)).reshape(image.shape)
+    return tone_table(*tone, white=65535)[image]
 
 
 def _warp_operation(matrix: np.ndarray, elastic: np.ndarray | None, size: tuple[int, int], border: str) -> Operation:
@@ -126,11 +189,15 @@ def _joined(planes: Sequence[np.ndarray]) -> np.ndarray:
 
 def _warp_sample(sample: Sample, operation: Operation, *, linear_masks: bool) -> Sample:
     """Warp the image bilinearly, and the masks bilinearly or by nearest neighbour."""
-    if linear_masks:  # one interpolation for all, so image and masks share groups of four planes
+    if linear_masks and sample.image.dtype == np.uint8:  # image and masks share groups of four planes
+        num_channels = sample.image.shape[-1]
         planes = _warp_planes(operation, [*_planes(sample.image), *_planes(sample.mask)], linear=True)
-        return Sample(_joined(planes[:3]), _joined(planes[3:]))
-    image = cv2.cvtColor(operation(cv2.cvtColor(sample.image, cv2.COLOR_RGB2RGBA), True), cv2.COLOR_RGBA2RGB)
-    return Sample(image, _joined(_warp_planes(operation, _planes(sample.mask), linear=False)))
+        return Sample(_joined(planes[:num_channels]), _joined(planes[num_channels:]))
+    if sample.image.shape[-1] == 3:
+        image = cv2.cvtColor(operation(cv2.cvtColor(sample.image, cv2.COLOR_RGB2RGBA), True), cv2.COLOR_RGBA2RGB)
+    else:
+        image = _joined(_warp_planes(operation, _planes(sample.image), linear=True))
+    return Sample(image, _joined(_warp_planes(operation, _planes(sample.mask), linear=linear_masks)))
 
 
 def _flip(pixels: np.ndarray, flips: tuple[bool, bool, bool]) -> np.ndarray:
@@ -157,18 +224,21 @@ def add_noise(image: np.ndarray, factor: int, key: int) -> np.ndarray:
     of MurmurHash3) of the value's position and the key, computed in integers, so that every device gets the same noise.
 
     Args:
-      image: `[h w 3]` uint8.
+      image: `[h w c]` uint8 or uint16.
       factor: scale of the noise in 2**-16 gray levels, from `noise_factor`.
       key: 32 random bits; equal keys give equal noise.
 
     Returns:
-      `[h w 3]` uint8, clipped to 0 to 255.
+      `[h w c]` of the same type, clipped to its range.
     """
     bits = np.arange(image.size, dtype=np.uint32) * np.uint32(0x9E3779B1) + np.uint32(key)
     for shift, multiplier in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
         bits ^= bits >> np.uint32(shift)
         bits *= np.uint32(multiplier)
     total = bits.view(np.uint8).reshape(-1, 4).sum(axis=-1, dtype=np.int32) - 510
+    if image.dtype == np.uint16:  # 257 times as many levels: the last factors of two are taken off in two steps
+        noise = (total * np.int32(factor * 257 >> 8) + np.int32(2**7)) >> 8
+        return np.clip(image.astype(np.int32) + noise.reshape(image.shape), 0, 65535).astype(np.uint16)
     noise = (total * np.int32(factor) + np.int32(2**15)) >> 16
     return np.clip(image + noise.reshape(image.shape), 0, 255).astype(np.uint8)
 
@@ -177,19 +247,19 @@ def apply_change(sample: Sample, change: Change, config: AugmentConfig, *, linea
     """Apply a change to a sample. The input's arrays are not modified; they are returned where nothing changes.
 
     Args:
-      sample: image `[h w 3]` and masks `[h w k]` of one size.
+      sample: image `[h w c]` uint8 or uint16, and masks `[h w k]` uint8, of one size.
       change: random numbers from `draw_change`.
       config: configuration that `change` was drawn with.
       linear_masks: value that `change` was drawn with: warp masks bilinearly instead of by nearest neighbour.
 
     Returns:
-      The changed sample, `[h w 3]` and `[h w k]` uint8; h and w are exchanged if the change transposes.
+      The changed sample, of the same types; h and w are exchanged if the change transposes.
     """
     image, mask = sample
     if change.color is not None:
-        image = shift_color(image, change.color, circular_hue=config.circular_hue)
+        image = _shift_any_color(image, change.color, circular_hue=config.circular_hue)
     if change.tone is not None:
-        image = cv2.LUT(image, tone_table(*change.tone))
+        image = _change_tone(image, change.tone)
     if change.matrix is not None:
         operation = _warp_operation(change.matrix, change.elastic, mask.shape[:2], config.border)
         image, mask = _warp_sample(Sample(image, mask), operation, linear_masks=linear_masks)
@@ -197,7 +267,11 @@ def apply_change(sample: Sample, change: Change, config: AugmentConfig, *, linea
         image, mask = _flip(image, change.flips), _flip(mask, change.flips)
     if change.blur:
         size = 2 * blur_radius(config) + 1
-        image = cv2.GaussianBlur(image, (size, size), change.blur, borderType=cv2.BORDER_REFLECT_101)
+        blurred = [
+            cv2.GaussianBlur(plane, (size, size), change.blur, borderType=cv2.BORDER_REFLECT_101)
+            for plane in ([image] if image.shape[-1] == 3 else _planes(image))
+        ]
+        image = blurred[0] if image.shape[-1] == 3 else _joined(blurred)
     if change.noise:
         image = add_noise(image, noise_factor(change.noise), change.noise_key)
     top, bottom, left, right = change.cutout
@@ -214,7 +288,7 @@ def augment(rng: np.random.Generator, sample: Sample, config: AugmentConfig, *, 
 
     Args:
       rng: the only source of randomness.
-      sample: image `[h w 3]` uint8 RGB and masks `[h w k]` uint8 (0 to 255) of one size.
+      sample: image `[h w c]` uint8 or uint16 (RGB if c is 3), and masks `[h w k]` uint8 (0 to 255), of one size.
       config: probabilities and limits of the changes.
       linear_masks: warp masks bilinearly, which makes soft borders, instead of by nearest neighbour.
 

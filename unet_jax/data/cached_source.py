@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from unet_jax.config import DataConfig
 from unet_jax.data.disk_cache import cache_bytes, disk_source, free_bytes
+from unet_jax.data.image_format import RGB8, ImageFormat
 from unet_jax.data.sources import FileSource, MemorySource, ResizedSource, Source
 
 _AUTO_MEMORY_BYTES = 2 * 2**30  # most bytes that data.cache "auto" keeps in memory
@@ -25,12 +26,12 @@ def training_source(
       on_progress: called with (samples done, all samples) while a disk cache is built.
 
     Returns:
-      Samples of data.image_size: image `[h w 3]` and mask `[h w k]`, uint8.
+      Samples of data.image_size: image `[h w c]` uint8 or uint16, and mask `[h w k]` uint8.
 
     Raises:
       InputError: the disk cache cannot be built or used.
     """
-    match cache_kind(len(source), config, len(source.layout.class_names)):
+    match cache_kind(len(source), config, len(source.layout.class_names), source.image_format):
         case "disk":
             return disk_source(source, config, num_threads=num_threads, on_progress=on_progress)
         case "memory":
@@ -39,13 +40,16 @@ def training_source(
             return ResizedSource(source, config)
 
 
-def cache_kind(num_samples: int, config: DataConfig, num_classes: int) -> str:
+def cache_kind(num_samples: int, config: DataConfig, num_classes: int, image_format: ImageFormat | None = None) -> str:
     """Return "memory", "disk" or "none": data.cache, or for "auto" the choice made here.
 
     That is memory below 2 GiB of samples, else disk if the cache takes less than 90 % of the free space, else none.
     """
     if config.cache != "auto":
         return config.cache
-    if num_samples * config.image_size**2 * (3 + num_classes) < _AUTO_MEMORY_BYTES:
+    seen = image_format or RGB8
+    pixel_bytes = seen.num_channels * seen.dtype.itemsize + num_classes
+    if num_samples * config.image_size**2 * pixel_bytes < _AUTO_MEMORY_BYTES:
         return "memory"
-    return "disk" if cache_bytes(num_samples, config, num_classes) < 0.9 * free_bytes(config) else "none"
+    num_bytes = cache_bytes(num_samples, config, num_classes, image_format)
+    return "disk" if num_bytes < 0.9 * free_bytes(config) else "none"

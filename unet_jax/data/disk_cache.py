@@ -29,6 +29,8 @@ from etils import epath
 from unet_jax._files import unfinished_folder, user_cache
 from unet_jax._types import InputError, Sample
 from unet_jax.config import DataConfig
+from unet_jax.data.image_format import RGB8, ImageFormat
+from unet_jax.data.index_values import listed
 from unet_jax.data.pixels import BadSampleError, read_bytes
 from unet_jax.data.sources import FileSource, ResizedSource
 from unet_jax.data.threads import one_thread_opencv
@@ -101,17 +103,21 @@ def _map(file: BinaryIO) -> np.ndarray:
     return np.memmap(file, dtype, "r", file.tell(), shape)
 
 
-def _shapes(num_samples: int, size: int, num_classes: int, as_bits: bool) -> dict[str, tuple[int, ...]]:
-    """Return the uint8 array shape of each file, by file name without suffix."""
+def _shapes(
+    num_samples: int, size: int, num_classes: int, as_bits: bool, num_channels: int = 3
+) -> dict[str, tuple[int, ...]]:
+    """Return the array shape of each file, by file name without suffix."""
     masks = (num_samples, size, size, num_classes)
     if as_bits:
         masks = (num_samples, math.ceil(size * size * num_classes / 8))
-    return {"images": (num_samples, size, size, 3), "masks": masks}
+    return {"images": (num_samples, size, size, num_channels), "masks": masks}
 
 
-def cache_bytes(num_samples: int, config: DataConfig, num_classes: int) -> int:
+def cache_bytes(num_samples: int, config: DataConfig, num_classes: int, image_format: ImageFormat | None = None) -> int:
     """Return the size of the cache's arrays on disk, in bytes."""
-    return sum(map(math.prod, _shapes(num_samples, config.image_size, num_classes, _stores_bits(config)).values()))
+    seen = image_format or RGB8
+    shapes = _shapes(num_samples, config.image_size, num_classes, _stores_bits(config), seen.num_channels)
+    return math.prod(shapes["images"]) * seen.dtype.itemsize + math.prod(shapes["masks"])
 
 
 def _stores_bits(config: DataConfig) -> bool:
@@ -123,7 +129,7 @@ def cache_root(config: DataConfig) -> Path:
     """Return the folder that holds all caches: data.cache_dir, or our folder in the user's cache folder.
 
     Raises:
-      InputError: data.cache_dir is a bucket.
+      InputError: data.cache_dir is a bucket, or it is empty and the user has no home folder.
     """
     if "://" in config.cache_dir:
         raise InputError(
@@ -131,7 +137,10 @@ def cache_root(config: DataConfig) -> Path:
         )
     if config.cache_dir:
         return Path(config.cache_dir).expanduser().absolute()
-    return user_cache()
+    try:
+        return user_cache()
+    except OSError as error:
+        raise InputError(f"{error} Or name a folder with --data.cache-dir, or use --data.cache memory.") from error
 
 
 def free_bytes(config: DataConfig) -> int:
@@ -167,7 +176,7 @@ def disk_source(
     root = cache_root(config)
     folder = root / f"{Path(config.root).name or 'data'}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     if config.rebuild_cache or not folder.exists():
-        num_bytes, free = cache_bytes(len(source), config, num_classes), free_bytes(config)
+        num_bytes, free = cache_bytes(len(source), config, num_classes, source.image_format), free_bytes(config)
         if num_bytes > free:
             raise InputError(
                 f"{root}: has {free / 2**30:.1f} GiB free, but the cache needs {num_bytes / 2**30:.1f} GiB. Make room, "
@@ -198,15 +207,19 @@ def disk_source(
 
 def _settings(source: FileSource, config: DataConfig) -> dict[str, Any]:
     """Return everything that the arrays depend on, except the content of the files, as JSON values."""
-    layout = source.layout
+    layout, image_format = source.layout, source.image_format
+    # Only formats that earlier versions did not have are named, so that their caches are still found.
+    pixels = {} if image_format in (None, RGB8) else {"image_format": image_format.to_dict()}
     return {
         "ids": list(source.ids),
         "classes": list(layout.class_names),
         "image_size": config.image_size,
         "mask_interpolation": config.mask_interpolation,
         "soft_masks": config.soft_masks,
-        "index_values": [sorted(values) for values in layout.index_values],
+        "index_values": [listed(ranges, colors=layout.has_colors) for ranges in layout.index_values],
         "opencv": cv2.__version__,
+        **json.loads(json.dumps(pixels)),
+        **({"instance_masks": True} if layout.has_objects else {}),
     }
 
 
@@ -234,12 +247,14 @@ def _build(
 ) -> None:
     """Write the arrays and, last, `meta.json` into the folder `new`."""
     resized, as_bits = ResizedSource(source, config), _stores_bits(config)
-    shapes = _shapes(len(source), config.image_size, len(settings["classes"]), as_bits)
+    seen = source.image_format or RGB8
+    shapes = _shapes(len(source), config.image_size, len(settings["classes"]), as_bits, seen.num_channels)
+    types = {"images": seen.dtype, "masks": np.dtype(np.uint8)}
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context(open(new / f"{name}.npy", "wb")) for name in shapes}
         starts = {}
         for name, file in files.items():
-            header = {"descr": "|u1", "fortran_order": False, "shape": shapes[name]}
+            header = {"descr": types[name].str, "fortran_order": False, "shape": shapes[name]}
             np.lib.format.write_array_header_1_0(file, header)
             file.flush()
             starts[name] = file.tell()
@@ -247,10 +262,10 @@ def _build(
         def write(index: int) -> list[list[Any] | None]:
             one_thread_opencv()
             record = source.records[index]
-            identities = [_identity(path) if path else None for path in (record.image, *record.masks)]
+            identities = [_identity(path) if path else None for path in record.files]
             image, mask = resized[index]
             for name, array in (("images", image), ("masks", np.packbits(mask >= 128) if as_bits else mask)):
-                _write_at(files[name].fileno(), array, starts[name] + index * array.size)
+                _write_at(files[name].fileno(), array, starts[name] + index * array.nbytes)
             return identities
 
         identities = []
@@ -296,7 +311,10 @@ def _check(folder: Path, settings: dict[str, Any], source: FileSource, config: D
         if kept.get(name) != wanted:
             difference = _difference(name, kept.get(name), wanted)
             raise InputError(f"{folder}: was built from other samples or settings: {difference}. {_REMEDY}")
-    for name, shape in _shapes(len(source), config.image_size, num_classes, _stores_bits(config)).items():
+    seen = source.image_format or RGB8
+    shapes = _shapes(len(source), config.image_size, num_classes, _stores_bits(config), seen.num_channels)
+    for name, shape in shapes.items():
+        dtype = seen.dtype if name == "images" else np.dtype(np.uint8)
         path = folder / f"{name}.npy"
         try:
             with open(path, "rb") as file:
@@ -304,13 +322,15 @@ def _check(folder: Path, settings: dict[str, Any], source: FileSource, config: D
         except (OSError, ValueError) as error:
             size = path.stat().st_size if path.exists() else 0
             raise InputError(
-                f"{path}: is truncated or damaged ({size} bytes, but {math.prod(shape)} bytes of pixels are needed; "
-                f"{error}). {_REMEDY}"
+                f"{path}: is truncated or damaged ({size} bytes, but {math.prod(shape) * dtype.itemsize} bytes of "
+                f"pixels are needed; {error}). {_REMEDY}"
             ) from error
-        if array.shape != shape or array.dtype != np.uint8:
-            raise InputError(f"{path}: is {array.dtype} {array.shape}, but must be uint8 {shape}. {_REMEDY}")
+        if array.shape != shape or array.dtype != dtype:
+            raise InputError(f"{path}: is {array.dtype} {array.shape}, but must be {dtype} {shape}. {_REMEDY}")
     for record, identities in zip(source.records, files, strict=True):
-        for path, kept_identity in zip((record.image, *record.masks), identities, strict=True):
+        if len(record.files) != len(identities):
+            raise InputError(f"{folder}: is stale: {record.id!r} has more or fewer mask files than it had. {_REMEDY}")
+        for path, kept_identity in zip(record.files, identities, strict=True):
             _check_file(folder, record.id, path, kept_identity)
 
 

@@ -16,11 +16,11 @@ _MOST_CHANNELS = 128  # most channels of an array in OpenCV 5
 
 
 def pack_pixels(x: np.ndarray, factor: Factor) -> np.ndarray:
-    """Pack `[h w c]` uint8 by a factor (r, s) to `[h/r w/s r*s*c]`, in the layout of `unet_jax.model.packing.pack`."""
+    """Pack `[h w c]` by a factor (r, s) to `[h/r w/s r*s*c]`, in the layout of `unet_jax.model.packing.pack`."""
     if factor == (1, 1):
         return x
     (r, s), (h, w, c) = factor, x.shape
-    packed = np.empty((h // r, w // s, num_subpixels(factor) * c), np.uint8)
+    packed = np.empty((h // r, w // s, num_subpixels(factor) * c), x.dtype)
     if packed.shape[-1] > _MOST_CHANNELS:
         for target, (i, j) in enumerate(subpixels(factor)):
             packed[..., target * c : (target + 1) * c] = x[i::r, j::s]

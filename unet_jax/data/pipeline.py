@@ -6,6 +6,7 @@ cannot change the data. With several processes, each one reads its block of rows
 
 import contextlib
 import functools
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +22,15 @@ from unet_jax.data.augment import apply_change
 from unet_jax.data.augment_draws import Change, draw_change, stack_changes
 from unet_jax.data.order import EpochSample, TrainOrder, augment_rng
 from unet_jax.data.packing import pack_sample
+from unet_jax.data.shared_memory import FOLDER as SHARED_MEMORY
+from unet_jax.data.shared_memory import check_shared_memory, free_bytes
 from unet_jax.data.sources import Source
 from unet_jax.data.threads import num_cores, one_thread_opencv
 from unet_jax.data.worker_reads import InProgress
 
 _MEASURE_S = 0.15  # seconds of measurement for each number of threads
+
+_BUS_ERROR = f"exit code {-getattr(signal, 'SIGBUS', 7)}"
 
 _ALL = Share()
 
@@ -109,6 +114,12 @@ class Batches(Iterator[BatchT]):
             in_progress = self._make_sample.in_progress
             if in_progress is None:
                 raise
+            if _BUS_ERROR in str(error):  # what it was reading has no part in it
+                raise RuntimeError(
+                    f"a worker process ended with a bus error: the shared memory in {SHARED_MEMORY} is full "
+                    f"({free_bytes() / 2**20:.0f} MiB free), or a file that it had mapped was truncated. Continue the "
+                    f"run with the command that started it, with fewer --data.num-workers or with 0."
+                ) from error
             ids = [self._make_sample.id_of(index) for index in in_progress.of_dead()]
             during = f" while it read {', '.join(ids)}" if ids else ""
             raise RuntimeError(
@@ -136,7 +147,7 @@ def train_batches(
     """Iterate over the training batches from `start_step` to the end of the run; `close()` them to stop the threads.
 
     Args:
-      source: samples of one size, image `[h w 3]` and mask `[h w k]`, uint8.
+      source: samples of one size, image `[h w c]` uint8 or uint16, mask `[h w k]` uint8.
       order: order of the samples.
       augment_config: probabilities and limits of the changes of samples.
       data_config: mask interpolation, and the numbers of threads and workers, which do not change the data.
@@ -167,7 +178,7 @@ def batches_with_changes(
     """Iterate as `train_batches` does, over unchanged pixels and the changes that the devices are to apply to them.
 
     Args:
-      source: samples of one size, image `[h w 3]` and mask `[h w k]`, uint8.
+      source: samples of one size, image `[h w c]` uint8 or uint16, mask `[h w k]` uint8.
       order: order of the samples.
       augment_config: probabilities and limits of the changes of samples.
       data_config: mask interpolation, and the numbers of threads and workers, which do not change the data.
@@ -203,12 +214,22 @@ def _iterate(
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
         batches = samples.to_iter_dataset(options).batch(batch_size, drop_remainder=True, batch_fn=stack)
         return Batches(make_sample, iter(batches))
+    check_shared_memory(_batch_bytes(make_sample, order[start_step * order.batch_size], batch_size), workers)
     _parse_absl_flags()
     make_sample.in_progress = InProgress()
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     batches = samples.batch(batch_size, drop_remainder=True, batch_fn=stack).to_iter_dataset(options)
     several = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
     return Batches(make_sample, iter(several))
+
+
+def _batch_bytes(make_sample: _MakeSample, draw: EpochSample, batch_size: int) -> int:
+    """Return the size of a batch in bytes; 0 if the sample cannot be read, which its batch will say."""
+    try:
+        (image, mask), _ = make_sample.drawn(draw)
+    except Exception:
+        return 0
+    return batch_size * (image.nbytes + mask.nbytes)
 
 
 def _measured_threads(make_sample: _MakeSample, order: TrainOrder, start_step: int, most: int) -> int:
@@ -271,7 +292,7 @@ def eval_batches(
     The last batch is filled up with zeros of weight 0. Every share has the same number of batches.
 
     Args:
-      source: samples of one size, image `[h w 3]` and mask `[h w k]`, uint8.
+      source: samples of one size, image `[h w c]` uint8 or uint16, mask `[h w k]` uint8.
       batch_size: samples of a global batch.
       packing: factors by which images and labels are packed.
       share: rows of each global batch that this process reads, the same block as in `train_batches`.
@@ -284,7 +305,7 @@ def eval_batches(
         rows = range(start, start + num_rows)
         samples = [pack_sample(source[i], packing) for i in rows if i < len(source)]
         first = samples[0] if samples else pack_sample(source[0], packing)
-        image = np.zeros((len(rows), *first.image.shape), np.uint8)
+        image = np.zeros((len(rows), *first.image.shape), first.image.dtype)
         label = np.zeros((len(rows), *first.mask.shape), np.uint8)
         weight = np.zeros(len(rows), np.float32)
         for row, sample in enumerate(samples):

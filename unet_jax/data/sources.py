@@ -1,15 +1,19 @@
 """Sources of samples by index: decoded from files at their own size, resized to the network's size, kept in memory."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import numpy as np
 from etils import epath
 
 from unet_jax._types import Sample
 from unet_jax.config import DataConfig
+from unet_jax.data.image_format import ImageFormat, read_as
+from unet_jax.data.index_values import color_text, is_in, listed
+from unet_jax.data.large_arrays import values_of
 from unet_jax.data.layout import Layout, Record
-from unet_jax.data.pixels import BadSampleError, read_gray, read_image, read_mask, resize_image, resize_mask
+from unet_jax.data.masks import read_class_numbers, read_colors, read_mask
+from unet_jax.data.pixels import BadSampleError, resize_image, resize_mask
 
 
 class Source(Protocol):
@@ -30,12 +34,21 @@ class FileSource:
       layout: data set that the records belong to.
       records: samples of this source, in its order.
       soft_masks: accept gray levels in mask files as partial membership.
+      image_format: channels and intensities of the images; None reads every image as 8-bit RGB.
     """
 
-    def __init__(self, layout: Layout, records: Sequence[Record], *, soft_masks: bool = False):
+    def __init__(
+        self,
+        layout: Layout,
+        records: Sequence[Record],
+        *,
+        soft_masks: bool = False,
+        image_format: ImageFormat | None = None,
+    ):
         self._layout = layout
         self._records = tuple(records)
         self._soft = soft_masks
+        self._image_format = image_format
 
     @property
     def ids(self) -> Sequence[str]:
@@ -49,43 +62,63 @@ class FileSource:
     def layout(self) -> Layout:
         return self._layout
 
+    @property
+    def image_format(self) -> ImageFormat | None:
+        return self._image_format
+
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Sample:
         """Decode a sample; raise BadSampleError, which names the file, the value found and the remedy, if it is bad."""
         record = self._records[index]
-        image = read_image(record.image)
+        image = read_as(record.image, self._image_format)
         if self._layout.index_values:
             mask = self._classes_of(record.masks[0], image)
         else:
-            planes = [self._plane(path, image) for path in record.masks]
+            planes = [self._plane(paths, image) for paths in record.masks]
             mask = np.stack(planes, axis=-1)
         return Sample(image, mask)
 
-    def _plane(self, path: epath.Path | None, image: np.ndarray) -> np.ndarray:
-        """Read the mask of one class, `[h w]` uint8; without a file it is empty."""
-        if path is None:
-            return np.zeros(image.shape[:2], np.uint8)
-        plane = read_mask(path, soft=self._soft)
-        _check_size(path, plane, image)
-        return plane
+    def _plane(self, paths: Sequence[epath.Path], image: np.ndarray) -> np.ndarray:
+        """Read the mask of one class, `[h w]` uint8: the union of its files; without any it is empty."""
+        union = None
+        for path in paths:
+            plane = read_mask(path, soft=self._soft, instances=self._layout.has_objects)
+            _check_size(path, plane, image)
+            union = plane if union is None else np.maximum(union, plane, out=union)
+        return np.zeros(image.shape[:2], np.uint8) if union is None else union
 
-    def _classes_of(self, path: epath.Path | None, image: np.ndarray) -> np.ndarray:
+    def _classes_of(self, paths: Sequence[epath.Path], image: np.ndarray) -> np.ndarray:
         """Read the masks of all classes, `[h w k]` uint8, from an index map; without a file they are empty."""
-        if path is None:
+        if not paths:
             return np.zeros((*image.shape[:2], len(self._layout.class_names)), np.uint8)
-        indices = read_gray(path, class_numbers=True).astype(np.int64)
-        _check_size(path, indices, image)
-        known = self._layout.known_values
-        for value in np.unique(indices):
-            if int(value) not in known:
-                raise BadSampleError(
-                    f"{path}: has the value {int(value)}, but the known values, 0 and those of data.index_values, are "
-                    f"{sorted(known)}. Name the class of this value there, or correct the file."
-                )
-        planes = [np.isin(indices, list(values)) for values in self._layout.index_values]
+        path = paths[0]
+        numbers = read_colors(path) if self._layout.has_colors else read_class_numbers(path)
+        _check_size(path, numbers, image)
+        values = values_of(numbers)
+        for value in values:
+            if not is_in(value, self._layout.known_values):
+                self._refuse_value(path, numbers, value)
+        planes = []
+        for ranges in self._layout.index_values:
+            planes.append(np.isin(numbers, [value for value in values if is_in(value, ranges)]))
         return np.stack(planes, axis=-1).astype(np.uint8) * np.uint8(255)
+
+    def _refuse_value(self, path: epath.Path, numbers: np.ndarray, value: int) -> NoReturn:
+        """Raise BadSampleError for a value of an index map that no class has."""
+        y, x = np.argwhere(numbers == value)[0]
+        known = ", ".join(map(str, listed(self._layout.known_values, colors=self._layout.has_colors)))
+        if self._layout.has_colors:
+            raise BadSampleError(
+                f"{path}: has the colour {color_text(value)} (row {y}, column {x}), but the known colours, black and "
+                f"those of data.index_colors, are {known}. Name its class there, CLASS={color_text(value)} (a class "
+                f"that --data.classes leaves out is outside), or correct the file."
+            )
+        raise BadSampleError(
+            f"{path}: has the value {value} (row {y}, column {x}), but the known values, 0 and those of "
+            f"data.index_values, are {known}. Name the class of this value there, or correct the file."
+        )
 
 
 def _check_size(path: epath.Path, mask: np.ndarray, image: np.ndarray) -> None:

@@ -3,12 +3,14 @@
 import csv
 import hashlib
 import io
+from collections.abc import Mapping, Sequence
 
 from etils import epath
 
 from unet_jax._types import InputError
 from unet_jax.config import DataConfig
-from unet_jax.data.layout import SPLITS, Layout, normal_id
+from unet_jax.data.layout import SPLITS, Layout
+from unet_jax.data.listing import first_group, normal_id
 
 
 def hashed_fraction(id_: str, seed: int) -> float:
@@ -46,7 +48,10 @@ def read_splits(path: epath.Path) -> dict[str, str]:
                 f"{path}, line {reader.line_num}: split is {split!r}, but must be one of {', '.join(SPLITS)}."
             )
         if splits.get(id_, split) != split:
-            raise InputError(f"{path}, line {reader.line_num}: {id_!r} is in {splits[id_]} and in {split}. Keep one.")
+            raise InputError(
+                f"{path}, line {reader.line_num}: {id_!r} is in {splits[id_]} and in {split}. Keep one; to validate on "
+                f"the training images, name no val at all and use --data.validate-on-train."
+            )
         splits[id_] = split
     return splits
 
@@ -56,10 +61,11 @@ def assign_splits(layout: Layout, config: DataConfig) -> dict[str, list[str]]:
 
     They come from the CSV file data.splits if it is given, else from train/ val/ test/ folders if there are any; else
     all ids are train. Where there is a train but no val split, the part data.val_fraction of train (by default 20 %)
-    becomes val, chosen by hashed id. The test split is never changed.
+    becomes val, chosen by hashed id or group (data.group_key); with data.validate_on_train, val is all of train. The
+    test split is never changed.
 
     Raises:
-      InputError: the CSV file cannot be used.
+      InputError: the CSV file or data.group_key cannot be used, or data.validate_on_train is on and there is a val.
     """
     ids = [r.id for r in layout.records]
     if config.splits:
@@ -76,21 +82,82 @@ def assign_splits(layout: Layout, config: DataConfig) -> dict[str, list[str]]:
         splits = {name: [r.id for r in layout.records if r.split == name] for name in SPLITS}
     else:
         splits = {"train": ids, "val": [], "test": []}
-    if splits["train"] and not splits["val"]:
+    if config.validate_on_train:
+        if splits["val"]:
+            raise InputError(
+                f"data.validate_on_train is on, but {config.splits or config.root} names {len(splits['val'])} val "
+                f"images. Leave --data.validate-on-train out, or name no val."
+            )
+        splits["val"] = list(splits["train"])
+    elif splits["train"] and not splits["val"]:
         splits["train"], splits["val"] = _hashed_split(splits["train"], config)
     return splits
 
 
-def _hashed_split(ids: list[str], config: DataConfig) -> tuple[list[str], list[str]]:
-    """Divide ids into train and val by comparing each id's hashed fraction with data.val_fraction.
+def group_of(id_: str, config: DataConfig) -> str:
+    """Return the group that an image belongs to (data.group_key); without that setting, every image is its own.
 
-    Each id is decided independently of the others, so new images do not move old ones. The exception is a part that
-    would be empty: it gets the one id whose fraction is nearest to it.
+    Raises:
+      InputError: data.group_key is not a valid regular expression, or finds no group in the id.
+
+    Example:
+      >>> group_of("p07_left", DataConfig(group_key="^([^_]*)_")), group_of("p07_left", DataConfig())
+      ('p07', 'p07_left')
     """
-    if len(ids) < 2:
+    return first_group(config.group_key, id_, "data.group_key", "the group") if config.group_key else id_
+
+
+def shared_groups(splits: Mapping[str, Sequence[str]], config: DataConfig) -> dict[str, list[str]]:
+    """Return the splits of each group whose images are in several, which makes scores too good.
+
+    Only data.splits and train/ val/ test/ folders can do that. Images that data.validate_on_train puts into two splits
+    do not count as that.
+    """
+    if not config.group_key:
+        return {}
+    splits_of: dict[str, list[str]] = {}
+    for split, ids in splits.items():
+        if not (split == "val" and config.validate_on_train):
+            for group in sorted({group_of(id_, config) for id_ in ids}):
+                splits_of.setdefault(group, []).append(split)
+    return {group: names for group, names in splits_of.items() if len(names) > 1}
+
+
+def empty_split(splits: dict[str, list[str]], name: str, config: DataConfig) -> str:
+    """Return why a split without images cannot be used, and the remedy; an empty text if it has images.
+
+    Args:
+      splits: ids of each split.
+      name: train or val.
+      config: settings of the data set.
+    """
+    if splits[name]:
+        return ""
+    counts = ", ".join(f"{split} {len(ids)}" for split, ids in splits.items())
+    remedy = "Give it images, or correct --data.splits."
+    if name == "val":
+        remedy += " With very few images, --data.validate-on-train uses those of train as val."
+    return f"{config.root}: the split {name!r} is empty ({counts} samples). {remedy}"
+
+
+def _hashed_split(ids: list[str], config: DataConfig) -> tuple[list[str], list[str]]:
+    """Divide ids into train and val by comparing the hashed fraction of each id's group with data.val_fraction.
+
+    Each group is decided independently of the others, so new images do not move old ones. The exception is a part that
+    would be empty: it gets the one group whose fraction is nearest to it.
+    """
+    groups = {id_: group_of(id_, config) for id_ in ids}
+    fractions = {group: hashed_fraction(group, config.split_seed) for group in groups.values()}
+    if len(fractions) < 2:
+        if len(ids) > 1:
+            raise InputError(
+                f"data.group_key is {config.group_key!r}, which puts all {len(ids)} training images into one group, "
+                f"{groups[ids[0]]!r}, so that no val can be split off. Use another expression, say the splits with "
+                f"--data.splits, or validate on the training images with --data.validate-on-train."
+            )
         return ids, []
-    fractions = {id_: hashed_fraction(id_, config.split_seed) for id_ in ids}
-    val = {id_ for id_ in ids if fractions[id_] < config.val_fraction} or {min(ids, key=fractions.__getitem__)}
-    if len(val) == len(ids):
-        val.remove(max(ids, key=fractions.__getitem__))
-    return [i for i in ids if i not in val], [i for i in ids if i in val]
+    val = {group for group, fraction in fractions.items() if fraction < config.val_fraction}
+    val = val or {min(fractions, key=fractions.__getitem__)}
+    if len(val) == len(fractions):
+        val.remove(max(fractions, key=fractions.__getitem__))
+    return [i for i in ids if groups[i] not in val], [i for i in ids if groups[i] in val]

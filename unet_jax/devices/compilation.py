@@ -46,10 +46,10 @@ def enable_compilation_cache() -> None:
     """
     if not jax.config.jax_enable_compilation_cache or jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
-    folder = user_cache() / "compiled"
     try:
+        folder = user_cache() / "compiled"
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:  # a home folder without write permission
+    except OSError:  # no home folder, or one without write permission
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_S)

@@ -11,6 +11,7 @@ from unet_jax import metrics
 from unet_jax._types import InputError
 from unet_jax.config import DataConfig
 from unet_jax.data.layout import SPLITS, Layout, Record, find_layout
+from unet_jax.data.sample_facts import pixel_digest
 from unet_jax.data.sources import FileSource
 from unet_jax.data.splits import assign_splits
 from unet_jax.inference.predict import predict_pairs
@@ -67,7 +68,7 @@ def probs_and_truths(
     run: Run, layout: Layout, records: Sequence[Record], *, soft_masks: bool
 ) -> Iterator[tuple[Float[np.ndarray, "h w k"], Bool[np.ndarray, "h w k"]]]:
     """Yield the probabilities of each image and the masks in its files, at the image's own size."""
-    source = FileSource(layout, records, soft_masks=soft_masks)
+    source = FileSource(layout, records, soft_masks=soft_masks, image_format=run.info.image_format)
     samples = (source[i] for i in range(len(source)))
     return predict_pairs(run, ((sample.image, sample.mask >= 128) for sample in samples))
 
@@ -98,12 +99,38 @@ def evaluate_run(
       >>> evaluate_run(run, layout, records).dice_mean  # doctest: +SKIP
       0.97
     """
-    parts = []
-    for done, (probs, truth) in enumerate(probs_and_truths(run, layout, records, soft_masks=soft_masks), start=1):
+    source = FileSource(layout, records, soft_masks=soft_masks, image_format=run.info.image_format)
+    samples = (source[i] for i in range(len(source)))
+    pairs = ((sample.image, (sample.mask >= 128, pixel_digest(sample.image))) for sample in samples)
+    parts, digests = [], []
+    for done, (probs, (truth, digest)) in enumerate(predict_pairs(run, pairs), start=1):
         parts.append(metrics.counts_from_masks(probs > run.threshold, truth))
+        digests.append(digest)
         on_progress(done)
     counts = Counts(*(np.stack(arrays) for arrays in zip(*parts, strict=True)))
-    return Scores(tuple(r.id for r in records), run.class_names, counts)
+    return Scores(tuple(r.id for r in records), run.class_names, counts, digests=tuple(digests))
+
+
+def copies_of_training(run: Run, scores: Scores) -> dict[str, list[str]] | None:
+    """Find scored images with the same pixels as images that the run was trained on.
+
+    Args:
+      run: trained run.
+      scores: results of `evaluate_run`.
+
+    Returns:
+      Ids of the training images, by the id of each scored image that is a copy; images that were themselves trained on
+      are left out. None if an earlier version began the run and stored no digests.
+    """
+    stored = run.info.audit.get("digests")
+    if stored is None:
+        return None
+    trained: dict[str, list[str]] = {}
+    for id_ in run.info.splits["train"]:
+        trained.setdefault(stored[id_], []).append(id_)
+    is_trained = set(run.info.splits["train"])
+    scored = zip(scores.ids, scores.digests, strict=True)
+    return {id_: trained[digest] for id_, digest in scored if id_ not in is_trained and digest in trained}
 
 
 def summary(scores: Scores, *, split: str, threshold: float | dict[str, float]) -> dict[str, Any]:
@@ -125,6 +152,7 @@ def summary(scores: Scores, *, split: str, threshold: float | dict[str, float]) 
         "accuracy": scores.per_image(metrics.accuracy),
         "dice_pooled": scores.pooled(metrics.dice),
         "threshold": threshold,
+        "absent_classes": list(scores.absent),
         "reduction": RULE,
     }
 

@@ -6,16 +6,28 @@ from typing import TypeVar
 
 import numpy as np
 from etils import epath
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Num
+from jaxtyping import UInt as Pixels
 
 from unet_jax._types import InputError
 from unet_jax.config import ModelConfig
-from unet_jax.data.pixels import IMAGE_SUFFIXES, read_image, resize_image, resize_probs, write_png
+from unet_jax.data.image_format import read_as
+from unet_jax.data.listing import (
+    check_name,
+    count_endings,
+    describe_endings,
+    is_read,
+    list_by_id,
+    stem_and_ending,
+    walk,
+)
+from unet_jax.data.pixels import IMAGE_SUFFIXES, resize_image, resize_probs, write_png
+from unet_jax.data.tiff_files import GeoTags, read_geo_tags, write_tiff
 from unet_jax.devices.mesh import check_rows, fetch, put_whole_batch
 from unet_jax.devices.processes import is_first
 from unet_jax.program.build import build_predict_step
 from unet_jax.program.steps import PredictStep
-from unet_jax.report.pictures import render_overlay
+from unet_jax.report.pictures import render_overlay, to_rgb
 from unet_jax.runs.load import Run
 
 _BATCH_SIZE = 8
@@ -29,17 +41,17 @@ def _predict_step(config: ModelConfig, num_classes: int) -> PredictStep:
     return build_predict_step(config, num_classes)
 
 
-def _run_step(run: Run, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b h w k"]:
+def _run_step(run: Run, images: Pixels[np.ndarray, "b h w c"]) -> Float[np.ndarray, "b h w k"]:
     """Compute the probabilities of a batch, which is padded so that it can be divided evenly over the devices."""
     check_rows(images.shape[1], run.config.model.size_multiple, run.mesh)
     fill = -len(images) % run.mesh.shape["data"]
-    padded = np.concatenate([images, np.zeros((fill, *images.shape[1:]), np.uint8)])
+    padded = np.concatenate([images, np.zeros((fill, *images.shape[1:]), images.dtype)])
     step = _predict_step(run.config.model, len(run.class_names))
     probs = step(run.state.params, run.state.batch_stats, put_whole_batch(padded, run.mesh))
     return np.asarray(fetch(probs, run.mesh))[: len(images)]
 
 
-def predict_images(run: Run, images: Iterable[UInt8[np.ndarray, "h w 3"]]) -> Iterator[Float[np.ndarray, "h w k"]]:
+def predict_images(run: Run, images: Iterable[Num[np.ndarray, "h w c"]]) -> Iterator[Float[np.ndarray, "h w k"]]:
     """Yield the probabilities of each image at its own size, in order. A few images are computed at a time.
 
     Images are resized to the size that the network was trained at (`data.image_size`), and the probabilities are
@@ -48,31 +60,36 @@ def predict_images(run: Run, images: Iterable[UInt8[np.ndarray, "h w 3"]]) -> It
 
     Args:
       run: run from `load_run`.
-      images: `[h w 3]` uint8 RGB, each of any size.
+      images: `[h w c]`, each of any size, with the channels and numbers of the run's image files, as `read_pixels`
+        returns them; uint8 RGB for most runs.
 
     Yields:
       `[h w k]` float32 in [0, 1], classes in the order of `run.class_names`.
 
     Raises:
-      InputError: an image has another shape or dtype.
+      InputError: an image has other channels or another type than the run's.
 
     Example:
       >>> run = unet_jax.load_run("RUN")  # doctest: +SKIP
       >>> masks = [probs > run.threshold for probs in unet_jax.predict_images(run, images)]  # doctest: +SKIP
     """
-    for probs, _ in predict_pairs(run, ((image, None) for image in images)):
+    for probs, _ in predict_pairs(run, ((_as_seen(run, image), None) for image in images)):
         yield probs
 
 
 def predict_pairs(
-    run: Run, pairs: Iterable[tuple[UInt8[np.ndarray, "h w 3"], T]]
+    run: Run, pairs: Iterable[tuple[Pixels[np.ndarray, "h w c"], T]]
 ) -> Iterator[tuple[Float[np.ndarray, "h w k"], T]]:
-    """Yield probabilities as `predict_images` does, each with the companion that was paired with its image."""
+    """Yield probabilities as `predict_images` does, each with the companion that was paired with its image.
+
+    Images are as the network sees them: uint8 or uint16 in the run's image format.
+    """
     size = run.config.data.image_size
     pending: list[tuple[np.ndarray, T]] = []
 
     def flush() -> Iterator[tuple[np.ndarray, T]]:
-        batch = np.zeros((_BATCH_SIZE, size, size, 3), np.uint8)  # always full: one shape, one compilation
+        # always full: one shape, one compilation
+        batch = np.zeros((_BATCH_SIZE, size, size, run.info.num_channels), run.info.image_dtype)
         for i, (image, _) in enumerate(pending):
             batch[i] = resize_image(image, size, size)
         for (image, companion), probs in zip(pending, _run_step(run, batch), strict=False):
@@ -81,62 +98,73 @@ def predict_pairs(
         pending.clear()
 
     for image, companion in pairs:
-        pending.append((_checked_image(image), companion))
+        pending.append((image, companion))
         if len(pending) == _BATCH_SIZE:
             yield from flush()
     if pending:
         yield from flush()
 
 
-def _checked_batch(images: np.ndarray) -> np.ndarray:
-    """Return the images, or raise `InputError` if their shape or dtype is wrong."""
-    images = np.asarray(images)
-    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-        raise InputError(
-            f"images have shape {images.shape} and dtype {images.dtype}, but must be [batch height width 3] uint8 RGB; "
-            f"for one image: images[None]."
-        )
-    return images
+def _as_seen(run: Run, image: np.ndarray) -> np.ndarray:
+    """Map an image as it is in a file to the pixels that the network sees, `[h w c]`.
 
-
-def _checked_image(image: np.ndarray) -> np.ndarray:
-    """Return the image, or raise `InputError` if its shape or dtype is wrong."""
+    Raises:
+      InputError: the image's shape, channels or type are others than the run's.
+    """
     image = np.asarray(image)
-    if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8 or image.size == 0:
+    if image.ndim != 3 or image.size == 0:
+        raise InputError(
+            f"an image has shape {image.shape}, but must be [height width {run.info.num_channels}] with at least one "
+            f"pixel."
+        )
+    if run.info.image_format is not None:
+        return run.info.image_format.apply(image, f"an image of shape {image.shape}")
+    if image.shape[-1] != 3 or image.dtype != np.uint8:
         raise InputError(
             f"an image has shape {image.shape} and dtype {image.dtype}, but must be [height width 3] uint8 RGB."
         )
     return image
 
 
-def predict_probs(run: Run, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b h w k"]:
+def _checked_batch(run: Run, images: np.ndarray) -> np.ndarray:
+    """Return the images, or raise `InputError` if they are not a batch."""
+    images = np.asarray(images)
+    if images.ndim != 4:
+        raise InputError(
+            f"images have shape {images.shape} and dtype {images.dtype}, but must be [batch height width "
+            f"{run.info.num_channels}]; for one image: images[None]."
+        )
+    return images
+
+
+def predict_probs(run: Run, images: Num[np.ndarray, "b h w c"]) -> Float[np.ndarray, "b h w k"]:
     """Compute the probability of each class at each pixel, at the size of the images.
 
     See `predict_images` for how images are resized and probabilities calibrated.
 
     Args:
       run: run from `load_run`.
-      images: `[b h w 3]` uint8 RGB, of any size.
+      images: `[b h w c]` of any size, with the channels and numbers of the run's image files; uint8 RGB for most runs.
 
     Returns:
       `[b h w k]` float32 in [0, 1], classes in the order of `run.class_names`. Classes are independent, so their
       probabilities need not add up to 1.
 
     Raises:
-      InputError: the images have another shape or dtype.
+      InputError: the images have other channels or another type than the run's.
 
     Example:
       >>> run = unet_jax.load_run("RUN")  # doctest: +SKIP
       >>> unet_jax.predict_probs(run, np.zeros((2, 300, 400, 3), np.uint8)).shape  # doctest: +SKIP
       (2, 300, 400, 2)
     """
-    images = _checked_batch(images)
+    images = _checked_batch(run, images)
     if len(images) == 0:
         return np.zeros((*images.shape[:3], len(run.class_names)), np.float32)
     return np.stack(list(predict_images(run, images)))
 
 
-def predict_probs_unresized(run: Run, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b h w k"]:
+def predict_probs_unresized(run: Run, images: Num[np.ndarray, "b h w c"]) -> Float[np.ndarray, "b h w k"]:
     """Compute probabilities as `predict_probs` does, but without resizing the images.
 
     Use it for networks that should see objects at the scale of the files. Images whose size the network cannot take
@@ -144,50 +172,59 @@ def predict_probs_unresized(run: Run, images: UInt8[np.ndarray, "b h w 3"]) -> F
 
     Args:
       run: run from `load_run`.
-      images: `[b h w 3]` uint8 RGB, of any size.
+      images: `[b h w c]` of any size, with the channels and numbers of the run's image files; uint8 RGB for most runs.
 
     Returns:
       `[b h w k]` float32 in [0, 1].
 
     Raises:
-      InputError: the images have another shape or dtype.
+      InputError: the images have other channels or another type than the run's.
 
     Example:
       >>> run = unet_jax.load_run("RUN")  # doctest: +SKIP
       >>> probs = unet_jax.predict_probs_unresized(run, np.zeros((1, 1000, 700, 3), np.uint8))  # doctest: +SKIP
     """
-    probs = _run_step(run, _checked_batch(images))
+    seen = [_as_seen(run, image) for image in _checked_batch(run, images)]
+    if not seen:
+        return np.zeros((*np.shape(images)[:3], len(run.class_names)), np.float32)
+    probs = _run_step(run, np.stack(seen))
     return run.calibration.probs(probs) if run.calibration else probs
 
 
 def find_inputs(inputs: Sequence[str | epath.Path]) -> dict[str, epath.Path]:
     """Find image files, and return them by id.
 
-    The id is the file's name without its suffix. In a folder, it is the path below the folder without the suffix.
+    The id is the file's name without its ending. In a folder, it is the path below the folder without the ending.
 
     Args:
       inputs: image files, and folders that are searched for image files at any depth.
 
     Raises:
-      InputError: there is no such file, a name does not end like an image's, or two files have the same id.
+      InputError: there is no such file, a name cannot be used or does not end like an image's, two files have the same
+        id, or a symbolic link leads in a circle.
     """
     files: dict[str, epath.Path] = {}
     if not inputs:
         raise InputError("no image was named: give files or folders after the run.")
     for entry in inputs:
         path = epath.Path(entry)
-        if (path / "images").is_dir() and (path / "masks").is_dir():
-            raise InputError(f"{path}: is a data set with masks. Name its images: {path / 'images'}.")
+        beside = [p for p in path.iterdir() if not is_read(p.name)] if path.is_dir() else []
+        for folder in (path, *beside):  # such as train/ of a data set
+            if (folder / "images").is_dir() and (folder / "masks").is_dir():
+                raise InputError(f"{folder}: is a data set with masks. Name its images: {folder / 'images'}.")
         if path.is_dir():
-            matched = {str((p.parent / p.stem).relative_to(path)): p for p in _walk(path)}
+            matched = list_by_id(path).files
             if not matched:
-                raise InputError(f"{path}: holds no image. Images end in {', '.join(IMAGE_SUFFIXES)}.")
+                others = unread_inputs([path])
+                note = f" Files of other endings: {others}." if others else ""
+                raise InputError(f"{path}: holds no image. Images end in {', '.join(IMAGE_SUFFIXES)}.{note}")
         elif not path.exists():
             raise InputError(f"{path}: there is no such file or folder.")
-        elif path.suffix.lower() not in IMAGE_SUFFIXES:
+        elif not is_read(path.name):
             raise InputError(f"{path}: does not end in one of {', '.join(IMAGE_SUFFIXES)}.")
         else:
-            matched = {path.stem: path}
+            check_name(path)
+            matched = {stem_and_ending(path.name)[0]: path}
         for id_, file in matched.items():
             if id_ in files:
                 raise InputError(
@@ -198,21 +235,24 @@ def find_inputs(inputs: Sequence[str | epath.Path]) -> dict[str, epath.Path]:
     return files
 
 
-def _walk(folder: epath.Path) -> Iterator[epath.Path]:
-    """Yield the image files in a folder and below it; names that begin with a dot are left out."""
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from _walk(path)
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
-            yield path
+def unread_inputs(inputs: Sequence[str | epath.Path]) -> str:
+    """Count the files in folders, by ending, that `find_inputs` leaves out; return them in words, or an empty text.
+
+    Args:
+      inputs: the same as those of `find_inputs`.
+
+    Raises:
+      InputError: a symbolic link leads in a circle.
+    """
+    folders = [path for path in map(epath.Path, inputs) if path.is_dir()]
+    unread = [file for folder in folders for file, _ in walk(folder) if not is_read(file.name)]
+    return describe_endings(count_endings(unread))
 
 
 def predict_files(run: Run, files: dict[str, epath.Path], out: epath.Path) -> Iterator[str]:
     """Write `out/CLASS/ID.png` (0 or 255) and `out/overlay/ID.png` at each image's own size; yield finished ids.
 
-    All connected processes must be given the same files. Only the first process writes.
+    The masks of a GeoTIFF are `out/CLASS/ID.tif`, with its georeferencing tags. All connected processes must be given the same files. Only the first process writes.
 
     Args:
       run: run from `load_run`.
@@ -232,11 +272,25 @@ def predict_files(run: Run, files: dict[str, epath.Path], out: epath.Path) -> It
             f"{out / taken[0]}: is there already and was not made by predict (no overlay/ beside it); its files would "
             f"be overwritten. Choose another --out."
         )
-    read = ((image, (id_, image)) for id_, path in files.items() for image in (read_image(path),))
-    for probs, (id_, image) in predict_pairs(run, read):
+
+    def read() -> Iterator[tuple[np.ndarray, tuple[str, np.ndarray]]]:
+        for id_, path in files.items():
+            image = read_as(path, run.info.image_format)
+            yield image, (id_, image)
+
+    for probs, (id_, image) in predict_pairs(run, read()):
         if is_first():
             mask = probs > run.threshold
+            tags = read_geo_tags(files[id_])
             for k, name in enumerate(run.class_names):
-                write_png(out / name / f"{id_}.png", mask[..., k].astype(np.uint8) * np.uint8(255))
-            write_png(out / "overlay" / f"{id_}.png", render_overlay(image, mask))
+                _write_mask(out / name, id_, mask[..., k].astype(np.uint8) * np.uint8(255), tags)
+            write_png(out / "overlay" / f"{id_}.png", render_overlay(to_rgb(image), mask))
         yield id_
+
+
+def _write_mask(folder: epath.Path, id_: str, pixels: np.ndarray, tags: GeoTags) -> None:
+    """Write a mask as PNG, or as TIFF if it has georeferencing tags, which PNG cannot hold."""
+    if tags:
+        write_tiff(folder / f"{id_}.tif", pixels, tags)
+    else:
+        write_png(folder / f"{id_}.png", pixels)

@@ -97,7 +97,7 @@ def histogram(probs: Float[np.ndarray, "h w k"], truth: Bool[np.ndarray, "h w k"
 # threshold is therefore sought among raw logits, and only then divided by the temperature. It needs one histogram per
 # image, since a mean of Dice scores does not follow from pooled counts; the cross entropy does.
 def fit_calibration(histograms: Int[np.ndarray, "i 2 k n"], threshold: float) -> Fit:
-    """Fit the temperature and the threshold of each class.
+    """Fit the temperature and the threshold of each class. A class without a true pixel keeps the threshold.
 
     Args:
       histograms: `[i 2 k n]`, the results of `histogram` for all i images, stacked.
@@ -128,6 +128,8 @@ def fit_calibration(histograms: Int[np.ndarray, "i 2 k n"], threshold: float) ->
         best = np.flatnonzero(allowed & (curve >= curve[allowed].max()))
         raw[k] = _EDGES[best[len(best) // 2]]  # the middle one of equally good edges
         dice[:, k] = np.interp(special.logit(threshold), _EDGES, curve), curve[best[0]]
+        if not pooled[1, k].any():  # the best threshold would be the one that never predicts the class
+            raw[k], dice[1, k] = special.logit(threshold), dice[0, k]
     calibration = Calibration(tuple(temperature.tolist()), tuple(special.expit(raw / temperature).tolist()))
     return Fit(
         calibration,

@@ -20,6 +20,10 @@ class Scores:
     """Names of the k classes."""
     counts: Counts
     """Pixel counts, int64 `[n k]` each."""
+    lost: np.ndarray | None = None
+    """Images and classes whose truth lost all of its pixels by resizing (`count_lost`), bool `[n k]`; None: none."""
+    digests: tuple[str, ...] = ()
+    """Digests of the n images' pixels (`unet_jax.data.sample_facts.pixel_digest`), or none."""
 
     def per_image(self, score: Callable[[Counts], np.ndarray]) -> dict[str, float]:
         """Return the mean over images of each image's score, by class."""
@@ -34,8 +38,46 @@ class Scores:
         """Mean Dice over images and classes."""
         return float(metrics.dice(self.counts).mean())
 
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Names of the classes without a true pixel in any image; their Dice only tells whether they are predicted."""
+        truth = np.asarray(self.counts.tp, np.int64) + np.asarray(self.counts.fn, np.int64)
+        if self.lost is not None:
+            truth = np.where(self.lost, 0, truth)
+        return tuple(name for name, total in zip(self.class_names, truth.sum(axis=0), strict=True) if total == 0)
+
+    @property
+    def choosing_dice(self) -> float:
+        """Mean Dice over images and the classes that are not `absent`: the number that chooses a checkpoint.
+
+        An absent class would count with a Dice of 1 as soon as nothing of it is predicted. If all are absent, all
+        count.
+        """
+        present = [name not in self.absent for name in self.class_names]
+        return float(metrics.dice(self.counts)[:, present].mean()) if any(present) else self.dice_mean
+
     def to_csv(self) -> str:
         """Return a CSV table with one line per image: its name, then Dice and IoU of each class."""
         columns = ["id", *(f"{score}/{name}" for score in ("dice", "iou") for name in self.class_names)]
         values = np.concatenate([metrics.dice(self.counts), metrics.iou(self.counts)], axis=-1)
         return csv_text(columns, ([id_, *(f"{v:.6f}" for v in row)] for id_, row in zip(self.ids, values, strict=True)))
+
+
+def count_lost(counts: Counts, lost: np.ndarray) -> Counts:
+    """Count truth that lost all of its pixels by resizing as one pixel that was missed, never as an empty mask.
+
+    Args:
+      counts: counts at the network's size, `[n k]` each.
+      lost: True for an image and a class that has pixels in the mask file, but none at the network's size: `[n k]`.
+
+    Returns:
+      Counts, int64 `[n k]` each. Where `lost` is True, Dice, IoU and recall are 0.
+
+    Example:
+      >>> counts = Counts(*(np.array([[n]]) for n in (0, 0, 0, 64)))  # nothing true, nothing predicted
+      >>> print(metrics.dice(counts), metrics.dice(count_lost(counts, np.array([[True]]))))
+      [[1.]] [[0.]]
+    """
+    tp, fp, fn, tn = (np.asarray(count, np.int64) for count in counts)
+    missed = lost.astype(np.int64)
+    return Counts(tp, fp, fn + missed, np.maximum(tn - missed, 0))

@@ -77,6 +77,7 @@ def estimate(
     target: Target,
     *,
     program: Literal["train", "predict"] = "train",
+    num_channels: int = 3,
     cache: epath.Path | None = None,
 ) -> Estimate:
     """Compile the step that training (or prediction) would run, and return the compiler's figures.
@@ -86,6 +87,7 @@ def estimate(
       num_classes: number of output channels.
       target: devices to compile for, from `tpu_target` or `local_target`.
       program: the training step, or the prediction step on a batch of the same size.
+      num_channels: channels of the images, of 8 bits.
       cache: folder of finished estimates, in files named by a hash of the lowered program and the compiler.
 
     Raises:
@@ -96,11 +98,12 @@ def estimate(
     check_divisible(config, mesh)
     start = time.perf_counter()
     built = build(config, num_classes, _NUM_STEPS, backend=target.backend)
-    state = state_shapes(config, num_classes, _NUM_STEPS, mesh)
+    state = state_shapes(config, num_classes, _NUM_STEPS, mesh, num_channels)
     if program == "train":
-        lowered = built.train_step.lower(state, batch_shapes(config, num_classes, built.packing, mesh))  # type: ignore[attr-defined]
+        batch = batch_shapes(config, num_classes, built.packing, mesh, num_channels=num_channels)
+        lowered = built.train_step.lower(state, batch)  # type: ignore[attr-defined]
     else:
-        images = batch_shapes(config, num_classes, UNPACKED, mesh).image
+        images = batch_shapes(config, num_classes, UNPACKED, mesh, num_channels=num_channels).image
         lowered = built.predict_step.lower(state.params, state.batch_stats, images)  # type: ignore[attr-defined]
     lower_s = time.perf_counter() - start
     flags = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
@@ -143,7 +146,7 @@ def estimate(
             for i in sorted(instructions, key=lambda i: -i.cycles)[:_NUM_TOP]
             if i.cycles
         ],
-        floor=floor(config, num_classes, program, config.train.batch_size / mesh.size, target.chip),
+        floor=floor(config, num_classes, program, config.train.batch_size / mesh.size, target.chip, num_channels),
         lower_s=lower_s,
         compile_s=compile_s,
         compiler=target.compiler,

@@ -5,7 +5,9 @@ from unet_jax.model.architecture import list_convolutions
 from unet_jax.plan.targets import Chip
 
 
-def floor(config: Config, num_classes: int, program: str, images: float, chip: Chip | None) -> dict[str, float]:
+def floor(
+    config: Config, num_classes: int, program: str, images: float, chip: Chip | None, num_channels: int = 3
+) -> dict[str, float]:
     """Return a rough lower bound on the work of one device: flops, bytes, and for a known chip ms and cycles.
 
     FLOPs are those of the convolutions, without the zeros of packing. A training step does them three times: forward,
@@ -21,10 +23,11 @@ def floor(config: Config, num_classes: int, program: str, images: float, chip: C
       program: train or predict.
       images: images in a step on one device.
       chip: the device, or None if it is not known.
+      num_channels: channels of the images.
     """
     item = 2 if config.model.dtype == "bfloat16" else 4
     flops, num_bytes = 0.0, 0.0
-    for conv in list_convolutions(config.model, num_classes):
+    for conv in list_convolutions(config.model, num_classes, num_channels):
         pixels = images * (config.data.image_size >> conv.level) ** 2
         flops += pixels * 2 * conv.kernel_size**2 * conv.inputs * conv.outputs
         num_bytes += pixels * conv.outputs * item

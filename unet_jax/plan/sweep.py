@@ -24,6 +24,7 @@ def sweep(
     images_per_device: Sequence[int],
     packings: Sequence[str],
     remats: Sequence[str],
+    num_channels: int = 3,
     cache: epath.Path | None = None,
     on_variant: Callable[[dict[str, Any]], None] = lambda variant: None,
 ) -> list[Row]:
@@ -51,7 +52,7 @@ def sweep(
             on_variant(variant)
             changed = replace(config, overrides_of(variant, len(target.devices)))
             try:
-                result = estimate(changed, num_classes, target, cache=cache)
+                result = estimate(changed, num_classes, target, num_channels=num_channels, cache=cache)
             except DoesNotFitError:
                 rows.append((variant, "does not fit"))
                 continue

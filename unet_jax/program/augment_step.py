@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, UInt8, UInt16
 
 from unet_jax._types import Batch
 from unet_jax.config import AugmentConfig
@@ -23,6 +23,8 @@ from unet_jax.data.augment_draws import spline_weights
 Changes = dict[str, Array]
 """Changes of a batch as arrays, from `unet_jax.data.augment_draws.stack_changes`; without the batch axis, those of one
 sample."""
+Pixels = UInt8[Array, "h w c"] | UInt16[Array, "h w c"]
+"""Pixels of an image on the devices."""
 AugmentStep = Callable[[Batch, Changes], Batch]
 """Function `(batch, changes) -> batch`."""
 
@@ -42,11 +44,9 @@ def make_augment_step(config: AugmentConfig, *, linear_masks: bool, sharding: An
       `unet_jax.data.augment_draws.stack_changes`. It returns a batch of the same shapes and dtypes.
     """
 
-    def augment_sample(
-        image: UInt8[Array, "h w 3"], mask: UInt8[Array, "h w k"], change: Changes
-    ) -> tuple[Array, Array]:
+    def augment_sample(image: Pixels, mask: UInt8[Array, "h w k"], change: Changes) -> tuple[Array, Array]:
         if config.color_prob:
-            shifted = _shift_color(image, change["color"], circular_hue=config.circular_hue)
+            shifted = _shift_any_color(image, change["color"], circular_hue=config.circular_hue)
             image = jnp.where(change["color_on"], shifted, image)
         if config.brightness_prob or config.contrast_prob or config.gamma_prob:
             image = _change_tone(image, change["tone"])
@@ -59,7 +59,7 @@ def make_augment_step(config: AugmentConfig, *, linear_masks: bool, sharding: An
             rows, columns = jnp.arange(image.shape[0])[:, None, None], jnp.arange(image.shape[1])[None, :, None]
             top, bottom, left, right = change["cutout"]
             inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
-            image = jnp.where(inside, jnp.uint8(0), image)
+            image = jnp.where(inside, jnp.zeros((), image.dtype), image)
         return image, mask
 
     def augment_step(batch: Batch, changes: Changes) -> Batch:
@@ -69,9 +69,14 @@ def make_augment_step(config: AugmentConfig, *, linear_masks: bool, sharding: An
     return jax.jit(augment_step, out_shardings=sharding)
 
 
-def _bytes(values: Float[Array, "..."]) -> UInt8[Array, "..."]:
-    """Round to whole gray levels, half to even, and clip to 0 to 255."""
-    return jnp.clip(jnp.rint(values), 0.0, 255.0).astype(jnp.uint8)
+def _white(dtype: Any) -> int:
+    """Return the largest gray level of a type of pixels: 255 or 65535."""
+    return int(jnp.iinfo(dtype).max)
+
+
+def _levels(values: Float[Array, "..."], dtype: Any) -> Pixels:
+    """Round to whole gray levels, half to even, and clip to the range of the type."""
+    return jnp.clip(jnp.rint(values), 0.0, float(_white(dtype))).astype(dtype)
 
 
 # OpenCV computes hue and saturation of bytes in fixed-point integers with 12 fractional bits. It multiplies by entries
@@ -81,8 +86,34 @@ _SATURATION_TABLE = np.rint((255 << 12) / _DIVISORS).astype(np.int32)
 _HUE_TABLE = np.rint((180 << 12) / (6.0 * _DIVISORS)).astype(np.int32)
 
 
+def _shift_any_color(image: Pixels, shifts: Int[Array, "3"], *, circular_hue: bool) -> Pixels:
+    """Shift hue, saturation and value of RGB, or only the value of other images, as `data.augment` does."""
+    if image.shape[-1] != 3:
+        white = _white(image.dtype)
+        return jnp.clip(image.astype(jnp.int32) + shifts[2] * (white // 255), 0, white).astype(image.dtype)
+    shift = _shift_color if image.dtype == jnp.uint8 else _shift_deep_color
+    return shift(image, shifts, circular_hue=circular_hue)
+
+
+def _shift_deep_color(image: Array, shifts: Int[Array, "3"], *, circular_hue: bool) -> Array:
+    """Shift hue, saturation and value of 16 bits, as `data.augment.shift_deep_color` does, in float32."""
+    r, g, b = (image[..., i].astype(jnp.float32) / 65535.0 for i in range(3))
+    value = jnp.maximum(jnp.maximum(r, g), b)
+    spread = value - jnp.minimum(jnp.minimum(r, g), b)
+    divisor = jnp.where(spread > 0.0, spread, 1.0)
+    sixth = jnp.where(
+        value == r, (g - b) / divisor, jnp.where(value == g, 2.0 + (b - r) / divisor, 4.0 + (r - g) / divisor)
+    )
+    hue = jnp.where(spread > 0.0, sixth % 6.0, 0.0) * 60.0 + 2.0 * shifts[0].astype(jnp.float32)
+    hue = hue % 360.0 if circular_hue else jnp.clip(hue, 0.0, 510.0) % 360.0
+    saturation = jnp.where(value > 0.0, spread / jnp.where(value > 0.0, value, 1.0), 0.0)
+    saturation = jnp.clip(saturation + shifts[1].astype(jnp.float32) / 255.0, 0.0, 1.0)
+    value = jnp.clip(value + shifts[2].astype(jnp.float32) / 255.0, 0.0, 1.0)
+    return _levels(65535.0 * _rgb(hue / 60.0, saturation, value), image.dtype)
+
+
 def _shift_color(image: UInt8[Array, "h w 3"], shifts: Int[Array, "3"], *, circular_hue: bool) -> UInt8[Array, "h w 3"]:
-    """Shift hue, saturation and value, as `data.augment.shift_color` does.
+    """Shift hue, saturation and value of 8 bits, as `data.augment.shift_color` does.
 
     The conversion from RGB rounds as OpenCV does (hue below 180, saturation and value up to 255). The conversion back
     to RGB is computed in float32.
@@ -102,6 +133,12 @@ def _shift_color(image: UInt8[Array, "h w 3"], shifts: Int[Array, "3"], *, circu
         saturation.astype(jnp.float32) / 255.0,
         value.astype(jnp.float32) / 255.0,
     )
+    # rounded down as in OpenCV 5; OpenCV 4 rounds to nearest
+    return jnp.floor(255.0 * _rgb(place, s, v)).astype(jnp.uint8)
+
+
+def _rgb(place: Float[Array, "h w"], s: Float[Array, "h w"], v: Float[Array, "h w"]) -> Float[Array, "h w 3"]:
+    """Convert hue (in sixths of the circle), saturation and value, both in [0, 1], to RGB in [0, 1]."""
     sector = jnp.floor(place)
     part = place - sector
     low, falling, rising = v * (1.0 - s), v * (1.0 - s * part), v * (1.0 - s * (1.0 - part))
@@ -115,26 +152,26 @@ def _shift_color(image: UInt8[Array, "h w 3"], shifts: Int[Array, "3"], *, circu
         k = (sector + turn) % 6.0
         return jnp.where((k == 0) | (k == 5), v, jnp.where(k == 1, falling, jnp.where(k == 4, rising, low)))
 
-    rgb = jnp.stack([channel(0), channel(4), channel(2)], axis=-1)
-    return jnp.floor(255.0 * rgb).astype(jnp.uint8)  # rounded down as in OpenCV 5; OpenCV 4 rounds to nearest
+    return jnp.stack([channel(0), channel(4), channel(2)], axis=-1)
 
 
-def _change_tone(image: UInt8[Array, "h w 3"], tone: Float[Array, "3"]) -> UInt8[Array, "h w 3"]:
-    """Change brightness, contrast and gamma by one table of all 256 gray levels, as on the host."""
+def _change_tone(image: Pixels, tone: Float[Array, "3"]) -> Pixels:
+    """Change brightness, contrast and gamma by one table of all gray levels, as on the host."""
     brightness, contrast, gamma = tone
-    x = jnp.arange(256, dtype=jnp.float32) / 255.0
-    table = _bytes(255.0 * (contrast * (x**gamma - 0.5) + 0.5 + brightness))
+    white = _white(image.dtype)
+    x = jnp.arange(white + 1, dtype=jnp.float32) / float(white)
+    table = _levels(float(white) * (contrast * (x**gamma - 0.5) + 0.5 + brightness), image.dtype)
     return table[image.astype(jnp.int32)]
 
 
 def _resample(
-    image: UInt8[Array, "h w 3"],
+    image: Pixels,
     mask: UInt8[Array, "h w k"],
     change: Changes,
     config: AugmentConfig,
     *,
     linear_masks: bool,
-) -> tuple[UInt8[Array, "h w 3"], UInt8[Array, "h w k"]]:
+) -> tuple[Pixels, UInt8[Array, "h w k"]]:
     """Compute the source coordinates of each output pixel, and read image and mask there once.
 
     The coordinates combine flips, transposition, the affine matrix and the elastic displacement.
@@ -161,10 +198,12 @@ def _resample(
         # The host flips after it warps, so the displacements, which belong to pixels before the flip, are flipped too.
         moved = _flip(jnp.rint(moved / change["unit"]) * change["unit"], change["flips"], config)
         source_x, source_y = source_x + moved[..., 0], source_y + moved[..., 1]
-    if linear_masks:
+    if linear_masks and image.dtype == mask.dtype:
+        num_channels = image.shape[-1]
         together = _look_bilinear(jnp.concatenate([image, mask], axis=-1), source_x, source_y, config.border)
-        return together[..., :3], together[..., 3:]
-    return _look_bilinear(image, source_x, source_y, config.border), _look_nearest(
+        return together[..., :num_channels], together[..., num_channels:]
+    look_at_mask = _look_bilinear if linear_masks else _look_nearest
+    return _look_bilinear(image, source_x, source_y, config.border), look_at_mask(
         mask, source_x, source_y, config.border
     )
 
@@ -180,12 +219,16 @@ def _flip(pixels: Array, flips: Array, config: AugmentConfig) -> Array:
     return pixels
 
 
-def _look_up(pixels: UInt8[Array, "h w c"], x: Int[Array, "h w"], y: Int[Array, "h w"], border: str) -> Array:
-    """Return the pixels `[h w c]` uint8 at integer coordinates.
+def _look_up(pixels: Pixels, x: Int[Array, "h w"], y: Int[Array, "h w"], border: str) -> Array:
+    """Return the pixels `[h w c]` at integer coordinates.
 
     Outside of the image, the result is 0 if `border` is "constant". If it is "reflect", the image is mirrored without
     repeating the pixels at its edge.
     """
+    if pixels.dtype == jnp.uint16:  # as twice as many bytes
+        as_bytes = jax.lax.bitcast_convert_type(pixels, jnp.uint8).reshape(*pixels.shape[:2], -1)
+        values = _look_up(as_bytes, x, y, border).reshape(*x.shape, -1, 2)
+        return jax.lax.bitcast_convert_type(values, jnp.uint16)
     size, channels = pixels.shape[0], pixels.shape[-1]
     inside = None
     if border == "constant":
@@ -207,7 +250,7 @@ def _look_nearest(pixels: Array, x: Float[Array, "h w"], y: Float[Array, "h w"],
 
 
 def _look_bilinear(pixels: Array, x: Float[Array, "h w"], y: Float[Array, "h w"], border: str) -> Array:
-    """Interpolate bilinearly between the four pixels around fractional coordinates; round to uint8."""
+    """Interpolate bilinearly between the four pixels around fractional coordinates; round to whole levels."""
     left, top = jnp.floor(x), jnp.floor(y)
     right_share, bottom_share = (x - left)[..., None], (y - top)[..., None]
     x0, y0 = left.astype(jnp.int32), top.astype(jnp.int32)
@@ -217,10 +260,10 @@ def _look_bilinear(pixels: Array, x: Float[Array, "h w"], y: Float[Array, "h w"]
 
     upper = at(0, 0) + right_share * (at(1, 0) - at(0, 0))
     lower = at(0, 1) + right_share * (at(1, 1) - at(0, 1))
-    return _bytes(upper + bottom_share * (lower - upper))
+    return _levels(upper + bottom_share * (lower - upper), pixels.dtype)
 
 
-def _blur(image: UInt8[Array, "h w 3"], deviation: Float[Array, ""], radius: int) -> UInt8[Array, "h w 3"]:
+def _blur(image: Pixels, deviation: Float[Array, ""], radius: int) -> Pixels:
     """Blur rows and then columns with a Gaussian kernel of 2 * radius + 1 weights.
 
     `deviation` is the standard deviation in pixels; 0 changes nothing.
@@ -235,15 +278,18 @@ def _blur(image: UInt8[Array, "h w 3"], deviation: Float[Array, ""], radius: int
         length = image.shape[axis]
         parts = (jax.lax.slice_in_dim(padded, i, i + length, axis=axis) for i in range(2 * radius + 1))
         out = sum((weights[i] * part for i, part in enumerate(parts)), jnp.zeros_like(out))
-    return _bytes(out)
+    return _levels(out, image.dtype)
 
 
-def _add_noise(image: UInt8[Array, "h w 3"], factor: Int[Array, ""], key: Array) -> UInt8[Array, "h w 3"]:
+def _add_noise(image: Pixels, factor: Int[Array, ""], key: Array) -> Pixels:
     """Add the same noise as `data.augment.add_noise`, computed in the same integers."""
     bits = jax.lax.iota(jnp.uint32, image.size) * jnp.uint32(0x9E3779B1) + key
     for shift, multiplier in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
         bits = (bits ^ (bits >> jnp.uint32(shift))) * jnp.uint32(multiplier)
     octets = (bits[:, None] >> (jnp.uint32(8) * jax.lax.iota(jnp.uint32, 4))[None]) & jnp.uint32(255)
     total = octets.astype(jnp.int32).sum(axis=-1) - 510
-    noise = (total * factor + (1 << 15)) >> 16
-    return jnp.clip(image.astype(jnp.int32) + noise.reshape(image.shape), 0, 255).astype(jnp.uint8)
+    if image.dtype == jnp.uint16:
+        noise = (total * ((factor * 257) >> 8) + (1 << 7)) >> 8
+    else:
+        noise = (total * factor + (1 << 15)) >> 16
+    return jnp.clip(image.astype(jnp.int32) + noise.reshape(image.shape), 0, _white(image.dtype)).astype(image.dtype)

@@ -59,9 +59,9 @@ class Program(NamedTuple):
     """Function `(params, batch_stats, images) -> probabilities`; see `unet_jax.program.steps.make_predict_step`. Its
     images are not packed."""
 
-    def init(self, key: jax.Array) -> TrainState:
+    def init(self, key: jax.Array, num_channels: int = 3) -> TrainState:
         """Return the state before the first update, with random weights from the key. The function is pure."""
-        return init_state(key, self.model, self.tx)
+        return init_state(key, self.model, self.tx, num_channels)
 
 
 def build(config: Config, num_classes: int, num_steps: int, *, backend: str | None = None) -> Program:
@@ -253,10 +253,26 @@ def make_loss(
     )
 
 
-def batch_shapes(config: Config, num_classes: int, packing: Packing, mesh: Mesh) -> Batch:
+def batch_shapes(
+    config: Config,
+    num_classes: int,
+    packing: Packing,
+    mesh: Mesh,
+    *,
+    num_channels: int = 3,
+    image_dtype: Any = np.uint8,
+) -> Batch:
     """Return the shapes, dtypes and shardings of the batch that a training step takes.
 
-    Image and label are packed uint8, and the weights are float32.
+    Image and label are packed, the label is uint8, and the weights are float32.
+
+    Args:
+      config: settings of the run.
+      num_classes: output channels.
+      packing: factors that images and labels are packed by.
+      mesh: devices.
+      num_channels: channels of the images.
+      image_dtype: type of their pixels, uint8 or uint16.
 
     Raises:
       InputError: the batch cannot be divided evenly over micro-batches and devices, or the images' rows over devices.
@@ -265,9 +281,10 @@ def batch_shapes(config: Config, num_classes: int, packing: Packing, mesh: Mesh)
     shardings = batch_shardings(mesh)
     size, batch_size = config.data.image_size, config.train.batch_size
 
-    def pixels(channels: int, factor: Factor) -> jax.ShapeDtypeStruct:
+    def pixels(channels: int, factor: Factor, dtype: Any) -> jax.ShapeDtypeStruct:
         shape = (batch_size, size // factor[0], size // factor[1], num_subpixels(factor) * channels)
-        return jax.ShapeDtypeStruct(shape, np.uint8, sharding=shardings.image)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=shardings.image)
 
     weight = jax.ShapeDtypeStruct((batch_size,), np.float32, sharding=shardings.weight)
-    return Batch(pixels(3, packing.image), pixels(num_classes, packing.label), weight)
+    image = pixels(num_channels, packing.image, image_dtype)
+    return Batch(image, pixels(num_classes, packing.label, np.uint8), weight)

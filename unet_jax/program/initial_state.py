@@ -19,7 +19,7 @@ def make_model(config: ModelConfig, num_classes: int) -> UNet:
     return UNet(config, num_classes)
 
 
-def init_state(key: jax.Array, model: UNet, tx: optax.GradientTransformation) -> TrainState:
+def init_state(key: jax.Array, model: UNet, tx: optax.GradientTransformation, num_channels: int = 3) -> TrainState:
     """Return the state before the first update, with random parameters.
 
     The function is pure, so it can be jitted, sharded or passed to `jax.eval_shape`.
@@ -30,14 +30,16 @@ def init_state(key: jax.Array, model: UNet, tx: optax.GradientTransformation) ->
       tx: optimizer.
     """
     size = model.config.size_multiple
-    variables = model.init(key, jnp.zeros((1, size, size, 3), jnp.float32), False)
+    variables = model.init(key, jnp.zeros((1, size, size, num_channels), jnp.float32), False)
     return start_state(variables["params"], variables.get("batch_stats", {}), tx)
 
 
-def state_shapes(config: Config, num_classes: int, num_steps: int, mesh: Mesh | None = None) -> TrainState:
+def state_shapes(
+    config: Config, num_classes: int, num_steps: int, mesh: Mesh | None = None, num_channels: int = 3
+) -> TrainState:
     """Return the shapes and dtypes of a run's state, with shardings that replicate it over the mesh if one is given."""
     model, tx = make_model(config.model, num_classes), make_optimizer(config.optim, num_steps)
-    shapes = jax.eval_shape(lambda key: init_state(key, model, tx), jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: init_state(key, model, tx, num_channels), jax.random.key(0))
     if mesh is None:
         return shapes
     sharding = replicated(mesh)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, UInt8, UInt16
 
 from unet_jax._types import Batch, PyTree
 from unet_jax.losses import term_gradients
@@ -38,15 +38,15 @@ Options = dict[str, str] | None
 """XLA's options for the compilation of a step (`unet_jax.devices.compilation.compiler_options`)."""
 
 
-def unit_range(images: UInt8[Array, "..."]) -> Float[Array, "..."]:
-    """Convert uint8 to float32 in [0, 1]. Images and labels stay bytes until this point, which is on the device.
+def unit_range(images: UInt8[Array, "..."] | UInt16[Array, "..."]) -> Float[Array, "..."]:
+    """Convert uint8 or uint16 to float32 in [0, 1]. Images and labels stay integers until here, on the device.
 
     Example:
       >>> import jax.numpy as jnp
       >>> [f"{value:.1f}" for value in unit_range(jnp.array([0, 51, 255], jnp.uint8))]
       ['0.0', '0.2', '1.0']
     """
-    return images.astype(jnp.float32) / 255.0
+    return images.astype(jnp.float32) / float(jnp.iinfo(images.dtype).max)
 
 
 def make_train_step(

@@ -3,6 +3,7 @@
 The training loop writes the metrics of a step one step later.
 """
 
+import contextlib
 import json
 import math
 from typing import Any
@@ -20,16 +21,14 @@ class MetricsFile:
         self._path = path
 
     def read(self) -> list[dict[str, Any]]:
-        """Read all rows up to the first incomplete line, which is the last one if a kill cut it off."""
+        """Read all rows; lines that are not whole, as one that a kill cut off, are left out."""
         if not self._path.exists():
             return []
         rows = []
         for line in self._path.read_text().splitlines():
-            try:
+            with contextlib.suppress(json.JSONDecodeError):
                 rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return rows
+        return [row for row in rows if isinstance(row, dict) and "step" in row]
 
     def rewind(self, step: int) -> None:
         """Drop the rows after `step`, because a run that resumes from there writes them again."""

@@ -6,10 +6,11 @@ from typing import Any
 import cv2
 import numpy as np
 from etils import epath
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, UInt, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from unet_jax.data.pixels import write_png
@@ -34,6 +35,24 @@ def _unit(color: tuple[int, int, int]) -> tuple[float, float, float]:
     """Convert a colour from 0 to 255 to matplotlib's range, 0 to 1."""
     red, green, blue = color
     return red / 255, green / 255, blue / 255
+
+
+def to_rgb(image: UInt[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Turn an image as the network sees it into 8-bit RGB to look at.
+
+    One channel is shown as gray, two as red and green, and of more than three the first three.
+
+    Args:
+      image: `[h w c]` uint8 or uint16.
+    """
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    channels = image.shape[-1]
+    if channels == 1:
+        return np.repeat(image, 3, axis=-1)
+    if channels == 2:
+        return np.concatenate([image, np.zeros_like(image[..., :1])], axis=-1)
+    return np.ascontiguousarray(image[..., :3])
 
 
 def render_overlay(image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w k"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -165,8 +184,10 @@ def _number(value: Any) -> float:
 def save_figure(figure: Figure, path: epath.Path) -> None:
     """Write a figure as PNG: drawn on the Agg canvas, which needs no display, and written by `write_png`.
 
-    `write_png` can write to buckets, which matplotlib cannot.
+    `write_png` can write to buckets, which matplotlib cannot. A "$" in an id or in a class's name is no formula.
     """
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # type: ignore[attr-defined]
     figure.set_dpi(_DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

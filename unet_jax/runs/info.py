@@ -6,12 +6,14 @@ import json
 import platform
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from unet_jax._files import replace_text
 from unet_jax._types import InputError
 from unet_jax.config import Config
 from unet_jax.config.dicts import config_from_dict, config_to_dict
+from unet_jax.data.image_format import ImageFormat
 from unet_jax.data.order import steps_per_epoch
 
 _FORMAT = 1
@@ -26,12 +28,24 @@ class RunInfo:
     class_names: tuple[str, ...]
     """Names of the classes, in the order of the channels."""
     splits: dict[str, list[str]]
-    """Image ids of each split. Those of train and val can all be read; those of test were not tried."""
+    """Image ids of each split. Those of train and val can all be read; some of test may not."""
     audit: dict[str, Any]
     """Description of the training and validation images (`unet_jax.data.audit.Audit.to_dict`), or the origin of an
     imported run."""
     versions: dict[str, str]
     """Versions of Python and of packages, by name."""
+    image_format: ImageFormat | None = None
+    """Channels and intensities of the images. None, in runs of earlier versions, is 8-bit RGB of any file."""
+
+    @property
+    def num_channels(self) -> int:
+        """Number of channels that the network sees."""
+        return self.image_format.num_channels if self.image_format else 3
+
+    @property
+    def image_dtype(self) -> np.dtype:
+        """Type of the pixels that the network sees: uint8 or uint16."""
+        return self.image_format.dtype if self.image_format else np.dtype(np.uint8)
 
     @property
     def num_steps(self) -> int:
@@ -62,6 +76,7 @@ def current_versions() -> dict[str, str]:
 
 
 def _version(name: str) -> str:
+    """Return the version of an installed package."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -78,6 +93,7 @@ def save_info(path: epath.Path, info: RunInfo) -> None:
         "versions": info.versions,
         "audit": info.audit,
         "splits": info.splits,
+        "images": info.image_format.to_dict() if info.image_format else None,
     }
     replace_text(info_path(path), json.dumps(values, indent=1) + "\n")
 
@@ -105,6 +121,7 @@ def load_info(path: epath.Path) -> RunInfo:
             splits=values["splits"],
             audit=values["audit"],
             versions=values["versions"],
+            image_format=ImageFormat.from_dict(values["images"]) if values.get("images") else None,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: is damaged ({type(error).__name__}: {error}). Restore it or train again.") from error

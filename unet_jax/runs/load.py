@@ -66,7 +66,7 @@ def open_checkpoints(path: epath.Path, config: Config) -> Any:
 
 def abstract_state(info: RunInfo) -> TrainState:
     """Return the shapes and dtypes of a run's state."""
-    return state_shapes(info.config, len(info.class_names), info.num_steps)
+    return state_shapes(info.config, len(info.class_names), info.num_steps, num_channels=info.num_channels)
 
 
 def load_run(path: str | epath.Path, checkpoint: Literal["best", "last"] = "best", *, mesh: Mesh | None = None) -> Run:

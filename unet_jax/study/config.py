@@ -158,7 +158,7 @@ def _study(values: dict[str, Any], folder: epath.Path, out: str, overrides: dict
     preset = study.get("preset", "small")
     require(preset in PRESETS, "study.preset", preset, f"one of {', '.join(PRESETS)}")
     flat = _flatten(_table("config", values.get("config", {})))
-    for name in flat:
+    for name in (*flat, *overrides):
         refused = name == "seed" or name.startswith("loss.")
         require(not refused, "config", name, "another setting: [study] has the seeds and [[variant]] the losses")
     flat |= {name: str(folder / flat[name]) for name in _PATHS if flat.get(name) and isinstance(flat[name], str)}

@@ -63,8 +63,10 @@ def measure_costs(study: Study, programs: SharedPrograms, mesh: Mesh, display: G
         config = study.run_config(variant, study.seeds[0])
         program = programs(config, num_classes, info.num_steps)
         if state is None:  # all variants have the same network and optimizer, so that one state fits all steps
-            batch = _made_up_batch(batch_shapes(config, num_classes, program.packing, mesh), mesh)
-            state = put_replicated(jax.jit(program.init)(jax.random.key(0)), mesh)
+            pixels = {"num_channels": info.num_channels, "image_dtype": info.image_dtype}
+            batch = _made_up_batch(batch_shapes(config, num_classes, program.packing, mesh, **pixels), mesh)
+            init = jax.jit(program.init, static_argnums=1)
+            state = put_replicated(init(jax.random.key(0), info.num_channels), mesh)
         steps[variant.name] = program.train_step.lower(state, batch).compile()  # type: ignore[attr-defined]
         num_bytes[variant.name] = programs.step_bytes(config, num_classes, info.num_steps)
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -105,7 +107,8 @@ def read_costs(study: Study) -> dict[str, Cost]:
 def _made_up_batch(shapes: Batch, mesh: Mesh) -> Batch:
     """Make a batch of random images, with masks of random blocks, so that the masks have borders as real ones do."""
     rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, shapes.image.shape, np.uint8)
+    white = np.iinfo(shapes.image.dtype).max
+    image = rng.integers(0, white, shapes.image.shape, shapes.image.dtype, endpoint=True)
     count, height, width, channels = shapes.label.shape
     block = max(1, min(height, width) // 4)
     coarse = rng.integers(0, 2, (count, -(-height // block), -(-width // block), channels), np.uint8) * np.uint8(255)

@@ -1,7 +1,7 @@
 """Evaluation on the validation split during training: on the devices, at the network's image size."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -11,10 +11,11 @@ from unet_jax._types import Batch
 from unet_jax.data.pipeline import eval_batches
 from unet_jax.devices.mesh import fetch, process_share, put_batch, put_images
 from unet_jax.metrics import Counts
-from unet_jax.metrics.scores import Scores
+from unet_jax.metrics.scores import Scores, count_lost
 from unet_jax.program.optim import make_schedule, scale_learning_rate
 from unet_jax.program.state import TrainState
 from unet_jax.program.steps import EvalStep
+from unet_jax.report.pictures import to_rgb
 from unet_jax.runs.progress import Progress, should_stop
 from unet_jax.training.goodput import Pace
 from unet_jax.training.log import Evaluation
@@ -50,6 +51,7 @@ def evaluate(
             ids=session.val_source.ids,
             class_names=session.info.class_names,
             mesh=session.mesh,
+            vanished=session.info.audit.get("vanished", {}),
         )
         early_stop = progress.early_stop.seen(loss, min_delta=config.train.early_stop_min_delta)
         plateau = progress.plateau
@@ -90,6 +92,7 @@ def evaluate_batches(
     ids: Sequence[str],
     class_names: tuple[str, ...],
     mesh: Mesh,
+    vanished: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[Scores, float]:
     """Compute scores and mean loss over batches. Each process passes its share of them (`process_share`).
 
@@ -100,6 +103,8 @@ def evaluate_batches(
       ids: ids of all samples, in order.
       class_names: names of the classes.
       mesh: mesh of devices.
+      vanished: ids, by class, of images whose truth has pixels in the mask file, but none at the network's size. They
+        count as missed (`count_lost`).
 
     Returns:
       The scores of all samples, in every process, and the mean loss, in which each batch counts by its number of
@@ -114,7 +119,9 @@ def evaluate_batches(
         parts.append(Counts(*(np.asarray(c, np.int64)[real] for c in counts)))
         loss_sum += float(terms["loss"]) * int(real.sum())
     counts = Counts(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-    return Scores(tuple(ids), class_names, counts), loss_sum / len(ids)
+    lost_ids = [set((vanished or {}).get(name, ())) for name in class_names]
+    lost = np.array([[id_ in of_class for of_class in lost_ids] for id_ in ids])
+    return Scores(tuple(ids), class_names, count_lost(counts, lost), lost), loss_sum / len(ids)
 
 
 def show_evaluation(session: Session, state: TrainState, evaluation: Evaluation) -> None:
@@ -131,7 +138,10 @@ def show_evaluation(session: Session, state: TrainState, evaluation: Evaluation)
         predictions = np.asarray(probs) > session.config.train.threshold
         try:
             session.log.pictures(
-                list(images), [sample.mask >= 128 for sample in samples], list(predictions), evaluation.scores
+                [to_rgb(image) for image in images],
+                [sample.mask >= 128 for sample in samples],
+                list(predictions),
+                evaluation.scores,
             )
         except Exception as error:  # no failure in a picture is a reason to stop training
             reason = f"{type(error).__name__}: {error}"

@@ -95,19 +95,22 @@ class RunLog:
 
     def evaluation(self, evaluation: Evaluation) -> None:
         """Write the results of an evaluation to metrics.jsonl."""
-        self._last_dice = evaluation.scores.dice_mean
+        self._last_dice = evaluation.scores.choosing_dice
         self._write(self._row(evaluation))
 
     def show(self, evaluation: Evaluation) -> None:
         """Print the results of an evaluation, and write them to TensorBoard."""
         self._write_tensorboard(self._row(evaluation))
         scores, pace = evaluation.scores, evaluation.pace
-        by_class = ", ".join(f"{name} {value:.4f}" for name, value in scores.per_image(metrics.dice).items())
+        by_class = ", ".join(
+            f"{name} {value:.4f}" + (" absent" if name in scores.absent else "")
+            for name, value in scores.per_image(metrics.dice).items()
+        )
         faults = evaluation.fault_counts(self._config.on_non_finite)
         self._display.line(
             f"epoch {evaluation.epoch:g}/{self._config.num_epochs}  step {evaluation.progress.step}  "
             f"loss {evaluation.progress.mean_loss:.4f}  val loss {evaluation.loss:.4f}  "
-            f"val Dice {scores.dice_mean:.4f} ({by_class})  lr {evaluation.learning_rate:.1e}  "
+            f"val Dice {scores.choosing_dice:.4f} ({by_class})  lr {evaluation.learning_rate:.1e}  "
             f"{pace.images_per_s:.1f} images/s  {pace.wait_share:.0%} waiting for data"
             + "".join(f"  {count} {name.replace('_', ' ')}" for name, count in faults.items() if count)
         )
@@ -124,7 +127,7 @@ class RunLog:
             "epoch": evaluation.epoch,
             "train/loss": evaluation.progress.mean_loss,
             "eval/loss": evaluation.loss,
-            "eval/dice": scores.dice_mean,
+            "eval/dice": scores.choosing_dice,
             **{f"eval/dice/{name}": value for name, value in scores.per_image(metrics.dice).items()},
             **{f"eval/iou/{name}": value for name, value in scores.per_image(metrics.iou).items()},
             "learning_rate": evaluation.learning_rate,

@@ -41,7 +41,8 @@ class TrainResult:
     best_step: int
     """Step of the best checkpoint."""
     best_metrics: dict[str, float]
-    """Scores of the best checkpoint on val: mean per-image Dice ("dice") and loss ("loss")."""
+    """Scores of the best checkpoint on val: mean per-image Dice of the classes that occur there ("dice"), and loss
+    ("loss")."""
 
 
 def train(
@@ -128,7 +129,15 @@ def train(
 def _compile(session: Session, state: TrainState) -> TrainStep:
     """Compile the training step for exactly these shapes. A batch of another shape raises an error that names it."""
     program, mesh = session.program, session.mesh
-    batch = batch_shapes(session.config, len(session.info.class_names), program.packing, mesh)
+    info = session.info
+    batch = batch_shapes(
+        info.config,
+        len(info.class_names),
+        program.packing,
+        mesh,
+        num_channels=info.num_channels,
+        image_dtype=info.image_dtype,
+    )
     device = f"{mesh.size} {mesh.devices.flat[0].device_kind} device{'s' if mesh.size > 1 else ''}"
     start = time.perf_counter()
     with session.ledger.phase("compile"):

@@ -90,7 +90,7 @@ class Session:
             # Classes and config are stored too, so that a checkpoint explains itself without its run directory.
             identity = {"class_names": list(self.info.class_names), "config": config_to_dict(self.config)}
             values = {**progress.to_dict(), **identity, "goodput": self.ledger.seconds}
-            metrics = {"dice": evaluation.scores.dice_mean, "loss": evaluation.loss} if evaluation else None
+            metrics = {"dice": evaluation.scores.choosing_dice, "loss": evaluation.loss} if evaluation else None
             self.store.save(progress.step, state, progress=values, metrics=metrics)
             self.ledger.mark_checkpoint()
             self.ledger.write(progress.step)
@@ -107,7 +107,7 @@ class Session:
 def cached_source(info: RunInfo, layout: Layout, split: str, display: Display) -> Source:
     """Return the samples of a split at the network's size, cached in the way that `data.cache` says."""
     config = info.config.data
-    files = split_source(layout, info.splits[split], config)
+    files = split_source(layout, info.splits[split], config, info.image_format)
     with display.bar(f"caching {split}", len(files), unit="images") as show:
         return training_source(
             files,

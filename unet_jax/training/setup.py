@@ -9,17 +9,18 @@ from unet_jax._types import InputError
 from unet_jax.config import Config, DataConfig
 from unet_jax.config.dicts import check_same_run
 from unet_jax.config.presets import check_settings
-from unet_jax.data.audit import DARK, Audit, audit_source
+from unet_jax.data.audit import Audit, audit_source, cannot_choose
+from unet_jax.data.image_format import ImageFormat
+from unet_jax.data.intensity import find_format
 from unet_jax.data.layout import Layout, find_layout
 from unet_jax.data.order import TrainOrder
 from unet_jax.data.sources import FileSource
-from unet_jax.data.splits import assign_splits
+from unet_jax.data.splits import assign_splits, empty_split
 from unet_jax.data.threads import num_cores
 from unet_jax.devices.processes import is_first, wait_for_all
+from unet_jax.report.audit_text import format_lines, overview, remarks
 from unet_jax.report.display import Display
 from unet_jax.runs.info import RunInfo, current_versions, info_path, load_info, save_info
-
-_NUM_SHOWN = 10
 
 
 def begin_run(config: Config, out: epath.Path, display: Display) -> tuple[RunInfo, Layout]:
@@ -48,10 +49,12 @@ def begin_run(config: Config, out: epath.Path, display: Display) -> tuple[RunInf
     return _continue_info(config, layout, out), layout
 
 
-def split_source(layout: Layout, ids: Sequence[str], data: DataConfig) -> FileSource:
+def split_source(
+    layout: Layout, ids: Sequence[str], data: DataConfig, image_format: ImageFormat | None = None
+) -> FileSource:
     """Return a source of the samples with these ids, in this order."""
     by_id = {r.id: r for r in layout.records}
-    return FileSource(layout, [by_id[i] for i in ids], soft_masks=data.soft_masks)
+    return FileSource(layout, [by_id[i] for i in ids], soft_masks=data.soft_masks, image_format=image_format)
 
 
 def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display) -> RunInfo:
@@ -59,69 +62,59 @@ def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display)
     check_settings(config)
     splits = assign_splits(layout, config.data)
     for name in ("train", "val"):
-        if not splits[name]:
-            raise InputError(
-                f"{config.data.root}: the split {name!r} is empty (train {len(splits['train'])}, val "
-                f"{len(splits['val'])}, test {len(splits['test'])} of {len(layout.records)} samples). "
-                f"Give it images, or correct --data.splits."
-            )
-    used = set(splits["train"]) | set(splits["val"])
-    source = split_source(layout, [r.id for r in layout.records if r.id in used], config.data)
+        if reason := empty_split(splits, name, config.data):
+            raise InputError(reason)
+    in_splits = {id_ for ids in splits.values() for id_ in ids}
+    image_format = _find_format(layout, splits["train"], config, display)
+    source = split_source(layout, [r.id for r in layout.records if r.id in in_splits], config.data, image_format)
     with display.bar("reading data", len(source), unit="images") as show:
         audit = audit_source(
             source,
             layout.class_names,
             skip_bad=config.data.on_bad_sample == "skip",
+            splits=splits,
+            image_size=config.data.image_size,
+            linear_masks=config.data.mask_interpolation == "linear",
             num_threads=config.data.num_threads or num_cores(),
             on_progress=lambda done, _: show(done, ""),
         )
     usable = set(audit.ids)
     for name in ("train", "val"):
         splits[name] = [i for i in splits[name] if i in usable]
-        if not splits[name]:
-            raise InputError(f"{config.data.root}: no sample of the split {name!r} can be used:\n  {audit.bad[0]}")
+    if config.train.monitor == "dice" and cannot_choose(audit):
+        raise InputError(f"{config.data.root}: {cannot_choose(audit)}")
     # Made only for its check, so that too few images are an error before anything is written.
     TrainOrder(len(splits["train"]), config.train.batch_size, config.train.num_epochs, config.seed)
-    _describe_data(layout, audit, splits, display)
-    info = RunInfo(config, layout.class_names, splits, audit.to_dict(), current_versions())
+    _describe_data(layout, audit, splits, config.data, display)
+    info = RunInfo(config, layout.class_names, splits, audit.to_dict(), current_versions(), image_format)
     save_info(out, info)
     return info
 
 
-def _describe_data(layout: Layout, audit: Audit, splits: dict[str, list[str]], display: Display) -> None:
-    """Print what the audit found: sizes, classes, dark images, samples left out, and identical images."""
-    sizes = "x".join(map(str, audit.smallest[::-1]))
-    if audit.largest != audit.smallest:
-        sizes += " to " + "x".join(map(str, audit.largest[::-1]))
-    counts = ", ".join(f"{len(ids)} {name}" for name, ids in splits.items())
-    display.line(f"data: {counts}; {sizes} pixels")
-    for k, name in enumerate(audit.class_names):
-        others = [
-            f"{share:.0%} also {other}"
-            for other, share in zip(audit.class_names, audit.overlap[k], strict=True)
-            if other != name and share > 0
-        ]
-        empty = f", absent from {audit.num_empty[k]} images" if audit.num_empty[k] else ""
-        overlaps = f" ({', '.join(others)})" if others else ""
-        display.line(f"  channel {k} = {name}: {audit.prevalence[k]:.1%} of the pixels{overlaps}{empty}")
-    if audit.dark:
-        display.line(
-            f"  WARNING: {len(audit.dark)} images have no value of at least {DARK} of 255, the first is "
-            f"{audit.dark[0]!r}. 16-bit files that use only 10 or 12 bits keep few gray levels: stretch them first."
+def _find_format(layout: Layout, train_ids: Sequence[str], config: Config, display: Display) -> ImageFormat:
+    """Find the channels and intensities of the training images, and print them."""
+    train = set(train_ids)
+    paths = [record.image for record in layout.records if record.id in train]
+    with display.bar("reading intensities", len(paths), unit="images") as show:
+        found = find_format(
+            paths,
+            config.data,
+            num_threads=config.data.num_threads or num_cores(),
+            on_progress=lambda done, _: show(done, ""),
         )
-    left_out = (*layout.bad, *audit.bad)
-    for reason in left_out[:_NUM_SHOWN]:
-        display.line(f"  left out: {reason}")
-    if left_out:
-        display.line(f"  {len(left_out)} left out in all (data.on_bad_sample is skip)")
-    unused = len(layout.records) - sum(len(ids) for ids in splits.values()) - len(audit.bad)
-    if unused > 0:
-        display.line(f"  {unused} samples are in no split and are not used")
-    split_of = {i: name for name, ids in splits.items() for i in ids}
-    for group in audit.duplicates:
-        names = {split_of[i] for i in group}
-        warning = "  WARNING, in different splits" if len(names) > 1 else ""
-        display.line(f"  identical images: {', '.join(group)}{warning}")
+    for line in format_lines(found):
+        display.line(line)
+    return found.format
+
+
+def _describe_data(
+    layout: Layout, audit: Audit, splits: dict[str, list[str]], config: DataConfig, display: Display
+) -> None:
+    """Print what the audit found: sizes, classes, and what somebody should know before training."""
+    for line in overview(audit, splits):
+        display.line(line)
+    for line in remarks(audit, layout, splits, config):
+        display.line(f"  {line}")
 
 
 def _continue_info(config: Config, layout: Layout, out: epath.Path) -> RunInfo:
@@ -149,8 +142,9 @@ def _continue_info(config: Config, layout: Layout, out: epath.Path) -> RunInfo:
             f"{out}: {len(lost)} images that the run uses are not in {config.data.root} any more, the first is "
             f"{lost[0]!r}. Restore them, or start anew with another --out."
         )
-    now = {i: name for name, ids in assign_splits(layout, config.data).items() for i in ids}
-    moved = [i for name, ids in info.splits.items() for i in ids if now.get(i, name) != name]
+    now = {name: set(ids) for name, ids in assign_splits(layout, config.data).items()}
+    anywhere = set().union(*now.values())
+    moved = [i for name, ids in info.splits.items() for i in ids if i in anywhere and i not in now[name]]
     if moved:
         raise InputError(
             f"{out}: {len(moved)} images are in another split now than when the run began, the first is {moved[0]!r}. "

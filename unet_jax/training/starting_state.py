@@ -44,7 +44,7 @@ def initial_state(info: RunInfo, mesh: Mesh) -> TrainState:
     config = info.config
     model = make_model(config.model, len(info.class_names))
     tx = make_optimizer(config.optim, info.num_steps)
-    state = jax.jit(lambda key: init_state(key, model, tx))(jax.random.key(config.seed))
+    state = jax.jit(lambda key: init_state(key, model, tx, info.num_channels))(jax.random.key(config.seed))
     if config.model.head_bias == "prior":
         params = with_prior_bias(state.params, np.asarray(info.audit["prevalence"]))
         state = dataclasses.replace(state, params=params)
@@ -69,7 +69,8 @@ def _with_weights_of(source: Run, state: TrainState, info: RunInfo) -> TrainStat
     if ours != theirs:
         raise InputError(
             f"{source.path}: its network is another one (widths {source.config.model.widths}, centre "
-            f"{source.config.model.center_width}) than this config's (widths {info.config.model.widths}, centre "
-            f"{info.config.model.center_width}). Give the same --model settings, or leave --init-from out."
+            f"{source.config.model.center_width}, {source.info.num_channels} image channels) than this config's "
+            f"(widths {info.config.model.widths}, centre {info.config.model.center_width}, {info.num_channels} image "
+            f"channels). Give the same --model settings and images, or leave --init-from out."
         )
     return dataclasses.replace(state, params=params, batch_stats=source.state.batch_stats)

@@ -1,0 +1,80 @@
+"""The command `unet-jax audit`: parse the options, look through a data set, print the findings, write their page."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+import tyro
+from etils import epath
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from unet_jax.config import DataConfig
+from unet_jax.config.settings import check_used
+from unet_jax.report.audit_page import make_page
+from unet_jax.report.audit_text import overview, percent
+from unet_jax.report.display import Display
+from unet_jax.report.findings import Findings, look_through
+
+NOT_TRAINABLE = 1
+"""Exit status if the data set was looked through, and cannot be trained on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Audit:
+    """Look through a data set as training does before its first step, without training.
+
+    The exit status is 0 if the data set can be trained on, and 1 if not.
+    """
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    page: str = "audit.html"
+    """HTML file to write, which needs no other file: pictures, gray levels, sizes, copies, everything refused by name.
+    Empty: none."""
+
+
+def audit(args: Sequence[str]) -> None:
+    """Run `unet-jax audit`."""
+    options = tyro.cli(_Audit, args=args, prog="unet-jax audit", config=(tyro.conf.FlagCreatePairsOff,))
+    check_used(options, {})
+    page = epath.Path(options.page)
+    if options.page:
+        page.parent.mkdir(parents=True, exist_ok=True)  # an error before the work instead of after it
+    findings = look_through(options.data, Display())
+    for line in overview(findings.audit, findings.splits):
+        print(line)
+    Console(width=110).print(_table(findings))
+    for line in findings.remarks:
+        print(line)
+    if options.page:
+        page.write_text(make_page(findings))
+        print(f"page: {page}")
+    for problem in findings.problems:
+        print(problem, file=sys.stderr)
+    if findings.problems:
+        print("cannot be trained on, for the reasons above")
+        sys.exit(NOT_TRAINABLE)
+    print("can be trained on")
+
+
+def _table(findings: Findings) -> Table:
+    """Return a table with one row per class and split."""
+    size = f"{findings.config.image_size}x{findings.config.image_size}"
+    table = Table()
+    for title in ("class", "split", "images", "with the class", f"at {size}", "pixels", "objects", f"vanish at {size}"):
+        table.add_column(title, justify="left" if title in ("class", "split") else "right")
+    for k, name in enumerate(findings.audit.class_names):
+        for split, facts in findings.audit.splits.items():
+            table.add_row(
+                escape(name),
+                split,
+                str(facts.num_images),
+                str(facts.num_with[k]),
+                str(facts.num_seen[k]),
+                percent(facts.prevalence[k]),
+                str(facts.num_objects[k]),
+                str(facts.num_vanished[k]),
+                end_section=split == list(findings.audit.splits)[-1],
+            )
+    return table

@@ -1,0 +1,165 @@
+"""The channels of a run's images, and the mapping of the numbers in files to the pixels that the network sees.
+
+Images of 8 bits stay as they are. Other numbers, such as 12 bits in 16-bit files, signed integers or floats, are
+mapped from limits (per channel) to the whole range of 16 bits, so that nothing is quantised below what the file holds.
+The format is found once, before training, is stored in the run, and is the same in evaluation and prediction.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from unet_jax._types import InputError
+from unet_jax.data.image_files import read_image, read_pixels
+from unet_jax.data.pixels import BadSampleError
+
+_WHITE = 65535
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFormat:
+    """Channels and intensities of the images of a run."""
+
+    channels: tuple[int, ...] = (0, 1, 2)
+    """Numbers of the file's channels that the network sees, in its order."""
+    file_channels: int = 3
+    """Number of channels in a file. Gray files are repeated where it is 3."""
+    bits: int = 8
+    """Bits of a pixel that the network sees: 8 or 16."""
+    low: tuple[float, ...] = ()
+    """Number in a file that becomes 0, per channel seen. Empty: 0 (or of each image, with `percentiles`)."""
+    high: tuple[float, ...] = ()
+    """Number in a file that becomes the largest pixel value, per channel seen. Empty: the largest of the file's
+    integer type, or 1 for floats."""
+    percentiles: tuple[float, ...] = ()
+    """Two percentiles of each image and channel that are its limits. Empty: `low` and `high` are."""
+    pages: str = "error"
+    """Meaning of TIFF pages that the file does not explain; see `read_pixels`."""
+
+    @property
+    def num_channels(self) -> int:
+        """Number of channels that the network sees."""
+        return len(self.channels)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Data type of the pixels that the network sees."""
+        return np.dtype(np.uint8 if self.bits == 8 else np.uint16)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields as values that JSON can hold."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ImageFormat":
+        """Make a format from the values of `to_dict`."""
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**fields)
+
+    def read(self, path: epath.Path) -> np.ndarray:
+        """Read an image as the network sees it, at its own size.
+
+        Returns:
+          `[h w c]` uint8 or uint16.
+
+        Raises:
+          BadSampleError: the file cannot be read, or its channels or depth are others than the run's.
+        """
+        return self.apply(read_pixels(path, pages=self.pages), str(path))
+
+    def apply(self, pixels: np.ndarray, name: str = "an image") -> np.ndarray:
+        """Map numbers as they are in a file to pixels as the network sees them.
+
+        Args:
+          pixels: `[h w c]` of any integer or float type, with the channels of a file.
+          name: the file's name, for messages.
+
+        Returns:
+          `[h w c]` uint8 or uint16, with the channels of the network.
+
+        Raises:
+          BadSampleError: channels or depth are others than the run's.
+        """
+        found = pixels.shape[-1]
+        if found == 1 and self.file_channels == 3:
+            pixels = np.repeat(pixels, 3, axis=-1)
+        elif found != self.file_channels:
+            raise BadSampleError(
+                f"{name}: has {found} channel{'s' if found > 1 else ''}, but this run's images have "
+                f"{self.file_channels}. Use images with the channels that it was trained on."
+            )
+        if self.channels != tuple(range(self.file_channels)):
+            pixels = np.ascontiguousarray(pixels[..., list(self.channels)])
+        if self.bits == 8:
+            if pixels.dtype != np.uint8:
+                raise BadSampleError(
+                    f"{name}: has {pixels.dtype} values, but this run's images have 8 bits. Convert it to 8 bits as "
+                    f"those were."
+                )
+            return pixels
+        low, high = self._limits(pixels)
+        scale = _WHITE / np.maximum(high - low, np.finfo(np.float64).tiny)
+        # Row by row would do; float32 has 24 bits, which hold 16 exactly once the limits are subtracted in float64.
+        mapped = (pixels.astype(np.float64) - low) * scale
+        return np.rint(np.clip(mapped, 0, _WHITE)).astype(np.uint16)
+
+    def _limits(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.percentiles:
+            low, high = np.percentile(pixels, self.percentiles, axis=(0, 1))
+            return low, np.where(high > low, high, low + 1.0)
+        if self.high:
+            return np.asarray(self.low), np.asarray(self.high)
+        # By depth. Signed integers are read from 0: what is below is black.
+        largest = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "ui" else 1.0
+        return np.zeros(self.num_channels), np.full(self.num_channels, float(largest))
+
+
+def describe_format(image_format: ImageFormat) -> str:
+    """Return a line for people: the channels, and the numbers that become black and white."""
+    count, of = image_format.num_channels, image_format.file_channels
+    channels = f"{count} channel{'s' if count > 1 else ''}"
+    if image_format.channels != tuple(range(of)):
+        channels += f" ({', '.join(map(str, image_format.channels))} of {of})"
+    if image_format.bits == 8:
+        return f"pixels: {channels} of 8 bits"
+    if image_format.percentiles:
+        low, high = image_format.percentiles
+        return f"pixels: {channels}; black and white are the percentiles {low:g} and {high:g} of each image and channel"
+    if not image_format.high:
+        return f"pixels: {channels}; white is the largest value of a file's type"
+    pairs = zip(image_format.low, image_format.high, strict=True)
+    ranges = ", ".join(dict.fromkeys(f"{low:g} to {high:g}" for low, high in pairs))
+    return f"pixels: {channels}; black to white is {ranges}"
+
+
+RGB8 = ImageFormat()
+"""Images of 8 bits with three channels."""
+
+
+def read_as(path: epath.Path, image_format: ImageFormat | None) -> np.ndarray:
+    """Read an image in a run's format. None is that of runs that stored none: any image as 8-bit RGB."""
+    return read_image(path) if image_format is None else image_format.read(path)
+
+
+def parse_channels(text: str, file_channels: int) -> tuple[int, ...]:
+    """Return the channel numbers in a setting such as "0,1,3"; an empty one means all.
+
+    Raises:
+      InputError: the text is not understood, names a channel twice, or one that the files do not have.
+    """
+    if not text.strip():
+        return tuple(range(file_channels))
+    try:
+        channels = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"data.channels is {text!r}, but must be numbers from 0, as in 0,1,3.") from error
+    for channel in channels:
+        if not 0 <= channel < file_channels:
+            raise InputError(
+                f"data.channels is {text!r}, but the images have {file_channels} channels: 0 to {file_channels - 1}."
+            )
+    if len(set(channels)) < len(channels):
+        raise InputError(f"data.channels is {text!r}, but names a channel twice.")
+    return channels

@@ -1,0 +1,50 @@
+"""Files as large as memory allows: Pillow's limit lifted, and a file refused that needs more memory than is free."""
+
+import io
+import threading
+from pathlib import Path
+
+from etils import epath
+from PIL import Image
+
+from unet_jax.data.pixels import BadSampleError
+
+_MUCH = 2**28  # bytes; for less, nobody is asked
+_lock = threading.Lock()
+
+
+def open_picture(data: bytes) -> Image.Image:
+    """Open a file with Pillow, however many pixels it has."""
+    with _lock:  # Pillow's limit is a variable of its module, which it looks at while it opens a file
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(data))
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def refuse_beyond_memory(path: epath.Path, num_bytes: int) -> None:
+    """Raise BadSampleError if decoding to so many bytes would need more memory than is free."""
+    needed = 3 * num_bytes
+    free = _free_memory() if needed > _MUCH else None
+    if free is not None and needed > free:
+        raise BadSampleError(
+            f"{path}: needs {needed / 2**30:.1f} GiB of memory to be decoded, but {free / 2**30:.1f} GiB are free. Cut "
+            f"image and mask into parts."
+        )
+
+
+def _free_memory() -> int | None:
+    """Return the memory in bytes that this process can still have, by Linux and its control group; None elsewhere."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+        free = int(text.split("MemAvailable:")[1].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        return None
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text())
+        cached = int((group / "memory.stat").read_text().split("inactive_file ")[1].split()[0])
+        return min(free, limit - int((group / "memory.current").read_text()) + cached)
+    except (OSError, IndexError, ValueError):  # no control group, or no limit
+        return free

@@ -1,0 +1,158 @@
+"""Facts about one sample that an audit collects: sizes, pixels and objects of each class, gray levels, digest."""
+
+import hashlib
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from unet_jax._types import Sample
+from unet_jax.data.pixels import resize_mask
+
+NUM_BINS = 256
+"""Number of bins of the histogram of an image's values, from 0 to the largest value of its type."""
+_ROWS_AT_ONCE = 2**20  # pixels per matrix product; float32 counts exactly up to 2**24
+_INSIDE = 128  # a mask's pixel is in the class from this value on
+
+
+class SampleFacts(NamedTuple):
+    """Facts about one usable sample with k classes and c channels."""
+
+    size: tuple[int, int]  # height and width in pixels
+    joint: np.ndarray  # [k k] float64: number of pixels in both classes, at the image's own size
+    num_seen: np.ndarray  # [k] int64: number of pixels in the class at the network's size
+    num_objects: np.ndarray  # [k] int64: number of connected objects at the image's own size
+    num_vanished: np.ndarray  # [k] int64: how many of these have no pixel at the network's size
+    size_for_all: np.ndarray  # [k] int64: a size of the network at which none vanishes
+    brightest: int  # largest value of the image, as 0 to 255
+    digest: str  # digest of the decoded pixels
+    histogram: np.ndarray  # [c 256] int64: number of pixels in each bin of values
+
+    @property
+    def num_pixels(self) -> int:
+        """Number of pixels of the image."""
+        return self.size[0] * self.size[1]
+
+
+def facts_of(sample: Sample, image_size: int | None, *, linear_masks: bool = False) -> SampleFacts:
+    """Collect the facts about a sample.
+
+    Args:
+      sample: image `[h w c]` uint8 or uint16, and mask `[h w k]` uint8, at their own size.
+      image_size: height and width that the network sees, or None for the image's own size.
+      linear_masks: whether masks are resized bilinearly (`data.mask_interpolation`).
+    """
+    image, mask = sample
+    white = np.iinfo(image.dtype).max
+    # A copy of one class at a time: a mask of many classes and megapixels need not be in memory twice.
+    classes = [
+        _seen_objects(np.ascontiguousarray(mask[..., k : k + 1]), image_size, linear_masks)
+        for k in range(mask.shape[-1])
+    ]
+    num_seen, num_objects, num_vanished, size_for_all = (
+        np.array(values, np.int64) for values in zip(*classes, strict=True)
+    )
+    return SampleFacts(
+        size=image.shape[:2],
+        joint=_joint_counts(mask),
+        num_seen=num_seen,
+        num_objects=num_objects,
+        num_vanished=num_vanished,
+        size_for_all=size_for_all,
+        brightest=int(image.max()) * 255 // white,
+        digest=pixel_digest(image),
+        histogram=_histogram(image, white + 1),
+    )
+
+
+def pixel_digest(image: np.ndarray) -> str:
+    """Return a digest of an image's decoded pixels, so that copies in files of other kinds have the same one.
+
+    Args:
+      image: `[h w c]`, of any type.
+
+    Returns:
+      32 hexadecimal digits.
+
+    Example:
+      >>> gray = np.zeros((2, 3, 1), np.uint8)
+      >>> pixel_digest(gray) == pixel_digest(gray.copy()), pixel_digest(gray) == pixel_digest(gray.reshape(3, 2, 1))
+      (True, False)
+    """
+    digest = hashlib.sha256(f"{image.shape} {image.dtype.str}".encode())
+    digest.update(np.ascontiguousarray(image).data.cast("B"))
+    return digest.hexdigest()[:32]
+
+
+def _joint_counts(mask: UInt8[np.ndarray, "h w k"]) -> np.ndarray:
+    """Count the pixels that are in class i and in class j, for all i and j: `[k k]` float64."""
+    inside = (mask >= _INSIDE).reshape(-1, mask.shape[-1])
+    joint = np.zeros((mask.shape[-1], mask.shape[-1]))
+    for start in range(0, len(inside), _ROWS_AT_ONCE):
+        rows = inside[start : start + _ROWS_AT_ONCE].astype(np.float32)
+        joint += rows.T @ rows
+    return joint
+
+
+def _histogram(image: np.ndarray, num_values: int) -> np.ndarray:
+    """Count the values of each channel in bins of equal width: `[c 256]` int64."""
+    counts = np.zeros((image.shape[-1], NUM_BINS), np.int64)
+    rows = max(1, 2**24 // image.shape[1])  # OpenCV counts in float32, which is exact up to 2**24
+    for start in range(0, len(image), rows):
+        part = np.ascontiguousarray(image[start : start + rows])
+        for channel in range(image.shape[-1]):
+            bins = cv2.calcHist([part], [channel], None, [NUM_BINS], [0, num_values])
+            counts[channel] += bins.reshape(-1).astype(np.int64)
+    return counts
+
+
+def _seen_objects(
+    plane: UInt8[np.ndarray, "h w 1"], image_size: int | None, linear_masks: bool
+) -> tuple[int, int, int, int]:
+    """Return what the network sees of one class: its pixels, its objects, those that vanish, and the size for all.
+
+    An object is a set of pixels that touch by an edge or a corner. It vanishes if no pixel of the resized mask stems
+    from it.
+    """
+    height, width = plane.shape[:2]
+    inside = plane[..., 0] >= _INSIDE
+    num_labels, labels = cv2.connectedComponents(inside.astype(np.uint8), connectivity=8, ltype=cv2.CV_32S)
+    num_objects, own_size = num_labels - 1, max(height, width)
+    if image_size is None:
+        return int(inside.sum()), num_objects, 0, own_size
+    seen, alive = _alive(plane, labels, num_labels, image_size, linear_masks)
+    num_alive = num_now = int(alive.sum())
+    size = image_size
+    while num_now < num_objects and size < own_size:
+        size *= 2
+        num_now = int(_alive(plane, labels, num_labels, size, linear_masks)[1].sum())
+    if num_now < num_objects:  # bilinearly, a single pixel is only certain to stay at twice its own size
+        size *= 2
+    return int(seen.sum()), num_objects, num_objects - num_alive, size
+
+
+def _alive(
+    plane: UInt8[np.ndarray, "h w 1"], labels: np.ndarray, num_labels: int, size: int, linear_masks: bool
+) -> tuple[Bool[np.ndarray, "s s"], Bool[np.ndarray, " n"]]:
+    """Return which pixels of the resized mask are inside, and which objects they stem from (label 0 is left out)."""
+    height, width = plane.shape[:2]
+    seen = resize_mask(plane, size, size, linear=linear_masks)[..., 0] >= _INSIDE
+    alive = np.zeros(num_labels, bool)
+    if linear_masks:
+        y, x = np.nonzero(seen)
+        for rows in _bilinear_sources(height, size):
+            for columns in _bilinear_sources(width, size):
+                alive[labels[rows[y], columns[x]]] = True
+    else:
+        # The bytes of the labels are resized like a mask, so that they are taken from the same pixels as the mask is.
+        as_bytes = labels.view(np.uint8).reshape(height, width, 4)
+        resized = np.ascontiguousarray(resize_mask(as_bytes, size, size)).view(np.int32)[..., 0]
+        alive[resized[seen]] = True
+    return seen, alive[1:]
+
+
+def _bilinear_sources(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the two source positions that each of `target` positions is interpolated from."""
+    first = np.floor((np.arange(target) + 0.5) * source / target - 0.5).astype(np.int64)
+    return np.clip(first, 0, source - 1), np.clip(first + 1, 0, source - 1)

@@ -1,0 +1,204 @@
+"""Findings of an audit as lines of text: for the beginning of a run, for `unet-jax audit`, and for its page."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from unet_jax.config import DataConfig
+from unet_jax.data.audit import DARK, MOST, Audit
+from unet_jax.data.intensity import FoundFormat
+from unet_jax.data.layout import SPLITS, Layout
+from unet_jax.data.listing import describe_endings
+from unet_jax.data.splits import shared_groups
+
+NUM_SHOWN = 10
+"""Number of entries of each kind that are shown, before the number of the others."""
+WARNING = "WARNING"
+"""Beginning of the lines that somebody should read before training."""
+
+
+def overview(audit: Audit, splits: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the number and the sizes of the images, and a line per class: share of the pixels, overlaps, absence.
+
+    Args:
+      audit: findings.
+      splits: ids of each split.
+    """
+    sizes = "x".join(map(str, audit.smallest[::-1]))
+    if audit.largest != audit.smallest:
+        sizes += " to " + "x".join(map(str, audit.largest[::-1]))
+    counts = ", ".join(f"{len(ids)} {name}" for name, ids in splits.items())
+    lines = [f"data: {counts}; {sizes} pixels"]
+    for k, name in enumerate(audit.class_names):
+        others = [
+            f"{share:.0%} also {other}"
+            for other, share in zip(audit.class_names, audit.overlap[k], strict=True)
+            if other != name and share > 0
+        ]
+        empty = f", absent from {audit.num_empty[k]} images" if audit.num_empty[k] else ""
+        overlaps = f" ({', '.join(others)})" if others else ""
+        lines.append(f"  channel {k} = {name}: {percent(audit.prevalence[k])} of the pixels{overlaps}{empty}")
+    return lines
+
+
+def percent(share: float) -> str:
+    """Format a share in percent, small ones with two digits that are not 0.
+
+    Example:
+      >>> percent(0.3127), percent(0.00042), percent(0.0)
+      ('31.3%', '0.042%', '0.0%')
+    """
+    return f"{share:.1%}" if share >= 0.01 or share == 0 else f"{100 * share:.2g}%"
+
+
+def format_lines(found: FoundFormat) -> list[str]:
+    """Return what was found about channels and intensities of the images; those to be read begin with `WARNING`."""
+    lines = [found.description] if found.description else []
+    if found.rotated:
+        lines.append(
+            f"{WARNING}: {len(found.rotated)} images carry an orientation (EXIF or TIFF), the first is "
+            f"{found.rotated[0]}. It is applied to the image, and to a mask only if the mask file carries one too: see "
+            f"that they match, in the pictures of unet-jax audit or in pictures/validation.png of a run."
+        )
+    return lines
+
+
+def remarks(audit: Audit, layout: Layout, splits: Mapping[str, Sequence[str]], config: DataConfig) -> list[str]:
+    """Return what somebody should know before training, one line each. Lines that begin with `WARNING` come first.
+
+    Args:
+      audit: findings.
+      layout: layout of the data set.
+      splits: ids of the usable samples of each split.
+      config: settings of the data set.
+    """
+    lines = [
+        *_absent_classes(audit),
+        *_covering_classes(audit),
+        *_vanished_objects(audit),
+        *_dark_images(audit),
+        *_copies(audit, splits),
+        *_groups(splits, config),
+        *_unused(audit, layout, splits, config),
+    ]
+    return sorted(lines, key=lambda line: not line.startswith(WARNING))
+
+
+def _absent_classes(audit: Audit) -> Iterator[str]:
+    """Yield a warning for each class without a pixel in a split, at the images' own size or at the network's."""
+    consequences = {
+        "train": "it cannot be learned",
+        "val": "its Dice on val does not take part in the choice of the checkpoint",
+        "test": "evaluate cannot tell how well it is found there",
+    }
+    for split, facts in audit.splits.items():
+        for name, num_with, num_seen in zip(audit.class_names, facts.num_with, facts.num_seen, strict=True):
+            if not facts.num_images:
+                continue
+            if not num_with:
+                yield f"{WARNING}: class {name} has no pixel in {split}: {consequences[split]}."
+            elif not num_seen and split != "test":  # test is scored at the images' own size
+                yield (
+                    f"{WARNING}: class {name} has no pixel in {split} at {_size(audit)}, the size that the network "
+                    f"sees: {consequences[split]}."
+                )
+
+
+def _covering_classes(audit: Audit) -> Iterator[str]:
+    """Yield a warning for each class that covers most of nearly every image."""
+    for name, num_covered in zip(audit.class_names, audit.num_covered, strict=True):
+        if num_covered > MOST * len(audit.ids):
+            yield (
+                f"{WARNING}: class {name} covers more than {MOST:.0%} of the pixels in {num_covered} of "
+                f"{len(audit.ids)} images. If it should not, its masks are inverted: save them again with white inside "
+                f"and black outside."
+            )
+
+
+def _vanished_objects(audit: Audit) -> Iterator[str]:
+    """Yield a line for each class with objects that have no pixel at the network's size."""
+    for k, name in enumerate(audit.class_names):
+        num_objects = sum(facts.num_objects[k] for facts in audit.splits.values())
+        num_vanished = sum(facts.num_vanished[k] for facts in audit.splits.values())
+        if not num_vanished:
+            continue
+        images = audit.vanished[name]
+        whole = f"; in {len(images)} images no object is left, the first is {images[0]!r}" if images else ""
+        serious = images or num_vanished >= 0.01 * num_objects
+        yield (
+            f"{WARNING + ': ' if serious else ''}{num_vanished} of {num_objects} objects of class {name} vanish at "
+            f"{_size(audit)}, the size that the network sees{whole}. --data.image-size {audit.size_for_all[k]} keeps "
+            f"all of them, a smaller increase some; or cut the images into parts."
+        )
+
+
+def _size(audit: Audit) -> str:
+    return f"{audit.image_size}x{audit.image_size}"
+
+
+def _dark_images(audit: Audit) -> Iterator[str]:
+    if audit.dark:
+        yield (
+            f"{WARNING}: {len(audit.dark)} images have no value of at least {DARK} of 255, the first is "
+            f"{audit.dark[0]!r}. 16-bit files that use only 10 or 12 bits keep few gray levels: stretch them first."
+        )
+
+
+def _copies(audit: Audit, splits: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yield lines about images with the same pixels; those in different splits first, as warnings."""
+    split_of = split_of_ids(splits)
+    within, across = [], []
+    for group in audit.duplicates:
+        names = {split_of.get(id_, "no split") for id_ in group}
+        (across if len(names) > 1 else within).append(group)
+    for group in across[:NUM_SHOWN]:
+        ids = ", ".join(f"{id_} ({split_of.get(id_, 'no split')})" for id_ in group[:NUM_SHOWN])
+        yield (
+            f"{WARNING}: images with the same pixels are in different splits: {ids}{_more(group)}. Scores are too good "
+            f"with them: remove the copies, or put them into one split with --data.splits."
+        )
+    if len(across) > NUM_SHOWN:
+        yield f"{WARNING}: {len(across) - NUM_SHOWN} more sets of images with the same pixels are in different splits."
+    for group in within[:NUM_SHOWN]:
+        yield f"identical images: {', '.join(group[:NUM_SHOWN])}{_more(group)}"
+    if len(within) > NUM_SHOWN:
+        yield f"{len(within) - NUM_SHOWN} more sets of identical images"
+
+
+def split_of_ids(splits: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Return the split of each id; one that is in train and val (data.validate_on_train) counts as train."""
+    return {id_: name for name in reversed(SPLITS) for id_ in splits.get(name, ())}
+
+
+def _more(entries: Sequence[str]) -> str:
+    return f" and {len(entries) - NUM_SHOWN} more" if len(entries) > NUM_SHOWN else ""
+
+
+def _groups(splits: Mapping[str, Sequence[str]], config: DataConfig) -> Iterator[str]:
+    """Yield a warning about groups of images (data.group_key) that are in several splits."""
+    shared = shared_groups(splits, config)
+    if shared:
+        listed = ", ".join(f"{group} ({' and '.join(names)})" for group, names in list(shared.items())[:NUM_SHOWN])
+        yield (
+            f"{WARNING}: {len(shared)} groups of data.group_key are in different splits: {listed}"
+            f"{_more(list(shared))}. Scores are too good with them: put each into one split."
+        )
+
+
+def _unused(audit: Audit, layout: Layout, splits: Mapping[str, Sequence[str]], config: DataConfig) -> Iterator[str]:
+    """Yield lines about samples that are left out or in no split, files that are not read, and val that is train."""
+    if config.validate_on_train:
+        yield f"{WARNING}: val is train (data.validate_on_train), so its scores say nothing about other images."
+    if audit.bad_test:
+        yield (
+            f"{WARNING}: {len(audit.bad_test)} samples outside of train and val cannot be used, the first: "
+            f"{audit.bad_test[0]}"
+        )
+    left_out = (*layout.bad, *audit.bad) if config.on_bad_sample == "skip" else ()  # else they are errors
+    for reason in left_out[:NUM_SHOWN]:
+        yield f"left out: {reason}"
+    if left_out:
+        yield f"{len(left_out)} left out in all"
+    num_unused = len({record.id for record in layout.records} - {id_ for ids in splits.values() for id_ in ids})
+    if num_unused > len(audit.bad):
+        yield f"{num_unused - len(audit.bad)} samples are in no split and are not used"
+    if layout.unread:
+        yield f"files not read, because of their ending: {describe_endings(layout.unread)}"
