@@ -28,9 +28,9 @@ from unet_jax.config.presets import seed
 from unet_jax.data.augment import shift_color, warp
 from unet_jax.data.augment_draws import Geometry, geometry_matrix
 from unet_jax.data.disk_cache import disk_source
-from unet_jax.data.image_files import read_image
+from unet_jax.data.images.files import read_image
 from unet_jax.data.layout import find_layout
-from unet_jax.data.masks import read_mask
+from unet_jax.data.masks.read import read_mask
 from unet_jax.data.order import TrainOrder
 from unet_jax.data.pipeline import Batches, batches_with_changes, train_batches
 from unet_jax.data.pixels import resize_image, resize_mask

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from library_steps import packed_batch
 from measure import peak_bytes
 from network import by_stage
 from peer import Peer, Task
-from library_steps import packed_batch
 from textbook import TextbookUNet, make_textbook_step
 
 from unet_jax.config.dicts import replace

@@ -80,10 +80,12 @@ def test_the_architecture_map_names_every_module_and_no_other():
     tree = text[text.index("\nunet_jax/\n") :].split("```")[0]
     named, folder = {}, ""
     for line in tree.splitlines()[2:]:
-        if match := re.match(r"  (\w+)/ ", line):
+        if match := re.match(r"  ([\w/]+)/ ", line):
             folder = match[1]
             named[folder] = set()
         named.setdefault(folder, set()).update(re.findall(r"\b(_?[a-z]\w*)\.py\b", line))
+    folders = {str(path.parent.relative_to(PACKAGE)) for path in PACKAGE.rglob("*/__init__.py")}
+    assert named.keys() - {""} == folders - {"."}
     for folder in named.keys() - {""}:
         there = {path.stem for path in (PACKAGE / folder).glob("*.py")} - {"__init__"}
         assert named[folder] == there, folder

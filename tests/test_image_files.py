@@ -12,9 +12,9 @@ from PIL import Image
 
 from unet_jax import InputError
 from unet_jax.config import DataConfig
-from unet_jax.data.image_files import read_header, read_image, read_pixels
-from unet_jax.data.image_format import RGB8, ImageFormat
-from unet_jax.data.intensity import find_format
+from unet_jax.data.images.files import read_header, read_image, read_pixels
+from unet_jax.data.images.format import RGB8, ImageFormat
+from unet_jax.data.images.intensity import find_format
 
 RNG = np.random.default_rng(0)
 SIZE = (35, 67)  # neither square nor a multiple of anything

@@ -30,7 +30,8 @@ from unet_jax.cli.main import main
 from unet_jax.config import DataConfig
 from unet_jax.data.annotation_files import find_annotations, format_of, load_annotations
 from unet_jax.data.layout import find_layout
-from unet_jax.interop import import_masks, mask_drawing
+from unet_jax.interop import import_masks
+from unet_jax.interop.annotations import mask_drawing
 
 
 def call(*args):
@@ -404,8 +405,10 @@ def test_kinds_with_area_can_be_left_out(tmp_path):
     write_all(tmp_path / "set", "labelme")
     content = json.loads((tmp_path / "set/a.json").read_text())
     content["shapes"].append({"label": "cell", "shape_type": "rectangle", "points": [[0, 0], [32, 24]]})
+    content["shapes"].append({"label": "region", "shape_type": "rectangle", "points": [[0, 0], [32, 24]]})
     write_json(tmp_path / "set/a.json", content)
-    import_masks(tmp_path / "set", tmp_path / "data", leave_out=["rectangle"])
+    result = import_masks(tmp_path / "set", tmp_path / "data", leave_out=["rectangle"])
+    assert [each.name for each in result.classes] == ["cell", "nucleus"]  # no empty masks of the other
     np.testing.assert_array_equal(read(tmp_path / "data", "cell", "a"), CELL)
 
 

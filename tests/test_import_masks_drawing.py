@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from unet_jax.interop import pixel_runs
-from unet_jax.interop.polygons import ellipse_runs, polygon_runs
-from unet_jax.interop.regions import ellipse, polygon
-from unet_jax.interop.rle import decode_brush, decode_counts, runs_of_counts, runs_of_pairs
+from unet_jax.interop.annotations import pixel_runs
+from unet_jax.interop.annotations.polygons import ellipse_runs, polygon_runs
+from unet_jax.interop.annotations.regions import ellipse, polygon
+from unet_jax.interop.annotations.rle import decode_brush, decode_counts, runs_of_counts, runs_of_pairs
 
 # pycocotools 2.0 warns about its own use of NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -173,9 +173,108 @@ def test_wrong_pairs_are_refused(text, reason):
 MASK = [[0, 0, 1, 1, 0], [0, 1, 1, 1, 0], [0, 0, 0, 0, 1]]
 BRUSH = [0, 0, 0, 60, 57, 27, 252, 224, 19, 255, 206, 1, 111, 255, 9, 128, 71, 254]
 
+COLOURED = [
+    0,
+    0,
+    0,
+    60,
+    57,
+    27,
+    248,
+    31,
+    224,
+    3,
+    194,
+    0,
+    7,
+    248,
+    0,
+    240,
+    128,
+    1,
+    254,
+    0,
+    56,
+    0,
+    16,
+    255,
+    128,
+    14,
+    0,
+    4,
+    63,
+    224,
+    3,
+    194,
+    0,
+    7,
+    248,
+    0,
+    240,
+    128,
+    1,
+    254,
+    0,
+    56,
+    0,
+    16,
+    255,
+    128,
+    14,
+    0,
+    4,
+    63,
+    224,
+    3,
+    128,
+    1,
+    15,
+    248,
+    0,
+    240,
+    128,
+    1,
+    254,
+    0,
+    60,
+    32,
+    0,
+    127,
+    128,
+    15,
+    8,
+    0,
+    31,
+    224,
+    3,
+    194,
+    0,
+    7,
+    248,
+    0,
+    224,
+    0,
+    0,
+    180,
+    7,
+    248,
+    0,
+    224,
+    0,
+    1,
+    254,
+]
+
 
 def test_brushes_are_those_of_label_studio():
     np.testing.assert_array_equal(decode_brush(BRUSH, 3, 5), np.array(MASK, np.uint8) * 255)
+
+
+def test_brushes_are_the_opacity_of_a_coloured_picture():
+    """encode_rle of red 255, green 7, blue 0 everywhere, and MASK as opacity but for 90 in row 2, column 3."""
+    want = np.array(MASK, np.uint8) * 255
+    want[2, 3] = 90
+    np.testing.assert_array_equal(decode_brush(COLOURED, 3, 5), want)
 
 
 @pytest.mark.parametrize(

@@ -573,6 +573,23 @@ def test_yolo_classes_may_be_listed_in_a_text_file(tmp_path, where):
     assert read(out, "nucleus", "train/a").any() and not read(out, "cell", "train/a").any()
 
 
+def test_yolo_images_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    """ROOT/images/SPLIT beside ROOT/labels/SPLIT, and SPLIT/images beside SPLIT/labels."""
+    for number, pattern in enumerate(("{kind}/{split}", "{split}/{kind}")):
+        root = tmp_path / f"set{number}"
+        for class_number, split in enumerate(("train", "valid")):
+            folders = [root / pattern.format(kind=kind, split=split) for kind in ("images", "labels")]
+            write_image(folders[0] / "a.png")
+            folders[1].mkdir(parents=True)
+            (folders[1] / "a.txt").write_text(f"{class_number} 0.1 0.1 0.5 0.1 0.5 0.5")
+        (root / "data.yaml").write_text("names: [cell, nucleus]\n")
+        out = tmp_path / f"data{number}"
+        import_masks(root, out)
+        ids = ("train/a", "valid/a") if number == 0 else ("train/images/a", "valid/images/a")
+        seen = [[bool(read(out, name, id_).any()) for name in ("cell", "nucleus")] for id_ in ids]
+        assert seen == [[True, False], [False, True]]
+
+
 def test_yolo_classes_may_be_in_a_yaml_file_of_any_name(tmp_path):
     yolo_set(tmp_path / "set", "1 0.1 0.1 0.5 0.1 0.5 0.5", names=None)
     (tmp_path / "set/coco8-seg.yaml").write_text("path: coco8\nnames:\n  0: person\n  1: bicycle\n")

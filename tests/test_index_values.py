@@ -7,8 +7,8 @@ from PIL import Image
 
 from unet_jax._types import InputError
 from unet_jax.config import DataConfig
-from unet_jax.data.index_values import listed, parse_color, parse_numbers
 from unet_jax.data.layout import find_layout
+from unet_jax.data.masks.index_values import listed, parse_color, parse_numbers
 from unet_jax.data.pixels import BadSampleError
 from unet_jax.data.sources import FileSource
 

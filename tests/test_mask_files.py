@@ -11,8 +11,8 @@ from etils import epath
 from mask_samples import BLACK, FILES, INSIDE, LABELS, RED, save
 from PIL import Image
 
-from unet_jax.data.masks import read_class_numbers, read_mask
-from unet_jax.data.memory import _free_memory
+from unet_jax.data.masks.memory import _free_memory
+from unet_jax.data.masks.read import read_class_numbers, read_mask
 from unet_jax.data.pixels import BadSampleError
 
 NEEDS_IMAGECODECS = ("lerc.tif", "jpeg2000.tif")
@@ -32,7 +32,7 @@ import sys
 sys.modules["imagecodecs"] = None
 import numpy as np
 from etils import epath
-from unet_jax.data.masks import read_mask
+from unet_jax.data.masks.read import read_mask
 from unet_jax.data.pixels import BadSampleError
 for path in sorted(epath.Path({str(FILES / "masks")!r}).glob("*/*.tif")):
     try:
@@ -65,6 +65,17 @@ def test_class_numbers_of_a_tiff_are_those_that_tifffile_reads(tmp_path, dtype, 
     result = read_class_numbers(epath.Path(tmp_path / "m.tif"))
     np.testing.assert_array_equal(result, tifffile.imread(tmp_path / "m.tif"))
     assert result.dtype.isnative
+
+
+@pytest.mark.parametrize("options", [{"metadata": None}, {"software": False}, {"description": "mine"}])
+@pytest.mark.parametrize("dtype", ["bool", "uint8"])
+def test_tifffile_is_known_by_any_of_its_tags(tmp_path, options, dtype):
+    tifffile.imwrite(tmp_path / "m.tif", LABELS.astype(bool).astype(dtype), photometric="miniswhite", **options)
+    np.testing.assert_array_equal(read_mask(epath.Path(tmp_path / "m.tif")), (LABELS > 0) * 255)
+    with tifffile.TiffWriter(tmp_path / "other.tif") as tif:
+        tif.write(LABELS > 0, photometric="miniswhite", software=False, metadata=None)
+    with pytest.raises(BadSampleError, match=r"other\.tif: is a TIFF in which 0 is white"):
+        read_mask(epath.Path(tmp_path / "other.tif"))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -151,10 +162,10 @@ def test_masks_of_200_megapixels_are_read(tmp_path, name):
 def test_mask_that_needs_more_memory_than_there_is_is_refused(tmp_path, monkeypatch, suffix):
     """2000 x 2000 pixels of 8 bits, three times, are 11.4 MiB."""
     path = save(tmp_path / f"m{suffix}", np.zeros((2000, 2000), np.uint8))
-    monkeypatch.setattr("unet_jax.data.memory._MUCH", 2**20)
-    monkeypatch.setattr("unet_jax.data.memory._free_memory", lambda: 12_100_000)
+    monkeypatch.setattr("unet_jax.data.masks.memory._MUCH", 2**20)
+    monkeypatch.setattr("unet_jax.data.masks.memory._free_memory", lambda: 12_100_000)
     assert not read_mask(path).any()
-    monkeypatch.setattr("unet_jax.data.memory._free_memory", lambda: 11_900_000)
+    monkeypatch.setattr("unet_jax.data.masks.memory._free_memory", lambda: 11_900_000)
     with pytest.raises(BadSampleError, match=rf"m\{suffix}: needs 0.0 GiB of memory .*Cut image and mask into parts"):
         read_mask(path)
 

@@ -6,7 +6,7 @@ from etils import epath
 from mask_samples import BLACK, GREEN, INSIDE, RED, SHAPE, WHITE, save, save_palette, stored
 from PIL import Image
 
-from unet_jax.data.masks import read_class_numbers, read_mask
+from unet_jax.data.masks.read import read_class_numbers, read_mask
 from unet_jax.data.pixels import BadSampleError
 
 
@@ -54,6 +54,7 @@ def test_class_numbers_of_a_gray_palette_are_its_grays(tmp_path):
         ([GREEN, RED], [0, 1], {"transparency": bytes([255, 0])}, [255, 0]),
         ([BLACK, RED], [0, 1], {"transparency": bytes([0, 128])}, [0, 255]),
         ([BLACK, RED], [0, 1], {"transparency": bytes([0, 0])}, [0, 255]),
+        ([BLACK, GREEN, RED], [0, 1, 2], {"transparency": bytes([0, 0])}, [0, 0, 255]),
         ([WHITE, BLACK], [0, 1], {}, [255, 0]),
     ],
 )

@@ -10,7 +10,7 @@ import tifffile
 from etils import epath
 from mask_samples import BLACK, BLUE, FILES, GREEN, INSIDE, LABELS, RED, SHAPE, WHITE, save, save_palette, stored
 
-from unet_jax.data.masks import read_colors, read_mask
+from unet_jax.data.masks.read import read_colors, read_mask
 from unet_jax.data.pixels import BadSampleError
 
 

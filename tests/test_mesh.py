@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
 import re
@@ -9,10 +10,10 @@ import re
 import jax
 import numpy as np
 import pytest
-from helpers import tiny_config
+from helpers import ONE_DEVICE, run, tiny_config
 from jax.sharding import NamedSharding, PartitionSpec
 
-from unet_jax import InputError, load_run, predict_probs, predict_probs_unresized, train
+from unet_jax import InputError, load_run, predict_probs, predict_probs_unresized
 from unet_jax._types import Batch
 from unet_jax.config import (
     AugmentConfig,
@@ -24,6 +25,7 @@ from unet_jax.config import (
     OptimConfig,
     TrainConfig,
 )
+from unet_jax.config.dicts import replace
 from unet_jax.data.cached_source import training_source
 from unet_jax.data.layout import find_layout
 from unet_jax.data.order import TrainOrder
@@ -33,7 +35,6 @@ from unet_jax.inference.evaluate import evaluate_run
 from unet_jax.model.packing import pack
 from unet_jax.program.build import batch_shapes, build
 from unet_jax.program.initial_state import state_shapes
-from unet_jax.report.display import Quiet
 from unet_jax.training.prefetch import device_batches
 
 NUM_CLASSES = 2
@@ -44,11 +45,8 @@ def mesh_of(data, space):
     return make_mesh(jax.devices()[: data * space], space=space)
 
 
-ONE_DEVICE = mesh_of(1, 1)
-
-
-def small_config(packing="none", *terms, **train):
-    model = ModelConfig((4, 8), 8, num_convs_down=1, num_convs_up=1, batch_norm_momentum=0.9, packing=packing)
+def small_config(packing="none", *terms, widths=(4, 8), **train):
+    model = ModelConfig(widths, 8, num_convs_down=1, num_convs_up=1, batch_norm_momentum=0.9, packing=packing)
     loss = LossConfig(terms=tuple(LossTermConfig(name, over=over) for name, over in terms))
     # Adam's first updates are a gradient's sign, also where the gradient is nothing but rounding.
     optim = OptimConfig(name="sgd", learning_rate=0.05, schedule="constant")
@@ -67,18 +65,29 @@ def noise_batch(config, packing):
     return Batch(np.asarray(pack(image, packing.image)), np.asarray(pack(label, packing.label)), np.ones(8, np.float32))
 
 
+@functools.cache
+def initial_state(config):
+    """On the host."""
+    return jax.device_get(jax.jit(build(config, NUM_CLASSES, 100).init)(jax.random.key(1)))
+
+
+def arrays_of(state):
+    """Parameters and running statistics, by name, on the host."""
+    leaves = jax.tree_util.tree_leaves_with_path({"params": state.params, "batch_stats": state.batch_stats})
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
 def trained(config, mesh, num_steps):
-    """Everything that steps on one batch lead to, by name, on the host; and the last metrics."""
+    """Everything that steps on one batch lead to, and the metrics of each."""
     program = build(config, NUM_CLASSES, 100)
     batch = put_batch(noise_batch(config, program.packing), mesh)
-    state = put_replicated(jax.jit(program.init)(jax.random.key(1)), mesh)
+    state = put_replicated(initial_state(config), mesh)
     step = program.train_step.lower(state, batch).compile()
     metrics = []
     for _ in range(num_steps):
         state, of_step = step(state, batch)
         metrics.append(jax.device_get(of_step))
-    leaves = jax.tree_util.tree_leaves_with_path({"params": state.params, "batch_stats": state.batch_stats})
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}, metrics
+    return arrays_of(state), metrics
 
 
 def assert_close_trees(actual, expected):
@@ -104,7 +113,7 @@ def test_every_mesh_gives_the_same_run(on_one_device, packing, shape):
         assert of_step.keys() == wanted.keys()
         for name, value in wanted.items():
             np.testing.assert_allclose(of_step[name], value, rtol=1e-5, err_msg=name)
-    before, _ = trained(small_config(packing), ONE_DEVICE, 0)
+    before = arrays_of(initial_state(small_config(packing)))
     assert max(np.abs(expected[name] - before[name]).max() for name in expected) > 1e-2  # something was learnt
 
 
@@ -118,7 +127,7 @@ def test_every_mesh_gives_the_same_run(on_one_device, packing, shape):
 )
 def test_losses_over_pixels_of_several_devices(settings, terms):
     """Sorted pixels, distances over rows, ratios over a batch, and micro-batches; one step."""
-    config = small_config("none", *terms, **settings)
+    config = small_config("none", *terms, widths=(4,), **settings)
     expected, (expected_metrics,) = trained(config, ONE_DEVICE, 1)
     for space in (2, 4):
         found, (metrics,) = trained(config, mesh_of(2, space), 1)
@@ -128,8 +137,7 @@ def test_losses_over_pixels_of_several_devices(settings, terms):
 
 
 def compiled_for(mesh):
-    config = small_config(batch_size=1)
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, image_size=256))
+    config = replace(small_config(batch_size=1), {"data.image_size": 256})
     program = build(config, NUM_CLASSES, 100)
     batch = batch_shapes(config, NUM_CLASSES, program.packing, mesh)
     return program.train_step.lower(state_shapes(config, NUM_CLASSES, 100, mesh), batch).compile()
@@ -151,7 +159,9 @@ def test_convolutions_are_divided_and_no_device_sees_a_whole_image():
 @pytest.mark.parametrize("where", ["host", "device"])
 def test_batches_are_the_same_on_every_mesh_bit_for_bit(synthetic_root, where):
     config = tiny_config(synthetic_root)
-    augment = AugmentConfig(rotate=20.0, elastic_prob=0.5, blur_prob=0.5, noise_prob=0.5, cutout_prob=0.5, where=where)
+    augment = AugmentConfig(
+        rotate=20.0, elastic_prob=0.5, blur_prob=0.5, blur=0.5, noise_prob=0.5, cutout_prob=0.5, where=where
+    )
     config = dataclasses.replace(config, augment=augment)
     layout = find_layout(config.data)
     source = training_source(FileSource(layout, layout.records), config.data)
@@ -179,15 +189,10 @@ def runs(synthetic_root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     config = tiny_config(synthetic_root, num_pictures=3)
 
-    class Stopping:
-        def __call__(self, step):
-            return step == 3
-
-    alone = train(config, folder / "alone", display=Quiet(), mesh=ONE_DEVICE)
+    alone = run(config, folder / "alone")
     with contextlib.suppress(SystemExit):
-        train(config, folder / "divided", display=Quiet(), mesh=mesh_of(4, 2), stop_at=Stopping())
-    on_others = dataclasses.replace(config, train=dataclasses.replace(config.train, devices_per_image=8))
-    divided = train(on_others, folder / "divided", display=Quiet())
+        run(config, folder / "divided", mesh=mesh_of(4, 2), stop_at=lambda step: step == 3)
+    divided = run(replace(config, {"train.devices_per_image": 8}), folder / "divided", mesh=None)
     return alone, divided
 
 
@@ -207,7 +212,7 @@ def test_run_continues_on_another_mesh_and_predicts_on_a_third(runs):
         jax.tree.map(np.testing.assert_array_equal, tuple(found.counts), tuple(expected.counts))
         for predict in (predict_probs, predict_probs_unresized):
             np.testing.assert_allclose(predict(there, images), predict(here, images), atol=1e-5)
-    with pytest.raises(InputError, match=r"images of 36 rows.*over 4 devices.*use images of 48 rows"):
+    with pytest.raises(InputError, match=r"images of 36 rows.*over 4 devices.*use images of 40 rows"):
         predict_probs_unresized(load_run(divided.path, mesh=mesh_of(1, 4)), images[:, :36])
 
 

@@ -9,7 +9,7 @@ from etils import epath
 from mask_samples import save
 from PIL import Image
 
-from unet_jax.data.masks import read_mask
+from unet_jax.data.masks.read import read_mask
 from unet_jax.data.pixels import BadSampleError
 
 
@@ -32,6 +32,7 @@ COUNTS = {
     "points": labels_of(100, size=1),
     "touching": 1 + np.arange(2500).reshape(50, 50) // 50 // 10 * 5 + np.arange(2500).reshape(50, 50) % 50 // 10,
     "one inside the other": np.pad(np.pad(np.full((9, 9), 2), 9, constant_values=1), 9),
+    "many regions of 8 classes": np.kron(np.random.default_rng(0).integers(0, 9, (20, 20)), np.ones((7, 7))),
     "a few pixels": np.array([[0, 1], [2, 3]]),
     "classes and a white border": np.where(
         np.arange(400).reshape(20, 20) % 20 < 2, 255, np.arange(400).reshape(20, 20) // 100

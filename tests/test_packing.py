@@ -31,8 +31,9 @@ def plain_upsample(x):
 
 
 def plain_max_pool(x):
-    b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
+    # Not x.max of blocks: its gradient goes to pixels that equal the maximum, and a program that computes both in two
+    # places may round them differently.
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
 
 
 def plain_unet(config, params, stats, images):

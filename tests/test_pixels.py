@@ -9,8 +9,8 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from unet_jax.data.image_files import read_image
-from unet_jax.data.masks import read_mask
+from unet_jax.data.images.files import read_image
+from unet_jax.data.masks.read import read_mask
 from unet_jax.data.pixels import (
     BadSampleError,
     by_channel_groups,

@@ -9,9 +9,9 @@ from etils import epath
 from helpers import tiny_config
 
 from unet_jax import InputError, load_run, metrics, predict_images, predict_probs, predict_probs_unresized, train
-from unet_jax.data.image_files import read_image
+from unet_jax.data.images.files import read_image
 from unet_jax.data.layout import find_layout
-from unet_jax.data.masks import read_mask
+from unet_jax.data.masks.read import read_mask
 from unet_jax.inference.evaluate import evaluate_run, select_records, summary
 from unet_jax.inference.predict import find_inputs, predict_files, unread_inputs
 from unet_jax.report.display import Quiet

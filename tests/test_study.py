@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from helpers import tiny_config
+from helpers import ONE_DEVICE, tiny_config
 from rich.console import Console
 
 from unet_jax import InputError, load_run, metrics
@@ -38,7 +38,6 @@ from unet_jax.study.scores import read_scores
 from unet_jax.study.shared_program import SharedPrograms
 from unet_jax.training.non_finite import NonFiniteLossError
 
-ONE_DEVICE = make_mesh(jax.devices()[:1])
 BCE, FOCAL = (Variant(n, LossConfig(terms=(LossTermConfig(n),))) for n in ("bce", "focal"))
 BCE_2 = Variant("bce2", LossConfig(terms=(LossTermConfig("bce", 2.0),)))
 
@@ -231,7 +230,7 @@ root = "{root}"
 splits = "{root}/splits.csv"
 image_size = 32
 [config.model]
-widths = [4, 8]
+widths = [4]
 center_width = 8
 num_convs_down = 1
 num_convs_up = 1
@@ -384,11 +383,12 @@ def test_a_missing_file_ends_without_a_traceback(tmp_path, capsys):
     assert end.value.code == 2 and "none.toml: cannot be read" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("stopped", [False, True])
+# Without a stop it repeats what is checked with one: all six runs are made there too, side by side.
+@pytest.mark.parametrize("stopped", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_runs_side_by_side_are_the_same(done, tmp_path, stopped):
-    """Three devices, six runs; and once with an error in one of them, after which the others continue."""
+    """Two devices, six runs; and once with an error in one of them, after which the others continue."""
     study = dataclasses.replace(done[0], out=str(tmp_path / "again"))
-    mesh = make_mesh(jax.devices()[:3])
+    mesh = make_mesh(jax.devices()[:2])
     if stopped:
         with pytest.raises(KeyboardInterrupt):
             run_study(study, display=Stopping("focal seed 0", "training", 2), mesh=mesh)

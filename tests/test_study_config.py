@@ -129,7 +129,8 @@ def test_the_studies_of_the_repository_can_be_computed(path):
     labels, weight = (logits[::-1] > 0.3).astype("float32"), jax.numpy.ones(2)
     for variant in study.variants:
         loss_fn = make_loss(variant.loss)
-        value, gradient = jax.value_and_grad(lambda x: loss_fn(x, labels, weight, jax.numpy.inf)[0])(logits)  # noqa: B023
+        loss = jax.jit(jax.value_and_grad(lambda x: loss_fn(x, labels, weight, jax.numpy.inf)[0]))  # noqa: B023
+        value, gradient = loss(logits)
         assert np.isfinite(value) and np.isfinite(gradient).all() and np.abs(gradient).max() > 0, variant.name
     splits = read_splits(epath.Path(study.config.data.splits))
     assert set(splits.values()) >= {"train", "test"}

@@ -15,8 +15,8 @@ with _epy.lazy_api_imports(globals()):
     from unet_jax.config import Config as Config
     from unet_jax.config.dicts import replace as replace
     from unet_jax.config.presets import PRESETS as PRESETS
-    from unet_jax.data.image_files import read_image as read_image
-    from unet_jax.data.image_files import read_pixels as read_pixels
+    from unet_jax.data.images.files import read_image as read_image
+    from unet_jax.data.images.files import read_pixels as read_pixels
     from unet_jax.devices.mesh import make_mesh as make_mesh
     from unet_jax.inference.predict import predict_images as predict_images
     from unet_jax.inference.predict import predict_probs as predict_probs

@@ -9,7 +9,7 @@ import tyro
 
 from unet_jax._types import InputError
 from unet_jax.data.annotation_files import FORMATS
-from unet_jax.interop.annotations import ImportedMasks, import_masks
+from unet_jax.interop.annotations.import_masks import ImportedMasks, import_masks
 from unet_jax.report.display import make_display
 
 

@@ -7,7 +7,7 @@ import tyro
 from etils import epath
 
 from unet_jax.config.dicts import flatten_config
-from unet_jax.data.image_format import describe_format
+from unet_jax.data.images.format import describe_format
 from unet_jax.program.state import num_parameters
 from unet_jax.runs.info import load_info
 from unet_jax.runs.load import abstract_state, open_checkpoints

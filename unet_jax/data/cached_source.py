@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from unet_jax.config import DataConfig
 from unet_jax.data.disk_cache import cache_bytes, disk_source, free_bytes
-from unet_jax.data.image_format import RGB8, ImageFormat
+from unet_jax.data.images.format import RGB8, ImageFormat
 from unet_jax.data.sources import FileSource, MemorySource, ResizedSource, Source
 
 _AUTO_MEMORY_BYTES = 2 * 2**30  # most bytes that data.cache "auto" keeps in memory

@@ -29,12 +29,13 @@ from etils import epath
 from unet_jax._files import unfinished_folder, user_cache
 from unet_jax._types import InputError, Sample
 from unet_jax.config import DataConfig
-from unet_jax.data.image_format import RGB8, ImageFormat
-from unet_jax.data.index_values import listed
+from unet_jax.data.images.format import RGB8, ImageFormat
+from unet_jax.data.masks.index_values import listed
 from unet_jax.data.pixels import BadSampleError, read_bytes
 from unet_jax.data.sources import FileSource, ResizedSource
 from unet_jax.data.threads import one_thread_opencv
 
+_MASK_READER = 2  # to be raised when equal mask files are read in another way: caches are then built again
 _FORMAT = 1  # to be raised when equal files and settings lead to other arrays
 _REMEDY = "Rebuild it with --data.rebuild-cache, or delete the folder."
 
@@ -218,6 +219,7 @@ def _settings(source: FileSource, config: DataConfig) -> dict[str, Any]:
         "soft_masks": config.soft_masks,
         "index_values": [listed(ranges, colors=layout.has_colors) for ranges in layout.index_values],
         "opencv": cv2.__version__,
+        "mask_reader": _MASK_READER,
         **json.loads(json.dumps(pixels)),
         **({"instance_masks": True} if layout.has_objects else {}),
     }

@@ -10,7 +10,7 @@ from etils import epath
 
 from unet_jax._types import InputError
 from unet_jax.config import DataConfig
-from unet_jax.data.index_values import Values, parse_color, parse_numbers
+from unet_jax.data.annotation_files import find_annotations
 from unet_jax.data.listing import (
     Listing,
     check_name,
@@ -21,6 +21,7 @@ from unet_jax.data.listing import (
     printable,
     unread_hint,
 )
+from unet_jax.data.masks.index_values import Values, parse_color, parse_numbers
 from unet_jax.data.patterns import join_by_id, match_files, one_each
 from unet_jax.data.pixels import IMAGE_SUFFIXES
 
@@ -163,10 +164,12 @@ def _folder_layout(root: epath.Path, config: DataConfig, split: str) -> Layout:
     images_root, masks_root = (_subfolder(root, name) for name in ("images", "masks"))
     for folder in (images_root, masks_root):
         if not folder.is_dir():
-            raise InputError(
-                f"{folder}: there is no such folder. Expected {root}/images/ID.ext and {root}/masks/CLASS/ID.ext; for "
-                f"files that lie elsewhere see --data.image-pattern, --data.mask-patterns and --data.index-map."
+            hint = find_annotations(root)
+            expected = (
+                f"Expected {root}/images/ID.ext and {root}/masks/CLASS/ID.ext; for files that lie elsewhere see "
+                f"--data.image-pattern, --data.mask-patterns and --data.index-map"
             )
+            raise InputError(f"{folder}: there is no such folder. {hint or expected}.")
     class_paths = [p for p in masks_root.iterdir() if p.is_dir() and not p.name.startswith(".")]
     for path in class_paths:
         check_name(path)

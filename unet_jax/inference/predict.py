@@ -11,7 +11,8 @@ from jaxtyping import UInt as Pixels
 
 from unet_jax._types import InputError
 from unet_jax.config import ModelConfig
-from unet_jax.data.image_format import read_as
+from unet_jax.data.images.format import read_as
+from unet_jax.data.images.tiff import GeoTags, read_geo_tags, write_tiff
 from unet_jax.data.listing import (
     check_name,
     count_endings,
@@ -22,7 +23,6 @@ from unet_jax.data.listing import (
     walk,
 )
 from unet_jax.data.pixels import IMAGE_SUFFIXES, resize_image, resize_probs, write_png
-from unet_jax.data.tiff_files import GeoTags, read_geo_tags, write_tiff
 from unet_jax.devices.mesh import check_rows, fetch, put_whole_batch
 from unet_jax.devices.processes import is_first
 from unet_jax.program.build import build_predict_step
@@ -252,7 +252,8 @@ def unread_inputs(inputs: Sequence[str | epath.Path]) -> str:
 def predict_files(run: Run, files: dict[str, epath.Path], out: epath.Path) -> Iterator[str]:
     """Write `out/CLASS/ID.png` (0 or 255) and `out/overlay/ID.png` at each image's own size; yield finished ids.
 
-    The masks of a GeoTIFF are `out/CLASS/ID.tif`, with its georeferencing tags. All connected processes must be given the same files. Only the first process writes.
+    The masks of a GeoTIFF are `out/CLASS/ID.tif`, with its georeferencing tags. All connected processes must be given
+    the same files. Only the first process writes.
 
     Args:
       run: run from `load_run`.

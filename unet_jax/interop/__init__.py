@@ -1,7 +1,7 @@
 """Import from and export to other programs: weights of the Keras original, masks from annotation files."""
 
-from unet_jax.interop.annotations import ImportedMasks as ImportedMasks
-from unet_jax.interop.annotations import import_masks as import_masks
+from unet_jax.interop.annotations.import_masks import ImportedMasks as ImportedMasks
+from unet_jax.interop.annotations.import_masks import import_masks as import_masks
 from unet_jax.interop.keras import export_keras as export_keras
 from unet_jax.interop.keras import import_keras as import_keras
 from unet_jax.interop.keras_network import Network as Network

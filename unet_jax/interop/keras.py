@@ -126,8 +126,8 @@ def export_keras(
     num_channels, bits = loaded.info.num_channels, 8 * loaded.info.image_dtype.itemsize
     if (num_channels, bits) != (3, 8):
         raise InputError(
-            f"{loaded.path}: its images have {num_channels} channels of {bits} bits, but the Keras program reads images "
-            f"of 3 channels and 8 bits."
+            f"{loaded.path}: its images have {num_channels} channels of {bits} bits, but the Keras program reads "
+            f"images of 3 channels and 8 bits."
         )
     params, batch_stats = jax.device_get((loaded.state.params, loaded.state.batch_stats))
     size = loaded.config.data.image_size

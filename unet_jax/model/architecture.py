@@ -27,7 +27,6 @@ class Convolution(NamedTuple):
         return self.kernel_size, self.kernel_size, self.inputs, self.outputs
 
 
-
 def list_convolutions(config: ModelConfig, num_classes: int, image_channels: int = 3) -> list[Convolution]:
     """Return every convolution of the network, in the order of the data flow.
 

@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from unet_jax._types import InputError, Sample
-from unet_jax.data.image_format import ImageFormat
+from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.listing import describe_endings
 from unet_jax.data.sample_facts import NUM_BINS
 from unet_jax.data.splits import shared_groups

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from unet_jax.config import DataConfig
 from unet_jax.data.audit import DARK, MOST, Audit
-from unet_jax.data.intensity import FoundFormat
+from unet_jax.data.images.intensity import FoundFormat
 from unet_jax.data.layout import SPLITS, Layout
 from unet_jax.data.listing import describe_endings
 from unet_jax.data.splits import shared_groups

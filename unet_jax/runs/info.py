@@ -13,7 +13,7 @@ from unet_jax._files import replace_text
 from unet_jax._types import InputError
 from unet_jax.config import Config
 from unet_jax.config.dicts import config_from_dict, config_to_dict
-from unet_jax.data.image_format import ImageFormat
+from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.order import steps_per_epoch
 
 _FORMAT = 1

@@ -10,8 +10,8 @@ from unet_jax.config import Config, DataConfig
 from unet_jax.config.dicts import check_same_run
 from unet_jax.config.presets import check_settings
 from unet_jax.data.audit import Audit, audit_source, cannot_choose
-from unet_jax.data.image_format import ImageFormat
-from unet_jax.data.intensity import find_format
+from unet_jax.data.images.format import ImageFormat
+from unet_jax.data.images.intensity import find_format
 from unet_jax.data.layout import Layout, find_layout
 from unet_jax.data.order import TrainOrder
 from unet_jax.data.sources import FileSource

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unet_jax.interop.pixel_runs import NO_RUNS, from_bitmap, union, without
-from unet_jax.interop.polygons import ellipse_runs, polygon_runs
+from unet_jax.interop.annotations.pixel_runs import NO_RUNS, from_bitmap, union, without
+from unet_jax.interop.annotations.polygons import ellipse_runs, polygon_runs
 
 
 class Drawn(NamedTuple):

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from unet_jax._types import InputError
-from unet_jax.interop.json_values import check, member, numbers_of
-from unet_jax.interop.regions import (
+from unet_jax.interop.annotations.json_values import check, member, numbers_of
+from unet_jax.interop.annotations.regions import (
     AnnotatedImage,
     Annotations,
     Drawing,

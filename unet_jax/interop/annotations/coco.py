@@ -8,8 +8,8 @@ import numpy as np
 
 from unet_jax._types import InputError
 from unet_jax.data.listing import printable
-from unet_jax.interop.json_values import check, member, numbers_of, shown
-from unet_jax.interop.regions import (
+from unet_jax.interop.annotations.json_values import check, member, numbers_of, shown
+from unet_jax.interop.annotations.regions import (
     AnnotatedImage,
     Annotations,
     Drawing,
@@ -19,7 +19,7 @@ from unet_jax.interop.regions import (
     joined,
     polygon,
 )
-from unet_jax.interop.rle import decode_counts, runs_of_counts
+from unet_jax.interop.annotations.rle import decode_counts, runs_of_counts
 
 
 def read_coco(file: Path, content: Any, options: ReadOptions) -> Annotations:

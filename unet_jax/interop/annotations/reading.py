@@ -17,15 +17,15 @@ from unet_jax.data.annotation_files import (
     load_annotations,
 )
 from unet_jax.data.listing import check_name, printable, walk
-from unet_jax.interop.coco import read_coco
-from unet_jax.interop.json_values import shown
-from unet_jax.interop.kaggle import read_kaggle
-from unet_jax.interop.label_studio import read_label_studio
-from unet_jax.interop.labelme import read_labelme
-from unet_jax.interop.qupath import read_qupath
-from unet_jax.interop.regions import AnnotatedImage, Annotations, ReadOptions
-from unet_jax.interop.via import read_via
-from unet_jax.interop.yolo import class_names, read_yolo
+from unet_jax.interop.annotations.coco import read_coco
+from unet_jax.interop.annotations.json_values import shown
+from unet_jax.interop.annotations.kaggle import read_kaggle
+from unet_jax.interop.annotations.label_studio import read_label_studio
+from unet_jax.interop.annotations.labelme import read_labelme
+from unet_jax.interop.annotations.qupath import read_qupath
+from unet_jax.interop.annotations.regions import AnnotatedImage, Annotations, ReadOptions
+from unet_jax.interop.annotations.via import read_via
+from unet_jax.interop.annotations.yolo import class_names, read_yolo
 
 _READERS: dict[str, Callable[[Path, Any, ReadOptions], Annotations]] = {
     "coco": read_coco,

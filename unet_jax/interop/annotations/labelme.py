@@ -12,8 +12,8 @@ from PIL import Image
 
 from unet_jax._types import InputError
 from unet_jax.data.annotation_files import load_annotations
-from unet_jax.interop.json_values import member, points_of
-from unet_jax.interop.regions import (
+from unet_jax.interop.annotations.json_values import member, points_of
+from unet_jax.interop.annotations.regions import (
     AnnotatedImage,
     Annotations,
     ReadOptions,

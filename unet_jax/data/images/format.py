@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from unet_jax._types import InputError
-from unet_jax.data.image_files import read_image, read_pixels
+from unet_jax.data.images.files import read_image, read_pixels
 from unet_jax.data.pixels import BadSampleError
 
 _WHITE = 65535

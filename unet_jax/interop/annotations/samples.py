@@ -7,10 +7,10 @@ from pathlib import Path
 
 from unet_jax.data.listing import is_read, normal_id, printable, stem_and_ending
 from unet_jax.data.pixels import BadSampleError
-from unet_jax.interop.annotation_reading import Reading
-from unet_jax.interop.image_lookup import ImageFolder, find_image
-from unet_jax.interop.mask_drawing import SampleJob
-from unet_jax.interop.regions import AnnotatedImage
+from unet_jax.interop.annotations.image_lookup import ImageFolder, find_image
+from unet_jax.interop.annotations.mask_drawing import SampleJob
+from unet_jax.interop.annotations.reading import Reading
+from unet_jax.interop.annotations.regions import AnnotatedImage
 
 
 @dataclasses.dataclass(frozen=True)

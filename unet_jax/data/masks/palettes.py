@@ -3,8 +3,8 @@
 import numpy as np
 from etils import epath
 
-from unet_jax.data.large_arrays import look_up, values_of
-from unet_jax.data.mask_content import MaskFile
+from unet_jax.data.masks.content import MaskFile
+from unet_jax.data.masks.large_arrays import look_up, values_of
 from unet_jax.data.pixels import BadSampleError
 
 _BLACK = (0, 0, 0)

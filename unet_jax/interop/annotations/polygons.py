@@ -7,7 +7,7 @@ does, which rounds coordinates to fifths of a pixel; where a polygon crosses its
 
 import numpy as np
 
-from unet_jax.interop.pixel_runs import from_toggles
+from unet_jax.interop.annotations.pixel_runs import from_toggles
 
 _SCALE = 5  # steps per pixel in which pycocotools follows a border
 _CENTRE = 2  # the step before the centre of a pixel: 0 1 2 | 3 4

@@ -4,8 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from unet_jax._types import InputError
-from unet_jax.interop.json_values import check, member, points_of
-from unet_jax.interop.regions import AnnotatedImage, Annotations, Drawing, ReadOptions, Region, joined, polygon
+from unet_jax.interop.annotations.json_values import check, member, points_of
+from unet_jax.interop.annotations.regions import (
+    AnnotatedImage,
+    Annotations,
+    Drawing,
+    ReadOptions,
+    Region,
+    joined,
+    polygon,
+)
 
 _OLD_TYPES = {"PathDetectionObject": "detection", "PathCellObject": "cell", "PathTileObject": "tile"}
 

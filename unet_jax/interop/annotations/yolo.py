@@ -9,8 +9,8 @@ import yaml
 
 from unet_jax._types import InputError
 from unet_jax.data.annotation_files import CLASS_LISTS, load_annotations
-from unet_jax.interop.json_values import shown
-from unet_jax.interop.regions import AnnotatedImage, Annotations, ReadOptions, Region, polygon
+from unet_jax.interop.annotations.json_values import shown
+from unet_jax.interop.annotations.regions import AnnotatedImage, Annotations, ReadOptions, Region, polygon
 
 _LEVELS_UP = 4  # ROOT/labels/train/x.txt
 

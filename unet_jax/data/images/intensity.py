@@ -10,8 +10,8 @@ from etils import epath
 
 from unet_jax._types import InputError
 from unet_jax.config import DataConfig
-from unet_jax.data.image_files import ImageHeader, read_header, read_pixels
-from unet_jax.data.image_format import ImageFormat, describe_format, parse_channels
+from unet_jax.data.images.files import ImageHeader, read_header, read_pixels
+from unet_jax.data.images.format import ImageFormat, describe_format, parse_channels
 from unet_jax.data.pixels import BadSampleError
 
 _FEWEST_LEVELS = 64

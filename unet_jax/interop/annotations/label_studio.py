@@ -12,8 +12,8 @@ from PIL import Image
 
 from unet_jax._types import InputError
 from unet_jax.data.listing import is_read
-from unet_jax.interop.json_values import check, member, points_of, shown
-from unet_jax.interop.regions import (
+from unet_jax.interop.annotations.json_values import check, member, points_of, shown
+from unet_jax.interop.annotations.regions import (
     AnnotatedImage,
     Annotations,
     Drawing,
@@ -24,7 +24,7 @@ from unet_jax.interop.regions import (
     ellipse,
     polygon,
 )
-from unet_jax.interop.rle import decode_brush
+from unet_jax.interop.annotations.rle import decode_brush
 
 
 def read_label_studio(file: Path, content: Any, options: ReadOptions) -> Annotations:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from unet_jax.interop.pixel_runs import from_bitmap
+from unet_jax.interop.annotations.pixel_runs import from_bitmap
 
 
 def decode_counts(text: str) -> np.ndarray:

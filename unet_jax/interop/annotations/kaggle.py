@@ -9,9 +9,9 @@ import numpy as np
 
 from unet_jax._types import InputError
 from unet_jax.data.annotation_files import csv_delimiter, csv_header, rle_columns
-from unet_jax.interop.json_values import shown
-from unet_jax.interop.regions import AnnotatedImage, Annotations, ReadOptions, Region, encoded
-from unet_jax.interop.rle import runs_of_pairs
+from unet_jax.interop.annotations.json_values import shown
+from unet_jax.interop.annotations.regions import AnnotatedImage, Annotations, ReadOptions, Region, encoded
+from unet_jax.interop.annotations.rle import runs_of_pairs
 
 _NO_MASK = ("", "-1", "nan", "none", "null")
 

@@ -7,8 +7,8 @@ import numpy as np
 import tifffile
 from etils import epath
 
-from unet_jax.data.mask_content import MaskFile, is_inverting, largest, native, turned
-from unet_jax.data.memory import open_picture, refuse_beyond_memory
+from unet_jax.data.masks.content import MaskFile, is_inverting, largest, native, turned
+from unet_jax.data.masks.memory import open_picture, refuse_beyond_memory
 from unet_jax.data.pixels import BadSampleError
 
 _LOSSY = {6, 7, 33007, 34712, 34892, 33003, 33004, 33005, 50001}  # JPEG, JPEG 2000, lossy JPEG of DNG, WebP
@@ -71,7 +71,8 @@ def _tiff_pixels(path: epath.Path, data: bytes, page: Any) -> np.ndarray:
     try:
         values = np.asarray(page.asarray())
     except Exception as error:
-        if "imagecodecs" not in str(error) and not isinstance(error, ModuleNotFoundError):
+        lacks_codec = "imagecodecs" in str(error) or "not supported" in str(error)
+        if not lacks_codec and not isinstance(error, ModuleNotFoundError):
             raise
         return _tiff_by_pillow(path, data, page)
     if values.ndim == 3 and page.planarconfig == 2:

@@ -8,8 +8,8 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from unet_jax.data.images.tiff import TIFF_SUFFIXES, read_tiff, tiff_header
 from unet_jax.data.pixels import BadSampleError, read_bytes
-from unet_jax.data.tiff_files import TIFF_SUFFIXES, read_tiff, tiff_header
 
 _ANIMATED_SUFFIXES = (".gif", ".webp")
 _MOST_NPY_CHANNELS = 64  # more are taken for a side: the array is probably [c h w]
@@ -77,7 +77,7 @@ def read_pixels(path: str | epath.Path, *, pages: str = "error") -> np.ndarray:
     Example:
       >>> import pathlib, tempfile
       >>> import numpy as np
-      >>> from unet_jax.data.image_files import read_pixels
+      >>> from unet_jax.data.images.files import read_pixels
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     path = pathlib.Path(folder) / "five_channels.npy"
       ...     np.save(path, np.full((2, 4, 5), 1000, np.uint16))

@@ -5,11 +5,11 @@ from typing import NoReturn
 import numpy as np
 from etils import epath
 
-from unet_jax.data.large_arrays import look_up, values_of
-from unet_jax.data.mask_content import MaskFile
-from unet_jax.data.mask_files import read_mask_file
-from unet_jax.data.mask_palettes import disagreeing_index, inside_by_colors, is_gray, means_gray_levels, palette_alpha
-from unet_jax.data.object_numbers import look_like_counts
+from unet_jax.data.masks.content import MaskFile
+from unet_jax.data.masks.files import read_mask_file
+from unet_jax.data.masks.large_arrays import look_up, values_of
+from unet_jax.data.masks.object_numbers import look_like_counts
+from unet_jax.data.masks.palettes import disagreeing_index, inside_by_colors, is_gray, means_gray_levels, palette_alpha
 from unet_jax.data.pixels import BadSampleError
 
 

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from unet_jax._types import InputError
 from unet_jax.config.checks import did_you_mean
 from unet_jax.data.listing import printable
-from unet_jax.interop.json_values import shown
-from unet_jax.interop.regions import AnnotatedImage
+from unet_jax.interop.annotations.json_values import shown
+from unet_jax.interop.annotations.regions import Region
 
 _NOT_IN_NAMES = '/\\:*?"<>|' if os.name == "nt" else "/\\"
 _MOST_BYTES = 255  # in a file's name, on most file systems
 
 
 def name_classes(
-    images: Iterable[AnnotatedImage],
+    regions: Iterable[Region],
     declared: Sequence[str],
     rename: Mapping[str, str],
     classes: Sequence[str],
@@ -24,7 +24,7 @@ def name_classes(
     """Return the name of the folder of each class that is imported, by the class's name in the annotation files.
 
     Args:
-      images: images with their regions.
+      regions: objects that are imported.
       declared: classes that the files declare, whether or not they have objects.
       rename: new names by old ones; several classes may get one name, and are united.
       classes: new names of the classes that are wanted; all if empty.
@@ -37,9 +37,8 @@ def name_classes(
       InputError: a class that is asked for does not exist, an object has no class, or a name cannot be a folder's.
     """
     first_of: dict[str, str] = {}
-    for image in images:
-        for region in image.regions:
-            first_of.setdefault(region.class_name, region.where)
+    for region in regions:
+        first_of.setdefault(region.class_name, region.where)
     known = [*declared, *sorted(name for name in first_of if name not in declared)]
     names = {old: unicodedata.normalize("NFC", old.strip()) for old in known}
     as_shown = {printable(old): old for old in known}  # how messages write names that cannot be printed

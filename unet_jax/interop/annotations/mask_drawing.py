@@ -14,11 +14,11 @@ from etils import epath
 from PIL import Image
 
 from unet_jax._types import InputError
-from unet_jax.data.image_files import read_pixels
+from unet_jax.data.images.files import read_pixels
 from unet_jax.data.listing import is_read, stem_and_ending
 from unet_jax.data.pixels import BadSampleError
-from unet_jax.interop.pixel_runs import count, fill, from_bitmap, union
-from unet_jax.interop.regions import AnnotatedImage, Drawn, Region
+from unet_jax.interop.annotations.pixel_runs import count, fill, from_bitmap, union
+from unet_jax.interop.annotations.regions import AnnotatedImage, Drawn, Region
 
 _ENDINGS = {"mpo": "jpeg", "jpeg2000": "jp2"}  # by Pillow's name of the format, where they are not the same
 _ROUNDING = 0.01  # pixels that percents and fractions may be beyond the border without being said

@@ -12,9 +12,9 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageOps
 
-from unet_jax.data.mask_content import MaskFile, is_inverting, largest, native, turned
-from unet_jax.data.mask_tiff import read_tiff_mask
-from unet_jax.data.memory import open_picture, refuse_beyond_memory
+from unet_jax.data.masks.content import MaskFile, is_inverting, largest, native, turned
+from unet_jax.data.masks.memory import open_picture, refuse_beyond_memory
+from unet_jax.data.masks.tiff import read_tiff_mask
 from unet_jax.data.pixels import BadSampleError, read_bytes
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

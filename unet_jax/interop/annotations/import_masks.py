@@ -17,13 +17,13 @@ from unet_jax.config.checks import did_you_mean
 from unet_jax.data.layout import first_ten
 from unet_jax.data.listing import check_name, printable
 from unet_jax.data.pixels import BadSampleError
-from unet_jax.interop.annotated_samples import add_unannotated, find_samples
-from unet_jax.interop.annotation_reading import read_annotations
-from unet_jax.interop.class_names import name_classes
-from unet_jax.interop.image_lookup import images_beside, index_images
-from unet_jax.interop.json_values import shown
-from unet_jax.interop.mask_drawing import SampleCounts, SampleJob, write_sample
-from unet_jax.interop.regions import ReadOptions
+from unet_jax.interop.annotations.class_names import name_classes
+from unet_jax.interop.annotations.image_lookup import images_beside, index_images
+from unet_jax.interop.annotations.json_values import shown
+from unet_jax.interop.annotations.mask_drawing import SampleCounts, SampleJob, write_sample
+from unet_jax.interop.annotations.reading import read_annotations
+from unet_jax.interop.annotations.regions import ReadOptions, Region
+from unet_jax.interop.annotations.samples import add_unannotated, find_samples
 
 Format = Literal["coco", "labelme", "label-studio", "via", "qupath", "yolo", "kaggle"]
 
@@ -121,11 +121,14 @@ def import_masks(
     if bad and on_bad_sample == "error":
         raise InputError(_refusal(bad, len(jobs) + len(bad)))
     place = printable(str(paths[0]))
-    class_of = name_classes((s for job in jobs for s in job.sources), reading.classes, rename or {}, classes, place)
+    regions = [region for job in jobs for source in job.sources for region in source.regions]
+    _check_leave_out(regions, leave_out)
+    kept = [region for region in regions if region.kind not in leave_out]
+    class_of = name_classes(kept, reading.classes, rename or {}, classes, place)
     if not class_of:
         about = "".join(f"; {note}" for note in (*reading.notes, *unannotated_notes))
         raise InputError(f"{place}: holds no object and declares no class, so that there are no masks to make{about}.")
-    _check_kinds(jobs, class_of, leave_out)
+    _check_areas([region for region in kept if region.class_name in class_of])
     names = tuple(dict.fromkeys(class_of.values()))
     with unfinished_folder(out, replace=False) as unfinished:
         for name in names:
@@ -168,9 +171,8 @@ def _refusal(bad: Sequence[str], total: int) -> str:
     )
 
 
-def _check_kinds(jobs: Sequence[SampleJob], class_of: Mapping[str, str], leave_out: Sequence[str]) -> None:
-    """Raise `InputError` if there are objects without area that are not to be left out."""
-    regions = [r for job in jobs for s in job.sources for r in s.regions if r.class_name in class_of]
+def _check_leave_out(regions: Sequence[Region], leave_out: Sequence[str]) -> None:
+    """Raise `InputError` if a kind of shape is to be left out that no object has."""
     kinds = Counter(region.kind for region in regions)
     for kind in leave_out:
         if kind not in kinds:
@@ -178,7 +180,11 @@ def _check_kinds(jobs: Sequence[SampleJob], class_of: Mapping[str, str], leave_o
             raise InputError(
                 f"--leave-out has {kind!r}, but the shapes are {known or 'none'}.{did_you_mean(kind, kinds)}"
             )
-    flat = [region for region in regions if region.draw is None and region.kind not in leave_out]
+
+
+def _check_areas(regions: Sequence[Region]) -> None:
+    """Raise `InputError` if a shape has no area."""
+    flat = [region for region in regions if region.draw is None]
     if flat:
         counts = ", ".join(
             f"{number} {shown(kind)}" for kind, number in Counter(region.kind for region in flat).items()

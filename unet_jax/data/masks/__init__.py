@@ -1,0 +1,1 @@
+"""Mask files of every kind, understood or refused by name."""

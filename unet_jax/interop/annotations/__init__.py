@@ -1,0 +1,1 @@
+"""Masks from annotation files of other programs: `unet-jax import-masks`."""
