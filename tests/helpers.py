@@ -17,8 +17,8 @@ from unet_jax.devices.mesh import make_mesh
 from unet_jax.report.display import Quiet
 
 ONE_DEVICE = make_mesh(jax.devices()[:1])
-OPTIMIZED = {"xla_backend_optimization_level": "3"}
-"""`compiler_options` of `jax.jit` where the last digits of optimised programs matter; see conftest.py."""
+OPTIMIZED = {"xla_backend_optimization_level": "1"}
+"""`compiler_options` of `jax.jit` where last digits matter: unoptimised programs (conftest.py) add one by one."""
 TIMES = {"images_per_s", "wait_share", "time"}
 """What no two runs share in metrics.jsonl."""
 TINY = (

@@ -1,29 +1,25 @@
 """A config's program with packing and without: the same numbers, from a single loss to a whole run."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import Interrupting, tiny_config, with_optim
+from helpers import ONE_DEVICE, Interrupting, rows, run, tiny_config, with_optim
 
-from unet_jax import Batch, load_run, metrics, train
+from unet_jax import Batch, load_run, metrics
 from unet_jax.config import LossConfig, LossTermConfig
 from unet_jax.config.dicts import replace
 from unet_jax.config.presets import PRESETS
 from unet_jax.data.packing import pack_pixels
 from unet_jax.data.synthetic import synthetic_sample
-from unet_jax.devices.mesh import make_mesh
 from unet_jax.inference.evaluate import evaluate_run, select_records
 from unet_jax.model.packing import pack, unpack
 from unet_jax.program.build import batch_shapes, build, make_loss
 from unet_jax.program.initial_state import state_shapes
-from unet_jax.report.display import Quiet
 
-ONE_DEVICE = make_mesh(jax.devices()[:1])
 NUM_CLASSES = 2
 
 
@@ -47,7 +43,7 @@ def batch():
 def config_with(packing, root=Path(), **settings):
     """With SGD: Adam makes whole steps of the rounding noise in a gradient that is 0."""
     config = with_optim(tiny_config(root), name="sgd", learning_rate=0.05)
-    return replace(config, {"model.packing": packing, **settings})
+    return replace(config, {"model.widths": (4, 8), "model.packing": packing, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -156,27 +152,26 @@ def test_losses_of_packed_logits(config, batch):
 def packed_run(synthetic_root, tmp_path_factory):
     """Trained packed, two epochs of two steps."""
     out = tmp_path_factory.mktemp("build") / "packed"
-    train(config_with("2", synthetic_root), out, display=Quiet(), mesh=ONE_DEVICE)
+    run(config_with("2", synthetic_root), out)
     return out
 
 
 def evaluations(out):
-    found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in found if "eval/loss" in row]
+    return [row for row in rows(out) if "eval/loss" in row]
 
 
 def test_a_packed_run_is_evaluated_unpacked(packed_run):
-    run = load_run(packed_run, mesh=ONE_DEVICE)
-    assert run.config.model.packing == "2"
+    loaded = load_run(packed_run, mesh=ONE_DEVICE)
+    assert loaded.config.model.packing == "2"
     scores = {}
     for packing in ("none", "2", "2,1x2"):
-        changed = dataclasses.replace(run, config=replace(run.config, {"model.packing": packing}))
+        changed = dataclasses.replace(loaded, config=replace(loaded.config, {"model.packing": packing}))
         _, layout, records = select_records(changed, changed.config.data, "val")
         scores[packing] = evaluate_run(changed, layout, records)
     for packing in ("2", "2,1x2"):
         assert_equal_but_for_a_pixel(scores[packing].counts, scores["none"].counts)
     # The images have the network's size, so this is also what training wrote, from packed logits.
-    assert metrics.dice(scores["none"].counts).mean() == pytest.approx(run.metrics["dice"], abs=2e-3)
+    assert metrics.dice(scores["none"].counts).mean() == pytest.approx(loaded.metrics["dice"], abs=2e-3)
 
 
 def test_a_run_continues_with_another_packing(packed_run, synthetic_root, tmp_path):
@@ -184,8 +179,8 @@ def test_a_run_continues_with_another_packing(packed_run, synthetic_root, tmp_pa
     settings = {"train.checkpoint_every_steps": 1}
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        train(config_with("2", synthetic_root, **settings), out, display=Interrupting(2), mesh=ONE_DEVICE)
-    train(config_with("none", synthetic_root, **settings), out, display=Quiet(), mesh=ONE_DEVICE)
+        run(config_with("2", synthetic_root, **settings), out, Interrupting(2))
+    run(config_with("none", synthetic_root, **settings), out)
     straight, continued = (load_run(path, "last", mesh=ONE_DEVICE) for path in (packed_run, out))
     assert continued.step == straight.step == 4
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), continued.state, straight.state)
@@ -197,11 +192,12 @@ def test_a_run_continues_with_another_packing(packed_run, synthetic_root, tmp_pa
 @pytest.mark.parametrize("packing", ["none", "4,2"])
 def test_steps_of_more_pixels_than_an_int32_counts(packing):
     """A batch of 256 TPU chips; its step is traced only."""
-    settings = {"data.image_size": 1024, "train.batch_size": 4096, "model.packing": packing}
-    config = replace(PRESETS["seed"](), settings)
+    network = {"widths": (8, 16), "center_width": 32, "num_convs_down": 1, "num_convs_up": 1, "packing": packing}
+    settings = {"data.image_size": 1024, "train.batch_size": 4096}
+    config = replace(PRESETS["seed"](), settings | {f"model.{name}": value for name, value in network.items()})
     program = build(config, 2, 1000)
     state = jax.eval_shape(program.init, jax.random.key(0))
-    batch = batch_shapes(config, 2, program.packing, make_mesh(jax.devices()[:1]))
+    batch = batch_shapes(config, 2, program.packing, ONE_DEVICE)
     _, metrics = jax.eval_shape(program.train_step, state, batch)
     assert metrics["loss"].shape == ()
     _, counts = jax.eval_shape(program.eval_step, state.params, state.batch_stats, batch)

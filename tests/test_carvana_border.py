@@ -1,11 +1,13 @@
 """Losses with weighted borders, against the originals' steps in PyTorch and against loops over pixels in float64."""
 
+import functools
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import OPTIMIZED
 
 from unet_jax.losses import (
     asanakoy_border_loss,
@@ -100,8 +102,8 @@ def test_against_a_loop_over_pixels(name):
     labels[1, 20:, :9, 1] = 1.0
     labels[1, :, :, 0] = 1.0
     logits = rng.normal(0.0, 2.0, labels.shape).astype(np.float32)
-    np.testing.assert_allclose(LOSSES[name](logits, labels), by_loop(name, logits, labels), rtol=1e-5)
-    grads = jax.grad(LOSSES[name])(jnp.asarray(logits), labels)
+    loss, grads = jax.jit(jax.value_and_grad(LOSSES[name]), compiler_options=OPTIMIZED)(logits, labels)
+    np.testing.assert_allclose(loss, by_loop(name, logits, labels), rtol=1e-5)
     assert np.isfinite(grads).all() and np.abs(grads).max() > 0
 
 
@@ -122,9 +124,8 @@ def test_petrosgk_leaves_the_outer_side_of_a_border_alone():
     wrong[0, 5, 15, 0] = 1.0
     far = logits.copy()
     far[0, 5, 2, 0] = 1.0
-    without_dice = [
-        float(petrosgk_border_loss(jnp.asarray(x), labels, border_size=5)) - dice_part(x, labels) for x in (wrong, far)
-    ]
+    loss = jax.jit(functools.partial(petrosgk_border_loss, border_size=5))
+    without_dice = [float(loss(x, labels)) - dice_part(x, labels) for x in (wrong, far)]
     np.testing.assert_allclose(without_dice[0], without_dice[1], rtol=1e-3)
     np.testing.assert_allclose(without_dice[0], np.log1p(np.e) / 1024.0, rtol=1e-3)
 

@@ -40,6 +40,17 @@ def convolution(x, kernel):
     return convolve(x, pack_kernel(kernel, (1, 1), (1, 1)))
 
 
+def value_and_gradients(function, gradient, *arrays):
+    """What a function gives, and what a gradient of that means for each of its arguments; compiled as one."""
+
+    @jax.jit
+    def both(gradient, *arrays):
+        value, pull = jax.vjp(function, *arrays)
+        return value, pull(gradient)
+
+    return both(gradient, *arrays)
+
+
 # Tiny grids, grids with fewer pixels than output channels, and others.
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2), (1, 5), (2, 7), (3, 3), (4, 4), (5, 4)])
 @pytest.mark.parametrize("features", [4, 40])
@@ -49,9 +60,9 @@ def test_convolution_and_its_gradients_equal_loops(shape, features, size):
     x = rng.normal(size=(2, *shape, 3)).astype(np.float32)
     kernel = rng.normal(size=(size, size, 3, features)).astype(np.float32)
     gradient = rng.normal(size=(2, *shape, features)).astype(np.float32)
-    y, gradients = jax.vjp(convolution, jnp.asarray(x), jnp.asarray(kernel))
+    y, gradients = value_and_gradients(convolution, gradient, x, kernel)
     np.testing.assert_allclose(y, numpy_conv(x, kernel), atol=2e-5)
-    for found, expected in zip(gradients(gradient), numpy_gradients(x, kernel, gradient), strict=True):
+    for found, expected in zip(gradients, numpy_gradients(x, kernel, gradient), strict=True):
         np.testing.assert_allclose(found, expected, atol=5e-5)
 
 
@@ -72,9 +83,8 @@ def test_joined_equals_the_concatenation_with_its_gradients(size):
     gradient = rng.normal(size=(2, size, size, 40)).astype(np.float32)
     upsampled = below.repeat(2, axis=1).repeat(2, axis=2)
     concatenated = np.concatenate([x, upsampled], axis=-1)
-    y, gradients = jax.vjp(convolve_joined, x, below, kernel)
+    y, (of_x, of_below, of_kernel) = value_and_gradients(convolve_joined, gradient, x, below, kernel)
     np.testing.assert_allclose(y, numpy_conv(concatenated, kernel), atol=5e-5)
-    of_x, of_below, of_kernel = gradients(gradient)
     expected, expected_kernel = numpy_gradients(concatenated, kernel, gradient)
     blocks = expected[..., 3:].reshape(2, size // 2, 2, size // 2, 2, 5).sum((2, 4))
     np.testing.assert_allclose(of_x, expected[..., :3], atol=1e-4)
@@ -89,8 +99,9 @@ def test_gradient_of_an_upsampled_input_is_the_same_from_every_packing(old, new)
     x = rng.normal(size=(1, 8, 8, 3)).astype(np.float32)
     kernel = rng.normal(size=(3, 3, 3, 4)).astype(np.float32)
     gradient = rng.normal(size=(1, 16, 16, 4)).astype(np.float32)
-    _, gradients = jax.vjp(lambda x, k: unpack(convolve_upsampled(pack(x, old), k, old, new), new), x, kernel)
-    of_x, of_kernel = gradients(gradient)
+    _, (of_x, of_kernel) = value_and_gradients(
+        lambda x, k: unpack(convolve_upsampled(pack(x, old), k, old, new), new), gradient, x, kernel
+    )
     expected, expected_kernel = numpy_gradients(x.repeat(2, axis=1).repeat(2, axis=2), kernel, gradient)
     np.testing.assert_allclose(of_x, expected.reshape(1, 8, 2, 8, 2, 3).sum((2, 4)), atol=1e-4)
     np.testing.assert_allclose(of_kernel, expected_kernel, atol=2e-4)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import OPTIMIZED
 
 from unet_jax.config import ModelConfig
 from unet_jax.interop.keras_metrics import accuracy, dice_coef
@@ -101,19 +102,25 @@ class Record:
             loss, _ = bce_dice_loss(logits, labels, self.weight, **PUBLIC_BCE_DICE["petrosgk"].kwargs())
             return loss, updated["batch_stats"]
 
-        return jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
+        # The gradients themselves are checked with the biased variance only, and closely.
+        how = OPTIMIZED if variance == "biased" else None
+        return jax.jit(jax.value_and_grad(loss_fn, has_aux=True), compiler_options=how)
 
     def train(self, variant, variance, num_steps, params):
         """The state after each step."""
         tx = rmsprop_keras(1e-4, variant=variant)
         params, batch_stats = jax.tree.map(jnp.asarray, (params, self.batch_stats))
         opt_state = tx.init(params)
-        update = jax.jit(tx.update)
         states = []
+
+        @jax.jit
+        def update(grads, opt_state, params):
+            updates, opt_state = tx.update(grads, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state
+
         for i in range(num_steps):
             (_, batch_stats), grads = self.loss_and_grads(variance)(params, batch_stats, self.images[i], self.labels[i])
-            updates, opt_state = update(grads, opt_state, params)
-            params = optax.apply_updates(params, updates)
+            params, opt_state = update(grads, opt_state, params)
             states.append((params, batch_stats))
         return states
 
@@ -231,7 +238,12 @@ def test_training_with_rmsprop(record, variant):
             found.append(largest_error(batch_stats, wanted_stats, skip=is_mean if walks else never))
         return max(found), params, batch_stats
 
-    (error, name), params, batch_stats = min((errors(seed) for seed in range(8)), key=lambda e: e[0])
+    ways = []
+    for seed in range(8):
+        ways.append(errors(seed))
+        if ways[-1][0][0] < 1e-5:
+            break
+    (error, name), params, batch_stats = min(ways, key=lambda way: way[0])
     assert error < 1e-5, f"{name} is off by {error:.1e}"
     # In training mode those biases cancel: here is where a wrong one would show.
     logits = record.logits(params, batch_stats, True)

@@ -1,5 +1,7 @@
 """Objectives as sums of terms: what they reduce to, schedules, users' own losses, and clear refusals."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +24,7 @@ def squared_error_loss(logits, labels, *, weight=None, power=2.0):
 
 
 def value(term, weight=WEIGHT, logits=LOGITS, labels=LABELS):
-    total, values = make_objective([term])(logits, labels, weight)
+    total, values = jax.jit(make_objective([term]))(logits, labels, weight)
     assert len(values) == 1
     return float(total)
 
@@ -37,7 +39,7 @@ def test_the_default_objective_as_terms():
     for reduction, dice in reductions.items():
         # Where one weight multiplies sums and the other does not, only weights of 0 and 1 mean the same.
         weight = WEIGHT if reduction != "class" else np.array([1.0, 1.0, 0.0], np.float32)
-        found, values = make_objective([Term("bce", 0.2), dice])(LOGITS, LABELS, weight)
+        found, values = jax.jit(make_objective([Term("bce", 0.2), dice]))(LOGITS, LABELS, weight)
         expected, terms = losses.bce_dice_loss(
             LOGITS, LABELS, weight, bce_weight=0.2, dice_weight=0.8, dice_reduction=reduction, dice_smooth=0.5
         )
@@ -88,7 +90,7 @@ def test_over_the_batch_is_one_ratio_per_class():
     weight = np.array([1.0, 1.0, 0.0], np.float32)
     found = value(Term("soft_dice", over="batch"), weight)
     np.testing.assert_allclose(found, losses.class_soft_dice_loss(LOGITS, LABELS, weight).mean(), rtol=1e-6)
-    hinge = losses.lovasz_hinge_loss(stack_images(LOGITS[:2]), stack_images(LABELS[:2])).mean()
+    hinge = jax.jit(losses.lovasz_hinge_loss)(stack_images(LOGITS[:2]), stack_images(LABELS[:2])).mean()
     np.testing.assert_allclose(value(Term("lovasz_hinge", over="batch"), weight), hinge, rtol=1e-6)
 
 
@@ -130,8 +132,9 @@ def test_packed_logits_give_the_same():
         Term("batch_soft_dice"),
         Term("tversky", over="batch"),
     ]
-    expected = make_objective(terms)(LOGITS, LABELS, WEIGHT)
-    found = make_objective(terms)(pack(LOGITS), pack(LABELS), WEIGHT, num_subpixels=4)
+    expected = jax.jit(make_objective(terms))(LOGITS, LABELS, WEIGHT)
+    packed = functools.partial(make_objective(terms), num_subpixels=4)
+    found = jax.jit(packed)(pack(LOGITS), pack(LABELS), WEIGHT)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
     with pytest.raises(InputError, match="'boundary' cannot be computed from packed logits"):
         make_objective([Term("boundary")])(pack(LOGITS), pack(LABELS), WEIGHT, num_subpixels=4)
@@ -229,7 +232,7 @@ def test_the_loss_of_a_config():
 def test_the_ramp_of_a_term():
     """Parts of the run in the config; the validation loss has what it ends with."""
     ramped = LossTermConfig("boundary", 2.0, ramp=RampConfig(start=0.25, stop=0.75, first=0.1, last=0.6))
-    loss = make_loss(LossConfig(terms=(LossTermConfig("bce"), ramped)), num_steps=100)
+    loss = jax.jit(make_loss(LossConfig(terms=(LossTermConfig("bce"), ramped)), num_steps=100))
     for step, factor in ((0, 0.1), (25, 0.1), (50, 0.35), (75, 0.6), (99, 0.6), (np.inf, 0.6)):
         found, values = loss(LOGITS, LABELS, WEIGHT, jnp.float32(step))
         np.testing.assert_allclose(found, values["bce"] + 2.0 * factor * values["boundary"], rtol=1e-5)

@@ -1,6 +1,7 @@
 """Gradients of terms and classes against plain `jax.grad`, and by hand."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +15,14 @@ from unet_jax.model.packing import pack
 from unet_jax.program.build import build, make_term_gradients
 
 RNG = np.random.default_rng(0)
-MODEL = UNet(ModelConfig(widths=(4, 8), center_width=8, norm="group", group_size=2), 3)
+MODEL = UNet(ModelConfig((4,), 8, num_convs_down=1, num_convs_up=1, norm="group", group_size=2), 3)
 IMAGES = jnp.asarray(RNG.uniform(size=(2, 8, 8, 3)), jnp.float32)
 LABELS = jnp.asarray(RNG.integers(0, 2, (2, 8, 8, 3)), jnp.float32)
-PARAMS = MODEL.init(jax.random.key(0), IMAGES, True)["params"]
+
+
+@functools.cache
+def params():
+    return jax.jit(MODEL.init, static_argnums=2)(jax.random.key(0), IMAGES, True)["params"]
 
 
 def logits_of(params):
@@ -34,34 +39,36 @@ def dice(logits, labels=LABELS):
 
 @pytest.fixture(scope="module")
 def found():
-    return jax.jit(lambda params: term_gradients(logits_of, {"bce": bce, "dice": dice}, params))(PARAMS)
+    return jax.jit(lambda params: term_gradients(logits_of, {"bce": bce, "dice": dice}, params))(params())
 
 
-def gradient(function):
-    return np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(jax.grad(function)(PARAMS))])
+def gradient(function, *arguments):
+    tree = function(params(), *arguments)
+    return np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(tree)])
 
 
 def test_terms_are_their_gradients(found):
-    a, b = gradient(lambda p: bce(logits_of(p))), gradient(lambda p: dice(logits_of(p)))
+    a, b = (gradient(jax.jit(jax.grad(lambda p, term=term: term(logits_of(p))))) for term in (bce, dice))
     np.testing.assert_allclose(found.term_norms(), [np.linalg.norm(a), np.linalg.norm(b)], rtol=1e-5)
     cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
     np.testing.assert_allclose(found.term_cosines(), [[1.0, cosine], [cosine, 1.0]], rtol=1e-4)
 
 
 def test_classes_are_gradients_with_the_other_logits_held(found):
-    def through(k, *terms):
-        def loss(params):
+    def through_each(*terms):
+        def loss(params, k):
             logits = logits_of(params)
             mine = jnp.arange(3) == k
-            held = jnp.where(mine, logits, jax.lax.stop_gradient(logits))
+            held = jnp.where(mine[None, None, None], logits, jax.lax.stop_gradient(logits))
             return sum(term(held) for term in terms)
 
-        return gradient(loss)
+        compiled = jax.jit(jax.grad(loss))
+        return [gradient(compiled, k) for k in range(3)]
 
     for t, term in enumerate((bce, dice)):
-        expected = [np.linalg.norm(through(k, term)) for k in range(3)]
+        expected = [np.linalg.norm(g) for g in through_each(term)]
         np.testing.assert_allclose(found.norms()[t], expected, rtol=1e-5)
-    whole = [through(k, bce, dice) for k in range(3)]
+    whole = through_each(bce, dice)
     norms = [np.linalg.norm(g) for g in whole]
     np.testing.assert_allclose(found.class_norms(), norms, rtol=1e-5)
     expected = [[a @ b / np.linalg.norm(a) / np.linalg.norm(b) for b in whole] for a in whole]
@@ -75,7 +82,9 @@ def test_packed_logits_give_the_same(found):
         return 2.0 * jnp.mean(losses.soft_dice_loss(logits, labels, num_subpixels=4))
 
     terms = {"bce": lambda x: bce(x, labels), "dice": mean_dice}
-    packed = term_gradients(lambda p: pack(logits_of(p), (2, 2)), terms, PARAMS, num_subpixels=4)
+    packed = jax.jit(
+        lambda params: term_gradients(lambda p: pack(logits_of(p), (2, 2)), terms, params, num_subpixels=4)
+    )(params())
     np.testing.assert_allclose(packed.gram, found.gram, rtol=1e-4, atol=1e-7)
 
 
@@ -96,10 +105,12 @@ def test_opposite_terms_by_hand():
 def test_the_landscape_of_a_config(packing):
     """Weights and ramps are in the terms; the terms' gradients add up to the training step's."""
     ramped = LossTermConfig("tversky", 3.0, ramp=RampConfig(stop=0.5))
-    config = replace(PRESETS["small"](), {"model.widths": (4, 8), "model.center_width": 8, "model.packing": packing})
+    network = {"widths": (4,), "center_width": 8, "num_convs_up": 1, "num_convs_down": 1, "packing": packing}
+    config = replace(PRESETS["small"](), {f"model.{name}": value for name, value in network.items()})
     config = dataclasses.replace(config, loss=LossConfig(terms=(LossTermConfig("bce"), ramped)))
     program = build(config, 2, 100)
-    state = dataclasses.replace(program.init(jax.random.key(0)), step=jnp.int32(25))  # half way up the ramp
+    initial = jax.device_get(jax.jit(program.init)(jax.random.key(0)))
+    state = dataclasses.replace(initial, step=jnp.int32(25))  # half way up the ramp
     image = RNG.integers(0, 256, (2, 16, 16, 3), np.uint8)
     label = RNG.integers(0, 2, (2, 16, 16, 2), np.uint8) * np.uint8(255)
     image, label = pack(image, program.packing.image), pack(label, program.packing.label)
@@ -115,5 +126,5 @@ def test_the_landscape_of_a_config(packing):
     a, b, cosine = (found[f"gradient/{x}"] for x in ("norm/bce", "norm/tversky", "cosine/bce/tversky"))
     whole = program.train_step(state, batch)[1]["grad_norm"]
     np.testing.assert_allclose(jnp.sqrt(a**2 + b**2 + 2 * a * b * cosine), whole, rtol=1e-4)
-    later = dataclasses.replace(program.init(jax.random.key(0)), step=jnp.int32(60))
+    later = dataclasses.replace(initial, step=jnp.int32(60))
     np.testing.assert_allclose(landscape_of(later, batch)["gradient/norm/tversky"], 2.0 * b, rtol=1e-4)

@@ -63,12 +63,18 @@ def shift_deep_color(image: np.ndarray, shifts: tuple[float, float, float], *, c
     Returns:
       `[h w 3]` uint16, RGB.
     """
-    hue, saturation, value = _rounded(shifts)
+    by = _rounded(shifts)
     hsv = cv2.cvtColor(image.astype(np.float32) / np.float32(65535.0), cv2.COLOR_RGB2HSV)  # hue in degrees
-    turned = hsv[..., 0] + np.float32(2 * hue)
-    hsv[..., 0] = turned % 360.0 if circular_hue else np.clip(turned, 0.0, 510.0) % 360.0
-    hsv[..., 1:] = np.clip(hsv[..., 1:] + np.array([saturation, value], np.float32) / np.float32(255.0), 0.0, 1.0)
-    return np.rint(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * np.float32(65535.0)).clip(0, 65535).astype(np.uint16)
+    hue, saturation, value = cv2.split(hsv)  # planes: NumPy needs ten times as long for every third number
+    hue += np.float32(2 * by[0])  # OpenCV takes a hue of any size for the angle that it is
+    if not circular_hue:
+        np.clip(hue, 0.0, 510.0, out=hue)
+    for plane, shift in ((saturation, by[1]), (value, by[2])):
+        plane += np.float32(shift / 255.0)
+        np.clip(plane, 0.0, 1.0, out=plane)
+    rgb = cv2.cvtColor(cv2.merge([hue, saturation, value]), cv2.COLOR_HSV2RGB)
+    rgb *= np.float32(65535.0)
+    return np.rint(rgb, out=rgb).astype(np.uint16)
 
 
 def shift_value(image: np.ndarray, shifts: tuple[float, float, float]) -> np.ndarray:
