@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import TINY
 
 from unet_jax.cli.main import main
 
-SMALL_NETWORK = ("--model.widths", "4", "8", "--model.center-width", "8", "--model.num-convs-down", "1")
-TINY = (*SMALL_NETWORK, "--model.num-convs-up", "1", "--data.image-size", "32", "--train.num-pictures", "1")
+SMALL = (*TINY, "--train.num-pictures", "1")
 
 
 def call(*args):
@@ -36,7 +36,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(data):
     out = data.parent / "run"
-    call("train", "small", "--data.root", data, "--out", out, "--train.num-epochs", 2, "--seed", 5, *TINY)
+    call("train", "small", "--data.root", data, "--out", out, "--train.num-epochs", 2, "--seed", 5, *SMALL)
     return out
 
 
@@ -79,7 +79,7 @@ def test_calibrate_changes_what_evaluate_and_predict_say(data, run, tmp_path, ca
 
 
 def test_training_again_says_it_is_finished(data, run, capsys):
-    call("train", "small", "--data.root", data, "--out", run, "--train.num-epochs", 2, "--seed", 5, *TINY)
+    call("train", "small", "--data.root", data, "--out", run, "--train.num-epochs", 2, "--seed", 5, *SMALL)
     assert "finished at step" in capsys.readouterr().out
 
 
@@ -105,7 +105,7 @@ def test_mistakes_are_told_without_a_traceback(capsys, data, run, tmp_path):
     assert "is not a folder" in refused(capsys, "train", "small", "--data.root", tmp_path / "no", "--out", out)
     said = refused(capsys, "train", "small", "--data.root", data, "--out", out, "--data.image-size", 100)
     assert "data.image_size is 100" in said and "multiple of 16" in said
-    said = refused(capsys, "train", "small", "--data.root", data, "--out", run, "--seed", 6, *TINY)
+    said = refused(capsys, "train", "small", "--data.root", data, "--out", run, "--seed", 6, *SMALL)
     assert "seed: was 5, now 6" in said
     assert "is not a run" in refused(capsys, "evaluate", tmp_path, "--data.root", data)
     assert "is not a run" in refused(capsys, "info", tmp_path)
@@ -113,7 +113,7 @@ def test_mistakes_are_told_without_a_traceback(capsys, data, run, tmp_path):
     assert "num_images is 0" in refused(capsys, "synth", "--out", out, "--num-images", 0)
     assert not out.exists()
     (tmp_path / "file").write_text("x")
-    assert "file" in refused(capsys, "train", "small", "--data.root", data, "--out", tmp_path / "file" / "run", *TINY)
+    assert "file" in refused(capsys, "train", "small", "--data.root", data, "--out", tmp_path / "file" / "run", *SMALL)
     assert "--out is empty" in refused(capsys, "train", "small", "--data.root", data, "--out", "")
     (run.parent / "damaged").mkdir()
     (run.parent / "damaged" / "run.json").write_text("[]")
@@ -134,6 +134,6 @@ def test_keras_weights_in_and_out(data, tmp_path, capsys):
     with h5py.File(golden) as before, h5py.File(tmp_path / "back.weights.h5") as after:
         first = "layers/conv2d/vars/0"
         np.testing.assert_array_equal(before[first][()], after[first][()])
-    said = refused(capsys, "train", "small", "--data.root", data, "--out", tmp_path / "run", *TINY)
+    said = refused(capsys, "train", "small", "--data.root", data, "--out", tmp_path / "run", *SMALL)
     assert "--init-from" in said
     assert "no.h5" in refused(capsys, "import-keras", tmp_path / "no.h5", "--out", tmp_path / "x")

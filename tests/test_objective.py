@@ -39,7 +39,7 @@ def test_the_default_objective_as_terms():
     for reduction, dice in reductions.items():
         # Where one weight multiplies sums and the other does not, only weights of 0 and 1 mean the same.
         weight = WEIGHT if reduction != "class" else np.array([1.0, 1.0, 0.0], np.float32)
-        found, values = jax.jit(make_objective([Term("bce", 0.2), dice]))(LOGITS, LABELS, weight)
+        found, values = make_objective([Term("bce", 0.2), dice])(LOGITS, LABELS, weight)
         expected, terms = losses.bce_dice_loss(
             LOGITS, LABELS, weight, bce_weight=0.2, dice_weight=0.8, dice_reduction=reduction, dice_smooth=0.5
         )

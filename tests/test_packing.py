@@ -120,6 +120,7 @@ def cases(draw):
     widths = tuple(draw(st.lists(st.integers(1, 5), min_size=depth, max_size=depth)))
     powers = [[2**p for p in range(min(depth - level, 2) + 1)] for level in range(depth)]
     packing = ",".join(f"{draw(st.sampled_from(p))}x{draw(st.sampled_from(p))}" for p in powers)
+    hypothesis.assume("2" in packing or "4" in packing)
     size = tuple(2**depth * draw(st.integers(1, 3)) for _ in "hw")
     config = ModelConfig(
         widths=widths,
@@ -132,7 +133,7 @@ def cases(draw):
 
 
 @hypothesis.given(case=cases(), seed=st.integers(0, 99))
-@hypothesis.settings(max_examples=6, phases=[hypothesis.Phase.generate])  # to shrink is to compile hundreds of networks
+@hypothesis.settings(max_examples=4, phases=[hypothesis.Phase.generate])  # to shrink is to compile hundreds of networks
 def test_network_is_the_same_packed_unpacked_and_written_out(case, seed):
     config, num_classes, size = case
     variables = random_variables(config, num_classes, seed)
@@ -157,15 +158,21 @@ blocks = st.tuples(st.integers(1, 3), st.integers(1, 3))  # of 4x4 pixels
 def test_convolution_from_any_packing_to_any_other(old, new, grid, size, upsampled):
     x = small_images((2, grid[0] * 4, grid[1] * 4, 3), 0)
     kernel = small_images((size, size, 3, 2), 1)
-    packed = pack_kernel(kernel, old, new, upsampled=upsampled)
-    assert_close(unpack(convolve(pack(x, old), packed), new), lax_conv(plain_upsample(x) if upsampled else x, kernel))
+
+    @jax.jit
+    def both_ways(x, kernel):
+        packed = convolve(pack(x, old), pack_kernel(kernel, old, new, upsampled=upsampled))
+        return unpack(packed, new), lax_conv(plain_upsample(x) if upsampled else x, kernel)
+
+    assert_close(*both_ways(x, kernel))
 
 
 @hypothesis.given(old=factors, new=factors, grid=blocks)
 @hypothesis.settings(max_examples=12, phases=[hypothesis.Phase.generate])
 def test_repacking_by_convolution_is_exact(old, new, grid):
     x = small_images((2, grid[0] * 4, grid[1] * 4, 3), 0)
-    np.testing.assert_array_equal(repack_by_convolution(pack(x, old), old, new), pack(x, new))
+    repacked, expected = jax.jit(lambda x: (repack_by_convolution(pack(x, old), old, new), pack(x, new)))(x)
+    np.testing.assert_array_equal(repacked, expected)
 
 
 @pytest.mark.parametrize("factor", FACTORS)

@@ -110,7 +110,7 @@ def two_processes(synthetic_root, tmp_path_factory):
 def test_two_processes_are_one_run(two_processes, tmp_path):
     """Numbers of one process with the same devices; one process says and writes what there is one of."""
     out, ((first, first_log), (second, second_log)) = two_processes
-    assert "finished at step 4" in first and "epoch 2/2" in first_log and "2,662 parameters" in first_log
+    assert "finished at step 4" in first and "epoch 2/2" in first_log and "886 parameters" in first_log
     # What connects CPUs says so; nothing else does.
     assert all(line.startswith("[Gloo]") for line in second.splitlines()) and "epoch" not in second_log
     assert_same_runs(out, straight(out, tmp_path / "here"), 1e-5)

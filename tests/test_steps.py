@@ -1,9 +1,12 @@
 """Steps on one and on eight fake devices."""
 
+import functools
+
 import jax
 import numpy as np
 import optax
 import pytest
+from helpers import ONE_DEVICE
 
 from unet_jax import Batch, UNet
 from unet_jax.config import ModelConfig
@@ -20,8 +23,10 @@ EVAL_STEP = make_eval_step(MODEL.apply, bce_dice_loss, threshold=0.5)
 PREDICT_STEP = make_predict_step(MODEL.apply, size_multiple=CONFIG.size_multiple)
 
 
+@functools.cache
 def new_state():
-    return init_state(jax.random.key(0), MODEL, TX)
+    """On the host, from where every test puts it on devices of its own."""
+    return jax.device_get(jax.jit(lambda key: init_state(key, MODEL, TX))(jax.random.key(0)))
 
 
 def new_batch(seed=0, size=8):
@@ -41,7 +46,7 @@ def train_on(mesh, num_steps):
 
 
 def test_one_and_eight_devices_agree():
-    one, losses_one = train_on(make_mesh(jax.devices()[:1]), 3)
+    one, losses_one = train_on(ONE_DEVICE, 3)
     eight, losses_eight = train_on(make_mesh(), 3)
     np.testing.assert_allclose(losses_one, losses_eight, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), one, eight)
@@ -49,8 +54,8 @@ def test_one_and_eight_devices_agree():
 
 
 def test_a_step_changes_everything_and_lowers_the_loss():
-    mesh = make_mesh(jax.devices()[:1])
-    before = jax.device_get(new_state())
+    mesh = ONE_DEVICE
+    before = new_state()
     state, batch = put_replicated(new_state(), mesh), put_batch(new_batch(), mesh)
     losses = []
     for _ in range(10):
@@ -67,14 +72,14 @@ def test_a_step_changes_everything_and_lowers_the_loss():
 
 
 def test_state_is_donated():
-    mesh = make_mesh(jax.devices()[:1])
+    mesh = ONE_DEVICE
     state = put_replicated(new_state(), mesh)
     TRAIN_STEP(state, put_batch(new_batch(), mesh))
     assert jax.tree.leaves(state.params)[0].is_deleted()
 
 
 def test_compiled_step_names_the_shape_that_changed():
-    mesh = make_mesh(jax.devices()[:1])
+    mesh = ONE_DEVICE
     state, batch = put_replicated(new_state(), mesh), put_batch(new_batch(), mesh)
     compiled = TRAIN_STEP.lower(state, batch).compile()
     with pytest.raises(TypeError, match=r"uint8\[8,16,16,3\].*uint8\[4,16,16,3\]"):
