@@ -100,6 +100,7 @@ def test_the_work_of_a_network_by_hand():
     assert sum(a.size for a in network.random_weights(one)) == network.num_parameters(one) + 2 * (2 + 4 + 2)
 
 
+@pytest.mark.slow  # the way a benchmark ends is in test_step
 def test_missing_peers_are_named(tmp_path):
     """A `torch` that cannot be imported, as where it is not installed."""
     for name in ("torch", "keras"):

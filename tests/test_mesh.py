@@ -120,7 +120,7 @@ def test_every_mesh_gives_the_same_run(on_one_device, packing, shape):
 @pytest.mark.parametrize(
     ("settings", "terms"),
     [
-        ({}, [("batch_soft_dice", "image"), ("topk_bce", "batch")]),
+        pytest.param({}, [("batch_soft_dice", "image"), ("topk_bce", "batch")], marks=pytest.mark.slow),
         ({}, [("lovasz_hinge", "image"), ("boundary", "image"), ("hausdorff_dt", "image")]),
         ({"accumulation": 2}, []),
     ],

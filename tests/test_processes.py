@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import signal
 import socket
@@ -94,6 +95,12 @@ def assert_same_runs(a, b, rtol):
         assert mine == pytest.approx(other, rel=rtol, abs=0.0)
 
 
+def is_gloo(said):
+    """Whether these are only the words of what connects CPUs, in any order: its threads write at the same time."""
+    words = "[Gloo] Rank is connected to peer ranks. Expected number of connected peer ranks is :"
+    return set(re.sub(r"\d+", " ", said).split()) <= set(words.split())
+
+
 def straight(out, folder, mesh=None):
     """The same run in this process, from its beginning to its end; on all devices unless a mesh is given."""
     return run(load_info(epath.Path(out)).config, folder, mesh=mesh).path
@@ -112,7 +119,7 @@ def test_two_processes_are_one_run(two_processes, tmp_path):
     out, ((first, first_log), (second, second_log)) = two_processes
     assert "finished at step 4" in first and "epoch 2/2" in first_log and "886 parameters" in first_log
     # What connects CPUs says so; nothing else does.
-    assert all(line.startswith("[Gloo]") for line in second.splitlines()) and "epoch" not in second_log
+    assert is_gloo(second) and "epoch" not in second_log
     assert_same_runs(out, straight(out, tmp_path / "here"), 1e-5)
     here = {p.relative_to(tmp_path / "here") for p in (tmp_path / "here").rglob("*") if p.suffix in (".json", ".png")}
     there = {p.relative_to(out) for p in out.rglob("*") if p.suffix in (".json", ".png")}
@@ -174,7 +181,7 @@ def test_two_processes_score_and_predict_as_one(two_processes, synthetic_root, t
     expected = evaluate_run(here, layout, layout.records)
     assert json.loads(first.splitlines()[-1])["dice_mean"] == pytest.approx(expected.dice_mean, abs=1e-9)
     assert (tmp_path / "scores.csv").read_text() == expected.to_csv()
-    assert all(line.startswith("[Gloo]") for line in second.splitlines())
+    assert is_gloo(second)
     folders = tmp_path / "two", tmp_path / "one"
     succeed(launch(2, 8, lambda index: ("predict", run, synthetic_root / "images", "--out", folders[0], *devices)))
     list(predict_files(here, find_inputs([synthetic_root / "images"]), epath.Path(folders[1])))

@@ -137,7 +137,12 @@ def test_scores_are_those_of_evaluate(done):
 
 
 @pytest.mark.parametrize(
-    "stop", [("bce2 seed 0", "training", 3), ("focal seed 0", "scoring test", 2), ("bce seed 7", "training", 1)]
+    "stop",
+    [
+        ("bce2 seed 0", "training", 3),
+        ("focal seed 0", "scoring test", 2),
+        pytest.param(("bce seed 7", "training", 1), marks=pytest.mark.slow),  # another place of the first kind
+    ],
 )
 def test_interrupted_anywhere_it_ends_with_the_same_scores(done, synthetic_root, tmp_path, stop):
     study, _, _ = done
