@@ -102,7 +102,7 @@ def on_one_device():
     return {packing: trained(small_config(packing), ONE_DEVICE, 10) for packing in ("none", "4,2")}
 
 
-@pytest.mark.parametrize("packing", ["none", "4,2"])
+@pytest.mark.parametrize("packing", [pytest.param("none", marks=pytest.mark.slow), "4,2"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_mesh_gives_the_same_run(on_one_device, packing, shape):
     """Ten steps: loss, gradient, parameters and running statistics."""
