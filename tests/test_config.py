@@ -121,6 +121,16 @@ def test_replace_by_dotted_name_changes_things_together():
         replace(Config(), {"data.image_sise": 1})
 
 
+def test_length_of_a_run_in_epochs_or_in_updates():
+    assert TrainConfig(num_epochs=3).total_steps(7) == 21
+    assert TrainConfig(num_epochs=3, num_steps=10).total_steps(7) == 10
+    assert TrainConfig(eval_every_epochs=2).steps_between_evaluations(7) == 14
+    assert TrainConfig(eval_every_epochs=2, eval_every_steps=5).steps_between_evaluations(7) == 5
+    assert TrainConfig(num_steps=1000).steps_between_evaluations(7) == 50  # 20 evaluations, however small the set
+    assert TrainConfig(num_steps=21).steps_between_evaluations(7) == 2
+    assert TrainConfig(num_steps=10, eval_every_steps=4).steps_between_evaluations(7) == 4
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_nothing_in_a_preset_is_without_effect(name):
     check_settings(PRESETS[name]())
@@ -142,6 +152,9 @@ def test_nothing_in_a_preset_is_without_effect(name):
         ({"loss.terms": ({"name": "focal"},), "loss.dice_smooth": 0.5}, "dice_smooth is 0.5, but loss.terms takes"),
         ({"loss.dice_weight": 0.0, "loss.dice_reduction": "image"}, "dice_reduction is 'image', but loss.dice_weight"),
         ({"train.early_stop_min_delta": 0.5}, "early_stop_min_delta is 0.5, but train.early_stop_patience is 0"),
+        ({"train.num_steps": 100, "train.num_epochs": 3}, "num_epochs is 3, but train.num_steps takes its place"),
+        ({"train.num_steps": 9, "train.eval_every_epochs": 3}, "eval_every_epochs is 3, but train.num_steps takes"),
+        ({"train.eval_every_steps": 9, "train.eval_every_epochs": 3}, "but train.eval_every_steps takes its place"),
         ({"data.cache": "memory", "data.rebuild_cache": True}, "rebuild_cache is True, but data.cache 'memory'"),
         ({"data.intensity_limits": (0.0, 9.0)}, "intensity_limits is .*'auto' does not use it.*limits"),
     ],

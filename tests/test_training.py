@@ -85,6 +85,25 @@ def test_a_run_that_is_interrupted_again_and_again_continues_bit_for_bit(finishe
     assert_equal_runs(straight.path, tmp_path / "run")
 
 
+def test_a_run_counted_in_updates_equals_the_one_counted_in_epochs(finished, tmp_path):
+    """Bit for bit, also if it is interrupted between evaluations: four epochs are eight updates."""
+    straight, config = finished
+    in_updates = {"train.num_epochs": 25, "train.num_steps": 8, "train.eval_every_steps": 2}
+    config = replace(config, WITHOUT_PICTURES | in_updates)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "run", Interrupting(3))
+    run(config, tmp_path / "run")
+    assert_equal_runs(straight.path, tmp_path / "run")
+
+
+def test_a_run_counted_in_updates_ends_in_the_middle_of_an_epoch(synthetic_root, tmp_path):
+    result = run(tiny_config(synthetic_root, num_epochs=25, num_steps=5, eval_every_steps=3), tmp_path / "run")
+    evaluations = [row for row in rows(result.path) if "eval/loss" in row]
+    assert result.step == 5 and [row["step"] for row in evaluations] == [3, 5]
+    assert [row["epoch"] for row in evaluations] == [1.5, 2.5]
+    assert evaluations[-1]["learning_rate"] == 0.0  # the cosine ends where the run ends
+
+
 def test_run_with_changes_on_the_device_continues_bit_for_bit_with_other_cache_and_threads(synthetic_root, tmp_path):
     """Interrupted in the middle of the first epoch and of the second."""
     augment = {"where": "device", "rotate": 20.0, "gamma_prob": 0.5, "crop_prob": 0.3}

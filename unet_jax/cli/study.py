@@ -35,14 +35,16 @@ class _Study:
     out: str = ""
     """Folder for the runs and the results. By default the one that the TOML file names."""
     epochs: int | None = None
-    """Number of epochs, in the place of train.num_epochs of the TOML file. A small number is good for a first try."""
+    """Number of epochs, in the place of the length that the TOML file gives (train.num_epochs or train.num_steps).
+    A small number is good for a first try."""
 
 
 def study(args: Sequence[str]) -> None:
     """Run `unet-jax study`."""
     options = tyro.cli(_Study, args=args, prog="unet-jax study")
     given: dict[str, Any] = {"data.root": options.data.root, "data.splits": options.data.splits}
-    given["train.num_epochs"] = options.epochs
+    if options.epochs is not None:
+        given |= {"train.num_epochs": options.epochs, "train.num_steps": 0}
     overrides = {name: value for name, value in given.items() if value is not None}
     loaded = load_study(options.file, out=options.out, config=overrides)
     enable_compilation_cache()

@@ -7,13 +7,19 @@ from unet_jax._types import InputError
 from unet_jax.config.checks import check_types, require
 from unet_jax.config.settings import setting
 
+_NUM_EVALUATIONS = 20
+"""Evaluations of a run that is counted in updates, if nothing else is said."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """The length of training, and what is kept of it."""
 
-    num_epochs: int = 25
+    num_epochs: int = setting(25, not_with=("num_steps",))
     """Passes over the training images."""
+    num_steps: int = 0
+    """Updates in the whole run, in the place of num_epochs: small data sets need as many as large ones.
+    0: num_epochs decides."""
     batch_size: int = 8
     """Images in a step, over all devices."""
     devices_per_image: int = setting(1, may_change=True)
@@ -27,8 +33,10 @@ class TrainConfig:
     """Batch statistics of a divided batch. ghost: those of every micro-batch.
     exact: those of the whole batch, which cannot be divided.
     It is refused: use --model.remat full (docs/memory.md)."""
-    eval_every_epochs: int = 1
+    eval_every_epochs: int = setting(1, not_with=("eval_every_steps", "num_steps"))
     """Epochs between evaluations on val. Each evaluation saves a checkpoint."""
+    eval_every_steps: int = 0
+    """Updates between evaluations on val. 0: eval_every_epochs decides, or with num_steps a 20th of the run."""
     checkpoint_every_steps: int = 0
     """Steps between further checkpoints, for long epochs. 0 saves at evaluations only."""
     keep_last: int = 1
@@ -70,6 +78,8 @@ class TrainConfig:
                 f"--model.remat full (docs/memory.md)."
             )
         for name in (
+            "num_steps",
+            "eval_every_steps",
             "checkpoint_every_steps",
             "log_gradients_every_steps",
             "early_stop_patience",
@@ -78,3 +88,15 @@ class TrainConfig:
         ):
             require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "at least 0")
         require(0.0 < self.threshold < 1.0, "train.threshold", self.threshold, "between 0 and 1")
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Return the number of updates in the whole run, from the number in one pass over the training images."""
+        return self.num_steps or self.num_epochs * steps_per_epoch
+
+    def steps_between_evaluations(self, steps_per_epoch: int) -> int:
+        """Return the number of updates between evaluations, from the number in one pass over the training images."""
+        if self.eval_every_steps:
+            return self.eval_every_steps
+        if self.num_steps:
+            return -(-self.num_steps // _NUM_EVALUATIONS)
+        return self.eval_every_epochs * steps_per_epoch

@@ -14,7 +14,7 @@ from unet_jax._types import InputError
 from unet_jax.config import Config
 from unet_jax.config.dicts import config_from_dict, config_to_dict
 from unet_jax.data.images.format import ImageFormat
-from unet_jax.data.order import steps_per_epoch
+from unet_jax.data.order import TrainOrder, steps_per_epoch
 
 _FORMAT = 1
 
@@ -50,8 +50,27 @@ class RunInfo:
     @property
     def num_steps(self) -> int:
         """Number of updates in the whole run."""
-        train = self.config.train
-        return steps_per_epoch(len(self.splits["train"]), train.batch_size) * train.num_epochs
+        return self.config.train.total_steps(self._steps_per_epoch)
+
+    @property
+    def eval_every_steps(self) -> int:
+        """Number of updates between evaluations on val."""
+        return self.config.train.steps_between_evaluations(self._steps_per_epoch)
+
+    @property
+    def order(self) -> TrainOrder:
+        """Order of the training samples in the whole run, in whole epochs that hold all its updates.
+
+        Raises:
+          InputError: there are fewer training images than one batch needs.
+        """
+        train, num_images = self.config.train, len(self.splits["train"])
+        num_epochs = -(-self.num_steps // max(1, self._steps_per_epoch))
+        return TrainOrder(num_images, train.batch_size, num_epochs, self.config.seed)
+
+    @property
+    def _steps_per_epoch(self) -> int:
+        return steps_per_epoch(len(self.splits["train"]), self.config.train.batch_size)
 
 
 def info_path(path: epath.Path) -> epath.Path:

@@ -108,7 +108,7 @@ class RunLog:
         )
         faults = evaluation.fault_counts(self._config.on_non_finite)
         self._display.line(
-            f"epoch {evaluation.epoch:g}/{self._config.num_epochs}  step {evaluation.progress.step}  "
+            f"{self._position(evaluation)}  "
             f"loss {evaluation.progress.mean_loss:.4f}  val loss {evaluation.loss:.4f}  "
             f"val Dice {scores.choosing_dice:.4f} ({by_class})  lr {evaluation.learning_rate:.1e}  "
             f"{pace.images_per_s:.1f} images/s  {pace.wait_share:.0%} waiting for data"
@@ -118,6 +118,13 @@ class RunLog:
             self._display.line(
                 f"stopped early: no better validation loss in {evaluation.waits_before_stop} evaluations"
             )
+
+    def _position(self, evaluation: Evaluation) -> str:
+        """Return where the run is, in the unit that its length is given in."""
+        step, config = evaluation.progress.step, self._config
+        if config.num_steps:
+            return f"step {step}/{config.num_steps}  epoch {evaluation.epoch:.2f}"
+        return f"epoch {evaluation.epoch:g}/{config.num_epochs}  step {step}"
 
     def _row(self, evaluation: Evaluation) -> dict[str, Any]:
         """Return the results of an evaluation by name, as metrics.jsonl has them."""

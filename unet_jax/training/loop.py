@@ -11,7 +11,6 @@ from jax.sharding import Mesh
 
 from unet_jax._types import Preempted
 from unet_jax.config import Config
-from unet_jax.data.order import TrainOrder
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.program.build import Program, batch_shapes, build, check_divisible, make_term_gradients
 from unet_jax.program.state import TrainState, num_parameters
@@ -113,7 +112,7 @@ def train(
                 ledger=ledger,
                 train_source=train_source,
                 val_source=val_source,
-                order=TrainOrder(len(train_source), config.train.batch_size, config.train.num_epochs, config.seed),
+                order=info.order,
                 program=program,
                 term_gradients_step=make_term_gradients(config, program, info.class_names, info.num_steps)
                 if config.train.log_gradients_every_steps

@@ -76,8 +76,7 @@ class Session:
 
     def evaluates_at(self, step: int) -> bool:
         """Return whether a step is followed by an evaluation on val."""
-        every = self.config.train.eval_every_epochs * self.order.steps_per_epoch
-        return step % every == 0 or step == self.info.num_steps
+        return step % self.info.eval_every_steps == 0 or step == self.info.num_steps
 
     def saves_at(self, step: int) -> bool:
         """Return whether a step is followed by a checkpoint even without an evaluation."""

@@ -13,7 +13,6 @@ from unet_jax.data.audit import Audit, audit_source, cannot_choose
 from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.images.intensity import find_format
 from unet_jax.data.layout import Layout, find_layout
-from unet_jax.data.order import TrainOrder
 from unet_jax.data.sources import FileSource
 from unet_jax.data.splits import assign_splits, empty_split
 from unet_jax.data.threads import num_cores
@@ -83,10 +82,9 @@ def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display)
         splits[name] = [i for i in splits[name] if i in usable]
     if config.train.monitor == "dice" and cannot_choose(audit):
         raise InputError(f"{config.data.root}: {cannot_choose(audit)}")
-    # Made only for its check, so that too few images are an error before anything is written.
-    TrainOrder(len(splits["train"]), config.train.batch_size, config.train.num_epochs, config.seed)
-    _describe_data(layout, audit, splits, config.data, display)
     info = RunInfo(config, layout.class_names, splits, audit.to_dict(), current_versions(), image_format)
+    _ = info.order  # made only for its check, so that too few images are an error before anything is written
+    _describe_data(layout, audit, splits, config.data, display)
     save_info(out, info)
     return info
 
