@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from unet_jax._types import InputError
 from unet_jax.config import DataConfig
-from unet_jax.data.layout import Layout, Record, find_layout
+from unet_jax.data.layout import find_layout
+from unet_jax.data.records import Layout, Record
 from unet_jax.data.splits import assign_splits, hashed_fraction, read_splits
 
 
@@ -201,7 +202,12 @@ def test_split_folders_must_agree_on_classes_and_ids(tmp_path):
 
 @pytest.mark.parametrize(
     ("train", "val", "test"),
-    [("train", "valid", "test"), ("Train", "VALIDATION", "Testing"), ("TRAINING", "Val", "TEST")],
+    [
+        ("train", "valid", "test"),
+        ("Train", "VALIDATION", "Testing"),
+        ("TRAINING", "Val", "TEST"),
+        ("train", "dev", "test"),
+    ],
 )
 def test_split_folders_have_the_names_that_people_give_them(tmp_path, train, val, test):
     for i, folder in enumerate((train, val, test)):
@@ -386,14 +392,23 @@ def test_csv_of_any_program_is_read(tmp_path, content):
 
 
 @pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [("Train", "valid", "TEST"), ("training", "Validation", "testing"), ("train", "DEV", "test")],
+)
+def test_csv_calls_splits_as_people_do(tmp_path, train, val, test):
+    path = write_csv(tmp_path, f"id,split\na,{train}\nb,{val}\nc,{test}\n")
+    assert splits_of("abc", splits=path) == {"train": ["a"], "val": ["b"], "test": ["c"]}
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ("name,split\na,train\n", r"splits\.csv: has the columns \['name', 'split'\], but needs id and split"),
         ("id;split\na;train\n", r"has the columns \['id;split'\].*separated by a comma"),
         ("", r"has the columns \[\]"),
         (
-            "id,split\na,train\n\nb,training\n",
-            r"splits\.csv, line 4: split is 'training', but must be one of train, val",
+            "id,split\na,train\n\nb,holdout\n",
+            r"splits\.csv, line 4: split is 'holdout', but must be one of train, val, test \(or training, valid",
         ),
         ("id,split\na\n", "line 2: split is ''"),
         ("id,split\na,train\na,test\n", r"line 3: 'a' is in train and in test. Keep one"),

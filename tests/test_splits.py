@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from unet_jax._types import InputError
 from unet_jax.config import DataConfig
-from unet_jax.data.layout import Layout, Record
+from unet_jax.data.records import Layout, Record
 from unet_jax.data.splits import assign_splits, group_of, shared_groups
 
 PATIENT = "^(p[0-9]+)_"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from unet_jax.config.processes import Processes
-from unet_jax.data.layout import Layout, Record
+from unet_jax.data.records import Layout, Record
 from unet_jax.devices.compilation import enable_compilation_cache
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.inference.calibrate import with_calibration

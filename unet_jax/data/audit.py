@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from unet_jax._types import InputError
-from unet_jax.data.layout import SPLITS, first_ten
 from unet_jax.data.pixels import BadSampleError
+from unet_jax.data.records import SPLITS, first_ten
 from unet_jax.data.sample_facts import SampleFacts, facts_of
 from unet_jax.data.sources import FileSource
 

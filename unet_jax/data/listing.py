@@ -4,7 +4,7 @@ import collections
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from etils import epath
@@ -196,3 +196,9 @@ def unread_hint(unread: Iterable[epath.Path]) -> str:
         ending = stem_and_ending(path.name)[1]
         return f"{printable(path.name)} is there, but {printable(ending) or 'a file without ending'} is not read"
     return ""
+
+
+def hint_after(unread: Mapping[str, Iterable[epath.Path]], id_: str) -> str:
+    """Say, after a semicolon, that a file of this id is there but not read; empty if there is none."""
+    hint = unread_hint(unread.get(id_, ()))
+    return f"; {hint}" if hint else ""

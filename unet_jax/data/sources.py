@@ -9,11 +9,11 @@ from etils import epath
 from unet_jax._types import Sample
 from unet_jax.config import DataConfig
 from unet_jax.data.images.format import ImageFormat, read_as
-from unet_jax.data.layout import Layout, Record
 from unet_jax.data.masks.index_values import color_text, is_in, listed
 from unet_jax.data.masks.large_arrays import values_of
 from unet_jax.data.masks.read import read_class_numbers, read_colors, read_mask
 from unet_jax.data.pixels import BadSampleError, resize_image, resize_mask
+from unet_jax.data.records import Layout, Record
 
 
 class Source(Protocol):

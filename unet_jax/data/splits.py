@@ -9,8 +9,8 @@ from etils import epath
 
 from unet_jax._types import InputError
 from unet_jax.config import DataConfig
-from unet_jax.data.layout import SPLITS, Layout
 from unet_jax.data.listing import first_group, normal_id
+from unet_jax.data.records import SPLITS, Layout, split_of_name
 
 
 def hashed_fraction(id_: str, seed: int) -> float:
@@ -42,10 +42,11 @@ def read_splits(path: epath.Path) -> dict[str, str]:
         if not cells:
             continue
         row = dict(zip(columns, (cell.strip() for cell in cells), strict=False))
-        id_, split = normal_id(row.get("id", "")), row.get("split", "")
-        if split not in SPLITS:
+        id_, split = normal_id(row.get("id", "")), split_of_name(row.get("split", ""))
+        if split is None:
             raise InputError(
-                f"{path}, line {reader.line_num}: split is {split!r}, but must be one of {', '.join(SPLITS)}."
+                f"{path}, line {reader.line_num}: split is {row.get('split', '')!r}, but must be one of "
+                f"{', '.join(SPLITS)} (or training, valid, validation, dev, testing)."
             )
         if splits.get(id_, split) != split:
             raise InputError(

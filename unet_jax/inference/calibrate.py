@@ -10,7 +10,7 @@ from etils import epath
 
 from unet_jax._files import replace_text
 from unet_jax._types import InputError
-from unet_jax.data.layout import Layout, Record
+from unet_jax.data.records import Layout, Record
 from unet_jax.inference.evaluate import probs_and_truths
 from unet_jax.metrics.calibration import Calibration, Fit, fit_calibration, histogram
 from unet_jax.runs.load import Run

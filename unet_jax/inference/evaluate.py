@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float
 from unet_jax import metrics
 from unet_jax._types import InputError
 from unet_jax.config import DataConfig
-from unet_jax.data.layout import SPLITS, Layout, Record, find_layout
+from unet_jax.data.layout import find_layout
+from unet_jax.data.records import SPLITS, Layout, Record
 from unet_jax.data.sample_facts import pixel_digest
 from unet_jax.data.sources import FileSource
 from unet_jax.data.splits import assign_splits

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from unet_jax.config import DataConfig
 from unet_jax.data.audit import DARK, MOST, Audit
 from unet_jax.data.images.intensity import FoundFormat
-from unet_jax.data.layout import SPLITS, Layout
 from unet_jax.data.listing import describe_endings
+from unet_jax.data.records import SPLITS, Layout
 from unet_jax.data.splits import shared_groups
 
 NUM_SHOWN = 10
@@ -137,8 +137,9 @@ def _size(audit: Audit) -> str:
 def _dark_images(audit: Audit) -> Iterator[str]:
     if audit.dark:
         yield (
-            f"{WARNING}: {len(audit.dark)} images have no value of at least {DARK} of 255, the first is "
-            f"{audit.dark[0]!r}. 16-bit files that use only 10 or 12 bits keep few gray levels: stretch them first."
+            f"{WARNING}: the network sees {len(audit.dark)} images nearly black, no value above {DARK / 255:.0%} of "
+            f"white; the first is {audit.dark[0]!r}. If they hold more, choose what is white by --data.intensity: "
+            f"image-percentiles (of each image), or limits."
         )
 
 

@@ -11,7 +11,8 @@ from unet_jax.config import DataConfig
 from unet_jax.data.audit import Audit, cannot_choose, problems_of, summarise, survey_source
 from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.images.intensity import FoundFormat, find_format
-from unet_jax.data.layout import Layout, find_layout, first_ten
+from unet_jax.data.layout import find_layout
+from unet_jax.data.records import Layout, first_ten
 from unet_jax.data.sample_facts import SampleFacts
 from unet_jax.data.sources import FileSource
 from unet_jax.data.splits import assign_splits, empty_split

@@ -21,7 +21,8 @@ from jax.sharding import Mesh
 from unet_jax._types import InputError, Preempted
 from unet_jax.config.dicts import check_same_run
 from unet_jax.config.presets import check_settings
-from unet_jax.data.layout import Layout, find_layout
+from unet_jax.data.layout import find_layout
+from unet_jax.data.records import Layout
 from unet_jax.data.splits import assign_splits
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.inference.evaluate import select_records

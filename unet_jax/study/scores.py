@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from unet_jax import metrics
 from unet_jax._files import csv_text, replace_text
 from unet_jax._types import InputError
-from unet_jax.data.layout import Layout, Record
+from unet_jax.data.records import Layout, Record
 from unet_jax.inference.evaluate import probs_and_truths
 from unet_jax.metrics.image_scores import brier, calibration_error, hausdorff95, surface_dice
 from unet_jax.runs.load import Run

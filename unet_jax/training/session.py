@@ -10,8 +10,8 @@ from unet_jax._types import Batch
 from unet_jax.config import Config
 from unet_jax.config.dicts import config_to_dict
 from unet_jax.data.cached_source import training_source
-from unet_jax.data.layout import Layout
 from unet_jax.data.order import TrainOrder
+from unet_jax.data.records import Layout
 from unet_jax.data.sources import Source
 from unet_jax.data.threads import num_cores
 from unet_jax.program.build import Program

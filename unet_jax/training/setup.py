@@ -12,7 +12,8 @@ from unet_jax.config.presets import check_settings
 from unet_jax.data.audit import Audit, audit_source, cannot_choose
 from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.images.intensity import find_format
-from unet_jax.data.layout import Layout, find_layout
+from unet_jax.data.layout import find_layout
+from unet_jax.data.records import Layout
 from unet_jax.data.sources import FileSource
 from unet_jax.data.splits import assign_splits, empty_split
 from unet_jax.data.threads import num_cores

@@ -14,9 +14,9 @@ from etils import epath
 from unet_jax._files import unfinished_folder
 from unet_jax._types import InputError
 from unet_jax.config.checks import did_you_mean
-from unet_jax.data.layout import first_ten
 from unet_jax.data.listing import check_name, printable
 from unet_jax.data.pixels import BadSampleError
+from unet_jax.data.records import first_ten
 from unet_jax.interop.annotations.class_names import name_classes
 from unet_jax.interop.annotations.image_lookup import images_beside, index_images
 from unet_jax.interop.annotations.json_values import shown

@@ -1,0 +1,136 @@
+"""The layouts of path patterns and of index maps: files that lie anywhere below the root."""
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from etils import epath
+
+from unet_jax._types import InputError
+from unet_jax.config import DataConfig
+from unet_jax.data.listing import Listing, count_endings, first_group, hint_after, list_by_id
+from unet_jax.data.masks.index_values import Values, parse_color, parse_numbers
+from unet_jax.data.patterns import join_by_id, match_files, one_each
+from unet_jax.data.records import Layout, Record, checked_layout
+
+
+def pattern_layout(root: epath.Path, config: DataConfig) -> Layout:
+    """Join the files that data.mask_patterns and data.image_pattern match."""
+    pairs = _split_assignments(config.mask_patterns, "data.mask_patterns")
+    matches = {name: match_files(root, pattern, f"data.mask_patterns {name}") for name, pattern in pairs.items()}
+    names = tuple(_ordered(pairs, config, "data.mask_patterns"))
+    images = _images(root, config, [path for files in matches.values() for path in files])
+    masks_of = {name: join_by_id(matches[name], lambda id_: _has_image(id_, images, config)) for name in names}
+    masks = {id_: tuple(masks_of[name].get(id_, ()) for name in names) for name in names for id_ in masks_of[name]}
+    return _join(masks, images, names, config)
+
+
+def index_map_layout(root: epath.Path, config: DataConfig) -> Layout:
+    """Join images with the class number files that data.index_map matches."""
+    values = _index_values(config)
+    names = tuple(_ordered(values, config, "data.index_colors" if config.index_colors else "data.index_values"))
+    maps = one_each(match_files(root, config.index_map, "data.index_map"), "data.index_map")
+    images = _images(root, config, maps.values())
+    layout = _join({id_: ((path,),) for id_, path in maps.items()}, images, ("index map",), config)
+    return dataclasses.replace(
+        layout,
+        class_names=names,
+        index_values=tuple(values[name] for name in names),
+        known_values=(range(1), *(numbers for ranges in values.values() for numbers in ranges)),
+        has_colors=bool(config.index_colors),
+    )
+
+
+def _index_values(config: DataConfig) -> dict[str, Values]:
+    """Parse data.index_values, or data.index_colors, where a class may have several entries."""
+    values: dict[str, Values] = {}
+    for entry in config.index_colors:
+        for name, text in _split_assignments((entry,), "data.index_colors").items():
+            values[name] = (*values.get(name, ()), *parse_color(text, f"data.index_colors has {name}"))
+    for name, text in _split_assignments(config.index_values, "data.index_values").items():
+        values[name] = parse_numbers(text, f"data.index_values has {name}")
+    return values
+
+
+def _split_assignments(entries: tuple[str, ...], field: str) -> dict[str, str]:
+    """Parse entries CLASS=value of a config field into a dict."""
+    pairs = {}
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise InputError(f"{field} has {entry!r}, but each entry must look like CLASS=value.")
+        name = name.strip()
+        if "/" in name or name in (".", ".."):
+            raise InputError(f"{field} has {entry!r}, but a class must be a plain name (it is used as a folder).")
+        if name in pairs:
+            raise InputError(f"{field} names {name!r} twice: {pairs[name]!r} and {value.strip()!r}. Keep one.")
+        pairs[name] = value.strip()
+    return pairs
+
+
+def _ordered(pairs: dict[str, Any], config: DataConfig, field: str) -> dict[str, Any]:
+    """Return the assignments of the chosen classes, in the order of data.classes."""
+    if not config.classes:
+        return pairs
+    if set(config.classes) - set(pairs):
+        missing = sorted(set(config.classes) - set(pairs))
+        raise InputError(f"{field} has no entry for {missing}, which data.classes names; it has {sorted(pairs)}.")
+    return {name: pairs[name] for name in config.classes}
+
+
+def _image_id(id_: str, config: DataConfig) -> str:
+    """Return the id of the image that the mask with this id belongs to."""
+    if not config.image_key:
+        return id_
+    return first_group(config.image_key, id_, "data.image_key", "the image")
+
+
+def _images(root: epath.Path, config: DataConfig, masks: Iterable[epath.Path]) -> Listing:
+    """List the images by id, without the given mask files, because one folder may hold both."""
+    if config.image_pattern:
+        field = "data.image_pattern"
+        images = Listing(one_each(match_files(root, config.image_pattern, field), field), {})
+    elif (root / "images").is_dir():
+        images = list_by_id(root / "images")
+    else:
+        raise InputError(
+            f"{root / 'images'}: there is no such folder. Say where the images are with --data.image-pattern."
+        )
+    taken = set(masks)
+    return images._replace(files={id_: path for id_, path in images.files.items() if path not in taken})
+
+
+def _has_image(id_: str, images: Listing, config: DataConfig) -> bool:
+    """Return True if there is an image for the mask with this id."""
+    match = re.search(config.image_key, id_) if config.image_key else None
+    return (match[1] if match and match.groups() else id_) in images.files
+
+
+def _join(
+    masks: dict[str, tuple[tuple[epath.Path, ...], ...]],
+    images: Listing,
+    names: tuple[str, ...],
+    config: DataConfig,
+) -> Layout:
+    """Join masks, by id, with the images they belong to; data.missing_masks decides on images without any."""
+    records, bad, used = [], [], set()
+    for id_, paths in masks.items():
+        image_id = _image_id(id_, config)
+        used.add(image_id)
+        absent = [name for name, files in zip(names, paths, strict=True) if not files]
+        if image_id not in images.files:
+            wanted = (config.image_pattern or "images/{id}.*").replace("{id}", image_id)
+            hint = hint_after(images.unread, image_id)
+            bad.append(f"{next(files[0] for files in paths if files)}: its image {wanted} is missing{hint}")
+        elif absent and config.missing_masks == "error":
+            bad.append(f"{images.files[image_id]}: has no {', '.join(absent)} mask (id {id_!r})")
+        else:
+            records.append(Record(id_, images.files[image_id], paths))
+    for image_id, image in images.files.items():
+        if image_id not in used and config.missing_masks == "error":
+            bad.append(f"{image}: has no mask")
+        elif image_id not in used:
+            records.append(Record(image_id, image, ((),) * len(names)))
+    unread = [path for paths in images.unread.values() for path in paths]
+    return checked_layout(records, names, config, bad=bad, unread=count_endings(unread))

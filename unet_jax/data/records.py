@@ -1,0 +1,117 @@
+"""Samples of a data set as files and classes, and what makes a list of them usable."""
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from etils import epath
+
+from unet_jax._types import InputError
+from unet_jax.config import DataConfig
+from unet_jax.data.listing import describe_endings
+from unet_jax.data.masks.index_values import Values
+from unet_jax.data.pixels import IMAGE_SUFFIXES
+
+SPLITS = ("train", "val", "test")
+_SPLIT_NAMES = {
+    **{name: name for name in SPLITS},
+    "training": "train",
+    **dict.fromkeys(("valid", "validation", "validate", "dev", "development"), "val"),
+    "testing": "test",
+}
+
+
+def split_of_name(name: str) -> str | None:
+    """Return the split that people call by this name, in capital letters or not; None if there is none.
+
+    Example:
+      >>> split_of_name("Validation"), split_of_name("fold1")
+      ('val', None)
+    """
+    return _SPLIT_NAMES.get(name.lower())
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """Files of one sample."""
+
+    id: str
+    image: epath.Path
+    masks: tuple[tuple[epath.Path, ...], ...]  # files of each class, or of one index map; none: the mask is empty
+    split: str = ""  # train, val or test, if the data set has folders of these names
+
+    @property
+    def files(self) -> tuple[epath.Path | None, ...]:
+        """Image file, and the mask files of each class, or None for a class without any."""
+        return (self.image, *(path for paths in self.masks for path in paths or (None,)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Files and classes of a data set, known before any pixel is read."""
+
+    records: tuple[Record, ...]  # sorted by id
+    class_names: tuple[str, ...]
+    index_values: tuple[Values, ...] = ()  # per class, if masks are one index map
+    known_values: Values = ()  # values that the index map may hold, also of classes not chosen
+    has_colors: bool = False  # the index values are colours, red * 65536 + green * 256 + blue
+    has_objects: bool = False  # the values in mask files are numbers of objects
+    bad: tuple[str, ...] = ()  # one reason per sample that was left out because a file is missing
+    unread: tuple[tuple[str, int], ...] = ()  # endings that are not read, and how many files have them
+
+
+def first_ten(reasons: Sequence[str]) -> str:
+    """Join the first ten reasons, one a line, and the number of the others."""
+    more = f"\n  and {len(reasons) - 10} more" if len(reasons) > 10 else ""
+    return "\n  ".join(reasons[:10]) + more
+
+
+def checked_layout(
+    records: list[Record],
+    class_names: tuple[str, ...],
+    config: DataConfig,
+    *,
+    bad: list[str],
+    unread: Iterable[tuple[str, int]] = (),
+) -> Layout:
+    """Return the layout of these records; raise InputError if it cannot be used.
+
+    Args:
+      records: samples that have all their files.
+      class_names: names of the classes.
+      config: settings of the data set.
+      bad: one reason per sample that lacks a file.
+      unread: endings that are not read, each with a number of files; an ending may occur again.
+    """
+    if bad and config.on_bad_sample == "error":
+        shown = first_ten(bad)
+        raise InputError(
+            f"{config.root}: {len(bad)} files have no matching image or mask:\n  {shown}\n"
+            f"Add or remove files; or use --data.missing-masks empty (no mask file means no object) or "
+            f"--data.on-bad-sample skip (leave these out)."
+        )
+    endings: collections.Counter[str] = collections.Counter()
+    for ending, count in unread:
+        endings[ending] += count
+    if "overlay" in class_names:
+        raise InputError("a class is named 'overlay', which is where prediction writes its overlays. Rename the class.")
+    if not records:
+        why = f"All {len(bad)} are bad, the first: {bad[0]}." if bad else f"Images end in {', '.join(IMAGE_SUFFIXES)}."
+        if endings:
+            why += f" Files of other endings: {describe_endings(endings.most_common())}."
+        raise InputError(f"{config.root}: no sample was found. {why}")
+    ids: dict[str, Record] = {}
+    for record in records:
+        if record.id in ids:
+            raise InputError(
+                f"{record.image}: has the same id {record.id!r} as {ids[record.id].image}. Rename one of them, and "
+                f"its masks."
+            )
+        ids[record.id] = record
+    return Layout(
+        tuple(ids[i] for i in sorted(ids)),
+        class_names,
+        bad=tuple(bad),
+        unread=tuple(endings.most_common()),
+        has_objects=config.instance_masks,
+    )
