@@ -112,6 +112,23 @@ def random_weights(model, rng):
     model.set_weights(values)
 
 
+def weights_away_from_kinks(model, rng):
+    """Set random weights with which hardly any input of a ReLU is near 0.
+
+    With offsets of 4 and not 1, one input in ten thousand is negative and not one in six. So among the five million
+    inputs of the whole network hardly any is so close to 0 that rounding decides its sign. Logits keep their size.
+    """
+    random_weights(model, rng)
+    values = model.get_weights()
+    for i, v in enumerate(model.weights):
+        if v.name == "beta":
+            values[i] = values[i] + 3.0
+        elif v.name == "gamma":
+            values[i] = np.clip(values[i], 0.8, 1.2)
+    values[-2] = values[-2] / 6.0
+    model.set_weights([value.astype(np.float32) for value in values])
+
+
 def logit(probs):
     """Return the logits of probabilities, in float64."""
     probs = ops.convert_to_numpy(probs).astype(np.float64)
@@ -173,12 +190,12 @@ def old_keras_training(model, start, loss_fn, xs, ys, *, eps, corrected):
     return after
 
 
-def record_network(widths, center, num_classes, size, batch, seed, *, train):
+def record_network(widths, center, num_classes, size, batch, seed, *, train, set_weights=random_weights):
     """Return everything that Keras computes with one network, as named arrays; `train` includes training steps."""
     keras.config.set_floatx("float64")
     rng = np.random.default_rng(seed)
     model = get_unet((*size, 3), num_classes, widths, center)
-    random_weights(model, rng)
+    set_weights(model, rng)
     start = model.get_weights()
     image, label = batches_for(rng, NUM_STEPS, batch, size, num_classes)
     xs, ys = image / 255.0, label / 255.0
@@ -381,7 +398,8 @@ def main(args):
     if args[:1] == ["predict"]:
         predict(*args[1:])
     elif args[:1] == ["full"]:
-        values = record_network((8, 16, 32, 64, 128, 256, 512), 1024, 2, (256, 256), 1, 11, train=False)
+        widths, set_weights = (8, 16, 32, 64, 128, 256, 512), weights_away_from_kinks
+        values = record_network(widths, 1024, 2, (256, 256), 1, 11, train=False, set_weights=set_weights)
         save(args[1], values)
     elif not args:
         write_weight_files()  # first, while Keras's floatx is float32

@@ -157,6 +157,13 @@ def never(name):
     return False
 
 
+def nudged(params, seed):
+    """The weights, changed by a rounding error; seed 0 leaves them."""
+    rng = np.random.default_rng(seed)
+    by = 1e-7 if seed else 0.0
+    return jax.tree.map(lambda x: (x * (1.0 + by * rng.choice([-1, 1], np.shape(x)))).astype(np.float32), params)
+
+
 def check_forward(record, train_tolerance):
     logits = record.logits(record.params, record.batch_stats, False)
     np.testing.assert_allclose(logits, record["logits_inference"], rtol=0, atol=1e-5)
@@ -164,13 +171,25 @@ def check_forward(record, train_tolerance):
     np.testing.assert_allclose(logits, record["logits_train"], rtol=0, atol=train_tolerance)
 
 
-def check_gradients(record, tolerance):
-    (loss, stats), grads = record.loss_and_grads()(
-        record.params, record.batch_stats, record.images[0], record.labels[0]
-    )
+def check_gradients(record, tolerance, num_ways=1):
+    """Compare loss, gradients and running statistics with Keras.
+
+    If the gradients are not close enough, up to `num_ways - 1` copies of the weights, changed by a rounding error, are
+    tried too.
+    """
+
+    def loss_and_grads(seed):
+        params = nudged(record.params, seed)
+        return record.loss_and_grads()(params, record.batch_stats, record.images[0], record.labels[0])
+
+    (loss, stats), grads = loss_and_grads(0)
     np.testing.assert_allclose(loss, record["loss_train"], rtol=0, atol=1e-6)
     wanted = record.trainable("grad")
-    error, name = largest_error(grads, wanted, relative=True, skip=bias_before_norm)
+    errors = [largest_error(grads, wanted, relative=True, skip=bias_before_norm)]
+    while min(errors)[0] >= tolerance and len(errors) < num_ways:
+        _, others = loss_and_grads(len(errors))
+        errors.append(largest_error(others, wanted, relative=True, skip=bias_before_norm))
+    error, name = min(errors)
     assert error < tolerance, f"the gradient of {name} is off by {error:.1e} of its largest value"
     error, name = largest_error(stats, record.moving("moving"))
     assert error < 1e-5, f"{name} moves elsewhere than in Keras, by {error:.1e}"
@@ -211,14 +230,8 @@ def test_the_corrected_variance_by_hand():
         np.testing.assert_allclose(y, jax.nn.relu((x - 3.0) / np.sqrt(10.001)), rtol=1e-5)
 
 
-def nudged(params, seed):
-    """The weights, changed by a rounding error; seed 0 leaves them."""
-    rng = np.random.default_rng(seed)
-    by = 1e-7 if seed else 0.0
-    return jax.tree.map(lambda x: (x * (1.0 + by * rng.choice([-1, 1], np.shape(x)))).astype(np.float32), params)
-
-
-# keras2.1 differs from keras2.0 in epsilon alone, which tests/test_rmsprop_keras.py checks for all three.
+# keras2.1 differs from keras2.0 in epsilon, which tests/test_rmsprop_keras.py checks for all three, and in the running
+# variance, which is checked by hand above.
 @pytest.mark.parametrize("variant", ["keras3", "keras2.0", pytest.param("keras2.1", marks=pytest.mark.slow)])
 def test_training_with_rmsprop(record, variant):
     """Where a pixel lies at ReLU's kink, the last digit of the weights decides which way training goes: with Keras 2.0
@@ -255,7 +268,12 @@ def test_training_with_rmsprop(record, variant):
 
 @pytest.mark.slow
 def test_the_whole_network_at_256(tmp_path):
-    """All eight levels, 34.6 million parameters, computed by Keras now: the files would be too large to keep."""
+    """All eight levels, 34.6 million parameters, computed by Keras now: the files would be too large to keep.
+
+    Where two pixels are equal but for rounding, the last digit of the weights decides which of them pooling takes, and
+    gradients jump by thousandths. So the gradient of Keras must agree with one of eight: that of its weights, and those
+    of seven copies changed by a rounding error, as in training. An error of the network would show in all of them.
+    """
     if importlib.util.find_spec("keras") is None or importlib.util.find_spec("torch") is None:
         pytest.skip("needs the packages keras and torch, see scripts/make_golden_keras.py")
     file = tmp_path / "full.npz"
@@ -263,4 +281,4 @@ def test_the_whole_network_at_256(tmp_path):
     record = Record(file)
     assert sum(np.size(x) for x in jax.tree.leaves(record.params)) == 34_623_090
     check_forward(record, 3e-5)
-    check_gradients(record, 5e-5)
+    check_gradients(record, 5e-5, num_ways=8)
