@@ -90,6 +90,18 @@ def test_the_run_says_what_it_cannot_learn_or_choose_by(trained):
     assert len(shown) == 2 and "square" in shown[0] and shown[0].count(" absent") == 2
 
 
+def test_a_run_that_does_not_beat_a_constant_mask_ends_with_a_warning(trained, capsys):
+    """Two updates at momentum 0.9: 81% of the statistics are still those from before training."""
+    root, _, lines = trained
+    beside = load_info(root / "run").constant_dice
+    assert list(beside) == ["disk"] and 0.2 < beside["disk"] < 0.9
+    assert "  to beat: Dice on val of the best masks that are the same for every image: disk 0.67" in lines
+    assert any(f"constant masks {beside['disk']:.4f})" in li for li in lines if "val Dice" in li)
+    assert lines[-3].startswith("WARNING: this run did not learn to find disk") and "81% of them" in lines[-2]
+    main(["info", str(root / "run")])
+    assert "\n".join(lines[-3:]) in capsys.readouterr().out
+
+
 def test_classes_that_val_lacks_do_not_choose_the_checkpoint(trained):
     """Dice of square is 1 while nothing of it is predicted, and of speck 0: neither is in the mean."""
     root, result, _ = trained

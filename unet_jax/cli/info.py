@@ -11,6 +11,7 @@ from unet_jax.data.images.format import describe_format
 from unet_jax.program.state import num_parameters
 from unet_jax.runs.info import load_info
 from unet_jax.runs.load import abstract_state, open_checkpoints
+from unet_jax.runs.verdict import verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,8 @@ def info(args: Sequence[str]) -> None:
             scores = ", ".join(f"{name} {value:.4f}" for name, value in store.metrics(step).items())
             marked = " (best)" if step == best else ""
             print(f"checkpoint {step} of {run_info.num_steps}{marked}: {scores or 'not evaluated'}")
+        for line in verdict(run_info, path, best, store.latest_step) if best is not None else []:
+            print(line)
     print("versions: " + ", ".join(f"{name} {version}" for name, version in run_info.versions.items()))
     for name, value in flatten_config(run_info.config).items():
         print(f"  {name} = {value!r}")

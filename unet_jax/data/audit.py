@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from unet_jax._types import InputError
+from unet_jax.data.constant_masks import constant_dice
 from unet_jax.data.pixels import BadSampleError
 from unet_jax.data.records import SPLITS, first_ten
 from unet_jax.data.sample_facts import SampleFacts, facts_of
@@ -29,6 +30,7 @@ class SplitAudit:
     prevalence: tuple[float, ...]  # mean over images of the fraction of pixels inside the class
     num_objects: tuple[int, ...]  # connected objects, at the images' own size
     num_vanished: tuple[int, ...]  # how many of them have no pixel at the network's size
+    constant_dice: tuple[float, ...] = ()  # mean per-image Dice of the best mask that is the same for all images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +186,11 @@ def summarise(survey: Survey, class_names: Sequence[str], splits: Mapping[str, S
         bad=tuple(reason for id_, reason in survey.bad.items() if id_ in used),
         bad_test=tuple(reason for id_, reason in survey.bad.items() if id_ not in used),
         image_size=survey.image_size,
-        splits={name: _split_audit(survey, class_names, splits[name]) for name in SPLITS if splits.get(name)},
+        splits={
+            name: _split_audit(survey, class_names, splits[name], splits.get("train", ()))
+            for name in SPLITS
+            if splits.get(name)
+        },
         vanished={
             name: tuple(
                 id_ for id_, facts in survey.good.items() if facts.num_objects[k] > 0 and facts.num_seen[k] == 0
@@ -203,9 +209,12 @@ def _shares(facts: Mapping[str, SampleFacts], num_classes: int) -> np.ndarray:
     return np.stack(rows) if rows else np.zeros((0, num_classes))
 
 
-def _split_audit(survey: Survey, class_names: Sequence[str], ids: Sequence[str]) -> SplitAudit:
-    """Summarise the usable samples of one split."""
+def _split_audit(
+    survey: Survey, class_names: Sequence[str], ids: Sequence[str], train_ids: Sequence[str]
+) -> SplitAudit:
+    """Summarise the usable samples of one split. Its constant masks are made from the training masks."""
     good = {id_: survey.good[id_] for id_ in ids if id_ in survey.good}
+    train = [survey.good[id_] for id_ in train_ids if id_ in survey.good]
     shares = _shares(good, len(class_names))
     seen, objects, vanished = (
         np.array([getattr(f, name) for f in good.values()], np.int64).reshape(-1, len(class_names))
@@ -218,6 +227,7 @@ def _split_audit(survey: Survey, class_names: Sequence[str], ids: Sequence[str])
         prevalence=tuple(shares.mean(axis=0).tolist() if good else [0.0] * len(class_names)),
         num_objects=tuple(objects.sum(axis=0).tolist()),
         num_vanished=tuple(vanished.sum(axis=0).tolist()),
+        constant_dice=constant_dice([f.share_map for f in train], [f.share_map for f in good.values()], shares),
     )
 
 

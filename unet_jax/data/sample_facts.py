@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from unet_jax._types import Sample
+from unet_jax.data.constant_masks import share_map
 from unet_jax.data.pixels import resize_mask
 
 NUM_BINS = 256
@@ -28,6 +29,7 @@ class SampleFacts(NamedTuple):
     brightest: int  # largest value of the image, as 0 to 255
     digest: str  # digest of the decoded pixels
     histogram: np.ndarray  # [c 256] int64: number of pixels in each bin of values
+    share_map: np.ndarray  # [g g k] uint8: share of each block of the image in each class (`constant_masks`)
 
     @property
     def num_pixels(self) -> int:
@@ -63,6 +65,7 @@ def facts_of(sample: Sample, image_size: int | None, *, linear_masks: bool = Fal
         brightest=int(image.max()) * 255 // white,
         digest=pixel_digest(image),
         histogram=_histogram(image, white + 1),
+        share_map=np.concatenate([share_map(mask[..., k : k + 1] >= _INSIDE) for k in range(mask.shape[-1])], axis=-1),
     )
 
 

@@ -16,7 +16,8 @@ WARNING = "WARNING"
 
 
 def overview(audit: Audit, splits: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the number and the sizes of the images, and a line per class: share of the pixels, overlaps, absence.
+    """Return the number and the sizes of the images; a line per class: share of the pixels, overlaps, absence; and the
+    Dice that constant masks have on val.
 
     Args:
       audit: findings.
@@ -36,6 +37,11 @@ def overview(audit: Audit, splits: Mapping[str, Sequence[str]]) -> list[str]:
         empty = f", absent from {audit.num_empty[k]} images" if audit.num_empty[k] else ""
         overlaps = f" ({', '.join(others)})" if others else ""
         lines.append(f"  channel {k} = {name}: {percent(audit.prevalence[k])} of the pixels{overlaps}{empty}")
+    val = audit.splits.get("val")
+    constant = zip(audit.class_names, val.constant_dice, val.num_seen, strict=True) if val and val.constant_dice else ()
+    by_class = ", ".join(f"{name} {dice:.2f}" for name, dice, num_seen in constant if num_seen)
+    if by_class:
+        lines.append(f"  to beat: Dice on val of the best masks that are the same for every image: {by_class}")
     return lines
 
 

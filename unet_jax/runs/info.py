@@ -48,6 +48,14 @@ class RunInfo:
         return self.image_format.dtype if self.image_format else np.dtype(np.uint8)
 
     @property
+    def constant_dice(self) -> dict[str, float]:
+        """Mean per-image Dice on val, by class, of the best mask that is the same for every image; empty in runs of
+        earlier versions. Classes that val does not have are left out."""
+        val = self.audit.get("splits", {}).get("val", {})
+        by_class = zip(self.class_names, val.get("constant_dice", ()), val.get("num_seen", ()), strict=False)
+        return {name: dice for name, dice, num_seen in by_class if num_seen}
+
+    @property
     def num_steps(self) -> int:
         """Number of updates in the whole run."""
         return self.config.train.total_steps(self._steps_per_epoch)

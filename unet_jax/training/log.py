@@ -61,10 +61,13 @@ class RunLog:
       out: run directory.
       config: settings of training.
       display: place for printed lines.
+      constant_dice: Dice on val of constant masks by class, which is printed beside the network's; may be empty.
     """
 
-    def __init__(self, out: epath.Path, config: TrainConfig, display: Display):
+    def __init__(self, out: epath.Path, config: TrainConfig, display: Display, constant_dice: dict[str, float]):
         self._out, self._config, self._display = out, config, display
+        constant = list(constant_dice.values())
+        self._constant = f"; constant masks {np.mean(constant):.4f}" if constant else ""
         self._last_dice: float | None = None
         self._metrics_file = MetricsFile(out / "metrics.jsonl")
         self._tensorboard = TensorBoard(out / "tensorboard") if config.tensorboard and is_first() else None
@@ -110,7 +113,7 @@ class RunLog:
         self._display.line(
             f"{self._position(evaluation)}  "
             f"loss {evaluation.progress.mean_loss:.4f}  val loss {evaluation.loss:.4f}  "
-            f"val Dice {scores.choosing_dice:.4f} ({by_class})  lr {evaluation.learning_rate:.1e}  "
+            f"val Dice {scores.choosing_dice:.4f} ({by_class}{self._constant})  lr {evaluation.learning_rate:.1e}  "
             f"{pace.images_per_s:.1f} images/s  {pace.wait_share:.0%} waiting for data"
             + "".join(f"  {count} {name.replace('_', ' ')}" for name, count in faults.items() if count)
         )

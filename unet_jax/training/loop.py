@@ -19,6 +19,7 @@ from unet_jax.report.display import Display, make_display
 from unet_jax.runs.load import open_checkpoints
 from unet_jax.runs.lock import lock_run
 from unet_jax.runs.progress import Progress
+from unet_jax.runs.verdict import verdict
 from unet_jax.training.evaluation import evaluate, log_gradients, show_evaluation
 from unet_jax.training.goodput import Ledger, Pacer
 from unet_jax.training.log import RunLog
@@ -108,7 +109,7 @@ def train(
                 store=store,
                 mesh=mesh,
                 display=display,
-                log=RunLog(out, config.train, display),
+                log=RunLog(out, config.train, display, info.constant_dice),
                 ledger=ledger,
                 train_source=train_source,
                 val_source=val_source,
@@ -122,6 +123,8 @@ def train(
             _train_with_rollbacks(session, state, progress)
         best = store.best_step
         assert best is not None and store.latest_step is not None
+        for line in verdict(info, out, best, store.latest_step):
+            display.line(line)
         return TrainResult(out, store.latest_step, best, store.metrics(best))
 
 
