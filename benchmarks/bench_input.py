@@ -63,7 +63,7 @@ class Options:
 def stage_times(source: FileSource, config: DataConfig) -> dict[str, float]:
     """Return the median ms of each stage in one thread, on the first image."""
     cv2.setNumThreads(1)
-    record, size = source.records[0], config.image_size
+    record, (size, _) = source.records[0], config.height_and_width
     image, mask = source[0]
     small = resize_image(image, size, size)
     small_mask = resize_mask(mask, size, size, linear=True)

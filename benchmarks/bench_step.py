@@ -25,7 +25,8 @@ class Options:
     """Time the steps of presets in one interleaved run. Every combination of the given values is a variant."""
 
     preset: tuple[str, ...] = ("seed", "default")
-    image_size: tuple[int, ...] = (128,)
+    image_size: tuple[str, ...] = ("128",)
+    """Sides of squares, or heights and widths such as 512x768."""
     batch_size: tuple[int, ...] = (8,)
     """Images in a step, over all devices."""
     dtype: tuple[str, ...] = ("float32",)
@@ -63,6 +64,8 @@ def chosen(options: Options) -> dict[str, tuple[Config, int]]:
     for values in itertools.product(*lists.values()):
         chosen_values = dict(zip(lists, values, strict=True))
         settings = {setting: chosen_values[field] for setting, field in SWEPT.items()}
+        sides = [int(side) for side in chosen_values["image_size"].split("x")]
+        settings["data.image_size"] = (sides[0], sides[-1])
         config = replace(PRESETS[chosen_values["preset"]](), settings)
         varied = [f"{field} {chosen_values[field]}" for field in lists if field != "preset" and len(lists[field]) > 1]
         variants[", ".join([chosen_values["preset"], *varied])] = (config, chosen_values["num_devices"])

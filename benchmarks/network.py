@@ -48,21 +48,29 @@ def convolutions(network: Network) -> list[Convolution]:
     return layers
 
 
-def forward_flops(network: Network, image_size: int) -> float:
+Size = int | tuple[int, int]
+"""Side of a square, or height and width, in pixels."""
+
+
+def _num_pixels(size: Size) -> int:
+    return size[0] * size[1] if isinstance(size, tuple) else size**2
+
+
+def forward_flops(network: Network, image_size: Size) -> float:
     """Return the FLOPs of the convolutions for one image: one multiplication and one addition per weight and pixel."""
     return sum(
-        2.0 * c.kernel_size**2 * c.channels_in * c.channels_out * (image_size / 2**c.level) ** 2
+        2.0 * c.kernel_size**2 * c.channels_in * c.channels_out * _num_pixels(image_size) / 4**c.level
         for c in convolutions(network)
     )
 
 
-def training_flops(network: Network, image_size: int) -> float:
+def training_flops(network: Network, image_size: Size) -> float:
     """Return the FLOPs of a training step for one image.
 
     They are those of the forward pass, of the gradients of the inputs (except the image) and of the gradients of the
     weights. Each of the three costs as much as the forward pass.
     """
-    first = 2.0 * 9 * 3 * network.widths[0] * image_size**2
+    first = 2.0 * 9 * 3 * network.widths[0] * _num_pixels(image_size)
     return 3.0 * forward_flops(network, image_size) - first
 
 
@@ -97,10 +105,10 @@ def random_weights(network: Network, seed: int = 0) -> list[np.ndarray]:
     return [a.astype(np.float32) for a in arrays]
 
 
-def random_pixels(batch_size: int, image_size: int, num_classes: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def random_pixels(batch_size: int, image_size: Size, num_classes: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Return random images `[b h w 3]` and masks `[b h w k]` of 0 and 255, uint8."""
     rng = np.random.default_rng(seed)
-    shape = (batch_size, image_size, image_size)
+    shape = (batch_size, *(image_size if isinstance(image_size, tuple) else (image_size, image_size)))
     image = rng.integers(0, 256, (*shape, 3), np.uint8)
     return image, rng.integers(0, 2, (*shape, num_classes), np.uint8) * np.uint8(255)
 

@@ -13,6 +13,7 @@ from scipy import ndimage
 from unet_jax._types import InputError, Sample
 from unet_jax.config import DataConfig
 from unet_jax.data.audit import audit_source, cannot_choose, problems_of, summarise, survey_source
+from unet_jax.data.fit import Fit
 from unet_jax.data.layout import find_layout
 from unet_jax.data.pixels import resize_mask
 from unet_jax.data.sample_facts import facts_of, pixel_digest
@@ -178,6 +179,10 @@ def write_splits(root):
     save(root / "masks" / "cell" / "d.png", plane(8, 9))
 
 
+def square(side):
+    return Fit((side, side))
+
+
 SPLITS = {"train": ["a"], "val": ["b"], "test": ["c", "d"]}
 
 
@@ -187,7 +192,7 @@ def test_each_split_is_counted_at_both_sizes(tmp_path):
     (Both 2i and 2i + 1 are half a pixel away; OpenCV's exact nearest neighbour takes the second.)
     """
     write_splits(tmp_path)
-    audit = audit_of(tmp_path, splits=SPLITS, image_size=4)
+    audit = audit_of(tmp_path, splits=SPLITS, fit=square(4))
     train, val, test = (audit.splits[name] for name in ("train", "val", "test"))
     assert (train.num_images, val.num_images, test.num_images) == (1, 1, 1)
     assert (train.num_with, val.num_with, test.num_with) == ((1, 1), (1, 0), (1, 0))
@@ -195,7 +200,7 @@ def test_each_split_is_counted_at_both_sizes(tmp_path):
     assert (train.num_objects, val.num_objects, test.num_objects) == ((2, 1), (1, 0), (2, 0))
     assert (train.num_vanished, val.num_vanished, test.num_vanished) == ((1, 1), (1, 0), (1, 0))
     assert audit.vanished == {"cell": ("b",), "nucleus": ("a",)}
-    assert audit.size_for_all == (8, 8)
+    assert audit.enlarged == 2 * ("--data.image-size 8",) and audit.seen_at == "4x4"
     np.testing.assert_allclose(train.prevalence, [5 / 64, 2 / 64], rtol=1e-12)
     # What training uses does not depend on test.
     assert audit.ids == ("a", "b")
@@ -217,29 +222,38 @@ def test_without_a_size_nothing_vanishes(tmp_path):
     assert audit.splits["train"].num_seen == audit.splits["train"].num_with
 
 
+def test_a_rectangle_is_seen_with_its_own_height_and_width(tmp_path):
+    """Of 8 columns none is lost, of 8 rows every second: 4x8 keeps a vertical line and loses row 0."""
+    save(tmp_path / "images" / "a.png", np.full((8, 8), 99, np.uint8))
+    save(tmp_path / "masks" / "line" / "a.png", plane(8, 8, *((row, 2) for row in range(8))))
+    save(tmp_path / "masks" / "row" / "a.png", plane(8, 8, *((0, column) for column in range(8))))
+    audit = audit_of(tmp_path, splits={"train": ["a"]}, fit=Fit((4, 8)))
+    assert audit.splits["train"].num_seen == (1, 0) and audit.seen_at == "8x4"
+    assert audit.enlarged == ("--data.image-size 4 8", "--data.image-size 8 16")
+
+
 def planes(draw, sides=(1, 40)):
     height, width = draw(st.integers(*sides)), draw(st.integers(*sides))
     share = draw(st.sampled_from([0.03, 0.2, 0.5]))
     return np.random.default_rng(draw(st.integers(0, 2**32))).random((height, width)) < share
 
 
-@given(st.composite(planes)(), st.integers(1, 24))
+@given(st.composite(planes)(), st.tuples(st.integers(1, 24), st.integers(1, 24)))
 def test_objects_and_what_vanishes_agree_with_resizing_each_object_alone(inside, size):
     """SciPy finds the objects; each is resized by itself with the function that makes the network's masks."""
 
-    def num_left(size):
+    def num_left(height, width):
         alone = [(labels == i + 1).astype(np.uint8)[..., None] * np.uint8(255) for i in range(count)]
-        return sum(bool((resize_mask(mask, size, size) >= 128).any()) for mask in alone)
+        return sum(bool((resize_mask(mask, height, width) >= 128).any()) for mask in alone)
 
     labels, count = ndimage.label(inside, np.ones((3, 3)))
     mask = inside[..., None].astype(np.uint8) * np.uint8(255)
-    facts = facts_of(Sample(np.zeros((*inside.shape, 1), np.uint8), mask), size)
+    facts = facts_of(Sample(np.zeros((*inside.shape, 1), np.uint8), mask), Fit(size))
     assert facts.num_objects[0] == count
-    assert facts.num_vanished[0] == count - num_left(size)
-    assert facts.num_seen[0] == (resize_mask(mask, size, size) >= 128).sum()
+    assert facts.num_vanished[0] == count - num_left(*size)
+    assert facts.num_seen[0] == (resize_mask(mask, *size) >= 128).sum()
     # The remedy works, and is a multiple of the size that the poolings divide.
-    assert num_left(int(facts.size_for_all[0])) == count
-    assert facts.size_for_all[0] % size == 0
+    assert num_left(*(side * facts.growth_for_all[0] for side in size)) == count
 
 
 @given(st.integers(0, 2**32), st.integers(2, 30))
@@ -254,12 +268,12 @@ def test_objects_vanish_bilinearly_as_each_does_alone(seed, size):
         alone.append(np.zeros_like(mask))
         alone[-1][y : y + height, x : x + width] = 255
         mask |= alone[-1]
-    facts = facts_of(Sample(np.zeros((60, 60, 3), np.uint8), mask), size, linear_masks=True)
+    facts = facts_of(Sample(np.zeros((60, 60, 3), np.uint8), mask), square(size), linear_masks=True)
     apart = size > 8  # 60 / 8 = 7.5: closer taps belong to one object only
     left = sum(bool((resize_mask(one, size, size, linear=True) >= 128).any()) for one in alone)
     if apart:
         assert facts.num_vanished[0] == len(corners) - left
-    for_all = int(facts.size_for_all[0])
+    for_all = size * int(facts.growth_for_all[0])
     assert all((resize_mask(one, for_all, for_all, linear=True) >= 128).any() for one in alone)
 
 
@@ -269,7 +283,7 @@ def test_histograms_of_any_channels_and_depth(dtype, channels):
     white = np.iinfo(dtype).max
     image = np.random.default_rng(0).integers(0, white, (33, 21, channels), dtype, endpoint=True)
     image[0, 0, 0] = white
-    facts = facts_of(Sample(image, np.zeros((33, 21, 1), np.uint8)), 16)
+    facts = facts_of(Sample(image, np.zeros((33, 21, 1), np.uint8)), square(16))
     expected = [np.histogram(image[..., c], bins=256, range=(0, int(white) + 1))[0] for c in range(channels)]
     np.testing.assert_array_equal(facts.histogram, expected)
     assert facts.brightest == 255
@@ -301,10 +315,10 @@ def test_digests_tell_shapes_and_depths_apart():
     assert pixel_digest(view) == pixel_digest(view.copy())
 
 
-def problems(root, splits, *, skip_bad=False, image_size=None):
+def problems(root, splits, *, skip_bad=False, fit=None):
     layout = find_layout(DataConfig(root=str(root)))
     source = FileSource(layout, layout.records)
-    audit = summarise(survey_source(source, image_size=image_size), layout.class_names, splits)
+    audit = summarise(survey_source(source, fit=fit), layout.class_names, splits)
     return audit, problems_of(audit, skip_bad=skip_bad)
 
 
@@ -321,9 +335,13 @@ def test_what_makes_training_impossible_is_said_all_at_once(tmp_path):
 def test_a_network_that_would_see_nothing_is_refused_with_the_size_that_helps(tmp_path):
     save(tmp_path / "images" / "a.png", np.full((8, 8), 99, np.uint8))
     save(tmp_path / "masks" / "cell" / "a.png", plane(8, 8, (0, 0)))
-    _, found = problems(tmp_path, {"train": ["a"]}, image_size=2)
-    assert len(found) == 1 and "no pixel of any class is left in train at 2x2" in found[0] and "(8 keeps" in found[0]
-    assert problems(tmp_path, {"train": ["a"]}, image_size=8)[1] == []
+    _, found = problems(tmp_path, {"train": ["a"]}, fit=square(2))
+    assert (
+        len(found) == 1
+        and "no pixel of any class is left in train at 2x2" in found[0]
+        and "--data.image-size 8 keeps" in found[0]
+    )
+    assert problems(tmp_path, {"train": ["a"]}, fit=square(8))[1] == []
 
 
 def test_val_without_objects_cannot_choose_a_checkpoint(tmp_path):
@@ -331,9 +349,9 @@ def test_val_without_objects_cannot_choose_a_checkpoint(tmp_path):
     save(tmp_path / "masks" / "cell" / "d.png", plane(8, 8))
     audit, found = problems(tmp_path, {"train": ["a"], "val": ["d"]})
     assert found == [] and "no class has a pixel in val, so" in cannot_choose(audit)
-    audit, _ = problems(tmp_path, {"train": ["a"], "val": ["b"]}, image_size=4)
+    audit, _ = problems(tmp_path, {"train": ["a"], "val": ["b"]}, fit=square(4))
     assert "no class has a pixel in val at 4x4, the size that the network sees, so" in cannot_choose(audit)
-    audit, _ = problems(tmp_path, {"train": ["a"], "val": ["b"]}, image_size=8)
+    audit, _ = problems(tmp_path, {"train": ["a"], "val": ["b"]}, fit=square(8))
     assert cannot_choose(audit) == ""
 
 

@@ -43,8 +43,12 @@ def as_kind(sample, channels, dtype):
     return Sample(np.ascontiguousarray(image), sample.mask)
 
 
-def host_and_device(config, *, size=96, count=8, num_classes=2, soft=False, seed=7, channels=3, dtype=np.uint8):
+def host_and_device(
+    config, *, size=96, count=8, num_classes=2, soft=False, seed=7, channels=3, dtype=np.uint8, left_out=(0, 0)
+):
+    """Changes on both sides; `left_out` rows and columns make rectangles of the square samples."""
     samples = [synthetic_sample(np.random.default_rng(i), size, num_classes) for i in range(count)]
+    samples = [Sample(*(np.ascontiguousarray(x[left_out[0] :, left_out[1] :]) for x in sample)) for sample in samples]
     samples = [as_kind(sample, channels, dtype) for sample in samples]
     rngs = [np.random.default_rng((seed, i)) for i in range(count)]
     changes = [draw_change(r, config, s.mask, linear_masks=soft) for r, s in zip(rngs, samples, strict=True)]
@@ -102,6 +106,16 @@ def test_other_channels_and_depths_are_close_to_the_hosts(channels, dtype, soft)
 def test_other_sizes_and_numbers_of_classes(size, num_classes, border):
     config = AugmentConfig(geometry_prob=1.0, rotate=20.0, crop_prob=0.3, elastic_prob=0.3, border=border, **FLIPS)
     host, device, _ = host_and_device(config, size=size, num_classes=num_classes, count=4, seed=size)
+    np.testing.assert_array_equal(device.label, host.label)
+    assert (difference(device.image, host.image) > 2).mean() < 0.001
+
+
+@pytest.mark.parametrize("left_out", [(32, 0), (0, 61)])
+def test_rectangles_are_warped_like_the_hosts(left_out):
+    flips = {"horizontal_flip_prob": 0.5, "vertical_flip_prob": 0.5}
+    all_but_transposed = NOTHING | CASES["all"] | flips | {"transpose_prob": 0.0, "border": "constant"}
+    host, device, before = host_and_device(AugmentConfig(**all_but_transposed), left_out=left_out, count=4)
+    assert host.label.shape == before.label.shape == (4, 96 - left_out[0], 96 - left_out[1], 2)
     np.testing.assert_array_equal(device.label, host.label)
     assert (difference(device.image, host.image) > 2).mean() < 0.001
 

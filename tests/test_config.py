@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_presets_say_what_they_are_for(name):
         (lambda: TrainConfig(batch_size=0), ["train.batch_size", "at least 1"]),
         (lambda: TrainConfig(threshold=1.0), ["train.threshold"]),
         (lambda: Config(seed=-1), ["seed", "-1"]),
-        (lambda: DataConfig(image_size="64"), ["data.image_size", "'64'", "type int"]),
+        (lambda: DataConfig(image_size="64"), ["data.image_size", "'64'", "a whole number"]),
         (lambda: DataConfig(image_size=10**6), ["data.image_size", "32768"]),
         (lambda: DataConfig(mask_interpolation="cubic"), ["data.mask_interpolation", "cubic", "'nearest', 'linear'"]),
         (lambda: ModelConfig(norm="instance"), ["model.norm", "instance", "'group'"]),
@@ -71,6 +72,21 @@ def test_impossible_values_are_refused_by_name(make, words):
         make()
     for word in words:
         assert word in str(error.value)
+
+
+def test_image_size_is_a_side_or_height_and_width():
+    data = DataConfig(image_size=(64, 96))
+    assert data.height_and_width == (64, 96) and DataConfig(image_size=64).height_and_width == (64, 64)
+    assert DataConfig(image_size=(64, 64)) == DataConfig(image_size=64)
+    config = replace(Config(model=ModelConfig(widths=(4, 8))), {"data.image_size": (64, 96)})
+    assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
+    for given in ((64,), (64, 96, 3), (64, "96"), (64.0, 64), True):
+        with pytest.raises(InputError, match=r"data.image_size is .*, but must be a whole number, or height and width"):
+            DataConfig(image_size=given)
+    with pytest.raises(InputError, match=r"data.image_size is \(64, 100\).*use --data.image-size 64 96,"):
+        replace(config, {"data.image_size": (64, 100), "model.widths": (4, 8, 16, 32)})
+    with pytest.raises(InputError, match=r"augment.transpose_prob is 0.5, but data.image_size is \(64, 96\)"):
+        replace(config, {"augment.transpose_prob": 0.5})
 
 
 def test_image_size_that_does_not_divide_names_the_nearest_that_does():

@@ -148,15 +148,15 @@ def test_index_map_with_a_palette_is_read_by_index(tmp_path):
 
 @pytest.mark.parametrize("interpolation", ["nearest", "linear"])
 @pytest.mark.parametrize("channels", [1, 2, 7])
-def test_resized_samples_are_square_and_keep_their_channels(interpolation, channels):
+def test_resized_samples_have_the_size_and_keep_their_channels(interpolation, channels):
     rng = np.random.default_rng(0)
     mask = (rng.random((9, 14, channels)) > 0.5).astype(np.uint8) * np.uint8(255)
     source = ResizedSource(
         [Sample(rng.integers(0, 256, (9, 14, 3), dtype=np.uint8), mask)],
-        DataConfig(image_size=6, mask_interpolation=interpolation),
+        DataConfig(image_size=(6, 10), mask_interpolation=interpolation),
     )
     sample = source[0]
-    assert (sample.image.shape, sample.mask.shape) == ((6, 6, 3), (6, 6, channels))
+    assert (sample.image.shape, sample.mask.shape) == ((6, 10, 3), (6, 10, channels))
     assert (set(np.unique(sample.mask)) <= {0, 255}) == (interpolation == "nearest")
 
 

@@ -60,7 +60,7 @@ def audit(args: Sequence[str]) -> None:
 
 def _table(findings: Findings) -> Table:
     """Return a table with one row per class and split."""
-    size = f"{findings.config.image_size}x{findings.config.image_size}"
+    size = findings.audit.seen_at
     table = Table()
     for title in ("class", "split", "images", "with the class", f"at {size}", "pixels", "objects", f"vanish at {size}"):
         table.add_column(title, justify="left" if title in ("class", "split") else "right")

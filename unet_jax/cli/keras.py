@@ -50,8 +50,8 @@ def import_command(args: Sequence[str]) -> None:
         image_size=options.image_size,
     )
     widths = " ".join(map(str, (*info.config.model.widths, info.config.model.center_width)))
-    size = info.config.data.image_size
-    print(f"{options.out}: widths {widths}, {size}x{size} pixels, channels: {', '.join(info.class_names)}")
+    height, width = info.config.data.height_and_width
+    print(f"{options.out}: widths {widths}, {width}x{height} pixels, channels: {', '.join(info.class_names)}")
     print(f"next: unet-jax predict {options.out} IMAGES --out MASKS, or unet-jax train ... --init-from {options.out}")
 
 

@@ -35,10 +35,18 @@ class Config:
         _check_types(self, "")
         _require(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2**31 - 1")
         multiple = self.model.size_multiple
-        size = self.data.image_size
-        if size % multiple:
-            nearest = max(multiple, round(size / multiple) * multiple)
+        height, width = self.data.height_and_width
+        if height % multiple or width % multiple:
+            nearest = [max(multiple, round(side / multiple) * multiple) for side in (height, width)]
+            flag = " ".join(map(str, nearest if height != width else nearest[:1]))
             raise InputError(
-                f"data.image_size is {size}, but {len(self.model.widths)} poolings need a multiple of {multiple}: "
-                f"use --data.image-size {nearest}, or fewer --model.widths."
+                f"data.image_size is {self.data.image_size}, but {len(self.model.widths)} poolings need "
+                f"{'a multiple' if height == width else 'multiples'} of {multiple}: use --data.image-size {flag}, or "
+                f"fewer --model.widths."
+            )
+        if height != width and self.augment.transpose_prob:
+            raise InputError(
+                f"augment.transpose_prob is {self.augment.transpose_prob}, but data.image_size is "
+                f"{self.data.image_size}: exchanging rows and columns would change the size. Use "
+                f"--augment.transpose-prob 0, or a square --data.image-size."
             )

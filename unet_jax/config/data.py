@@ -27,8 +27,9 @@ class DataConfig:
     Example: '^(patient[0-9]+)_'."""
     validate_on_train: bool = False
     """Use the training images as val too. Meant for trials with very few images: such scores say nothing of others."""
-    image_size: int = 256
-    """Height and width in pixels that images and masks are resized to."""
+    image_size: int | tuple[int, int] = 256
+    """Height and width in pixels of the images that the network sees: one number for a square, or two: 512 768.
+    Images and masks are resized to it."""
     channels: str = ""
     """Channels of the images to use, in this order, by their numbers from 0: '0,1,3'. Empty: all."""
     pages: Literal["error", "channels"] = "error"
@@ -82,7 +83,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_types(self, "data.")
-        require(1 <= self.image_size <= 2**15, "data.image_size", self.image_size, "from 1 to 32768")
+        _check_image_size(self.image_size)
+        if self.image_size == 2 * (
+            self.height_and_width[0],
+        ):  # one way to write a square, so that equal runs are equal
+            object.__setattr__(self, "image_size", self.height_and_width[0])
         require(0.0 < self.val_fraction < 1.0, "data.val_fraction", self.val_fraction, "between 0 and 1")
         require(self.num_threads >= 0, "data.num_threads", self.num_threads, "at least 0")
         require(self.num_workers >= 0, "data.num_workers", self.num_workers, "at least 0")
@@ -106,3 +111,17 @@ class DataConfig:
         )
         both = bool(self.index_values and self.index_colors)
         require(not both, "data.index_colors", self.index_colors, "left empty when data.index_values is given")
+
+    @property
+    def height_and_width(self) -> tuple[int, int]:
+        """Height and width of `image_size`."""
+        return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
+
+
+def _check_image_size(given: object) -> None:
+    """Raise `InputError` unless the value is a side of a square, or a height and a width."""
+    sides = given if isinstance(given, tuple) else (given,)
+    ok = len(sides) in (1, 2) and (len(sides) == 2 or not isinstance(given, tuple))
+    wanted = "a whole number, or height and width as two whole numbers"
+    require(ok and all(type(side) is int for side in sides), "data.image_size", given, wanted)
+    require(all(1 <= side <= 2**15 for side in sides), "data.image_size", given, "from 1 to 32768")  # type: ignore

@@ -9,6 +9,7 @@ import numpy as np
 
 from unet_jax._types import InputError
 from unet_jax.data.constant_masks import constant_dice
+from unet_jax.data.fit import Fit
 from unet_jax.data.pixels import BadSampleError
 from unet_jax.data.records import SPLITS, first_ten
 from unet_jax.data.sample_facts import SampleFacts, facts_of
@@ -52,11 +53,12 @@ class Audit:
     dark: tuple[str, ...]  # ids of images without a value of at least `DARK`
     bad: tuple[str, ...]  # one reason per sample of train and val that was left out, with file names
     bad_test: tuple[str, ...] = ()  # one reason per sample of test that cannot be used
-    image_size: int | None = None  # height and width that the network sees; None: the images' own size
+    seen_at: str = ""  # size that the network sees, in words; empty: the images' own size
     splits: Mapping[str, SplitAudit] = dataclasses.field(default_factory=dict)
     vanished: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     """Ids, by class, of images that have pixels of the class, but none at the network's size."""
-    size_for_all: tuple[int, ...] = ()  # per class: a size of the network at which no object vanishes
+    enlarged: tuple[str, ...] = ()  # per class: the flag with which no object vanishes
+    enlarged_for_all: str = ""  # the flag with which no object of any class vanishes
     digests: Mapping[str, str] = dataclasses.field(default_factory=dict)  # digest of each image's pixels, by id
     num_covered: tuple[int, ...] = ()  # per class: number of images of which it covers more than `MOST`
 
@@ -71,8 +73,8 @@ class Survey:
 
     good: dict[str, SampleFacts]
     bad: dict[str, str]
-    image_size: int | None
-    """Height and width that the network sees; None: the images' own size."""
+    fit: Fit | None
+    """Size at which the network sees images; None: the images' own size."""
     histogram: np.ndarray
     """Number of pixels in each bin of values, over all images: `[c 256]` int64."""
 
@@ -80,7 +82,7 @@ class Survey:
 def survey_source(
     source: FileSource,
     *,
-    image_size: int | None = None,
+    fit: Fit | None = None,
     linear_masks: bool = False,
     num_threads: int = 4,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -89,7 +91,7 @@ def survey_source(
 
     Args:
       source: samples at their own size.
-      image_size: height and width that the network sees, or None for the images' own size.
+      fit: size at which the network sees images, or None for the images' own size.
       linear_masks: whether masks are resized bilinearly (`data.mask_interpolation`).
       num_threads: number of threads that decode.
       on_progress: called with (samples done, all samples) after each sample.
@@ -97,7 +99,7 @@ def survey_source(
 
     def look_at(index: int) -> SampleFacts | str:
         try:
-            return facts_of(source[index], image_size, linear_masks=linear_masks)
+            return facts_of(source[index], fit, linear_masks=linear_masks)
         except BadSampleError as error:
             return str(error)
 
@@ -113,7 +115,7 @@ def survey_source(
                 histogram = histogram + facts.histogram if good else facts.histogram
                 good[id_] = facts._replace(histogram=np.zeros((0, 0), np.int64))  # kept as their sum only
             on_progress(done, len(source))
-    return Survey(good, bad, image_size, histogram)
+    return Survey(good, bad, fit, histogram)
 
 
 def audit_source(
@@ -122,7 +124,7 @@ def audit_source(
     *,
     skip_bad: bool,
     splits: Mapping[str, Sequence[str]] | None = None,
-    image_size: int | None = None,
+    fit: Fit | None = None,
     linear_masks: bool = False,
     num_threads: int = 4,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -134,7 +136,7 @@ def audit_source(
       class_names: names of the k mask channels.
       skip_bad: leave samples out that cannot be used, instead of raising an error.
       splits: ids of train, val and test; without them, all samples are train.
-      image_size: height and width that the network sees, or None for the images' own size.
+      fit: size at which the network sees images, or None for the images' own size.
       linear_masks: whether masks are resized bilinearly (`data.mask_interpolation`).
       num_threads: number of threads that decode.
       on_progress: called with (samples done, all samples) after each sample.
@@ -145,9 +147,7 @@ def audit_source(
     Raises:
       InputError: the data set cannot be trained on; see `problems_of`.
     """
-    survey = survey_source(
-        source, image_size=image_size, linear_masks=linear_masks, num_threads=num_threads, on_progress=on_progress
-    )
+    survey = survey_source(source, fit=fit, linear_masks=linear_masks, num_threads=num_threads, on_progress=on_progress)
     audit = summarise(survey, class_names, splits or {"train": source.ids})
     problems = problems_of(audit, skip_bad=skip_bad)
     if problems:
@@ -173,6 +173,7 @@ def summarise(survey: Survey, class_names: Sequence[str], splits: Mapping[str, S
     by_digest: dict[str, list[str]] = {}
     for id_, facts in survey.good.items():
         by_digest.setdefault(facts.digest, []).append(id_)
+    growth = tuple(max((int(f.growth_for_all[k]) for f in everyone), default=1) for k in range(len(class_names)))
     return Audit(
         ids=tuple(good),
         class_names=tuple(class_names),
@@ -185,7 +186,7 @@ def summarise(survey: Survey, class_names: Sequence[str], splits: Mapping[str, S
         dark=tuple(id_ for id_, facts in good.items() if facts.brightest < DARK),
         bad=tuple(reason for id_, reason in survey.bad.items() if id_ in used),
         bad_test=tuple(reason for id_, reason in survey.bad.items() if id_ not in used),
-        image_size=survey.image_size,
+        seen_at=survey.fit.text if survey.fit else "",
         splits={
             name: _split_audit(survey, class_names, splits[name], splits.get("train", ()))
             for name in SPLITS
@@ -197,7 +198,8 @@ def summarise(survey: Survey, class_names: Sequence[str], splits: Mapping[str, S
             )
             for k, name in enumerate(class_names)
         },
-        size_for_all=tuple(max((int(f.size_for_all[k]) for f in everyone), default=0) for k in range(len(class_names))),
+        enlarged=tuple(survey.fit.enlarged_by(g) for g in growth) if survey.fit else (),
+        enlarged_for_all=survey.fit.enlarged_by(max(growth)) if survey.fit else "",
         digests={id_: facts.digest for id_, facts in survey.good.items()},
         num_covered=tuple((shares > MOST).sum(axis=0).tolist()),
     )
@@ -260,9 +262,8 @@ def problems_of(audit: Audit, *, skip_bad: bool) -> list[str]:
         problems.append("no class has a pixel in train, only in val. Give train images with objects.")
     elif train and train.num_images and not any(train.num_seen):
         problems.append(
-            f"no pixel of any class is left in train at {audit.image_size}x{audit.image_size}, the size that the "
-            f"network sees. Use a larger --data.image-size ({max(audit.size_for_all)} keeps all objects), or cut the "
-            f"images into parts."
+            f"no pixel of any class is left in train at {audit.seen_at}, the size that the network sees. "
+            f"{audit.enlarged_for_all} keeps all objects; or cut the images into parts."
         )
     return problems
 
@@ -272,7 +273,7 @@ def cannot_choose(audit: Audit) -> str:
     val = audit.splits.get("val")
     if val is None or not val.num_images or any(val.num_seen):
         return ""
-    at = f" at {audit.image_size}x{audit.image_size}, the size that the network sees" if any(val.num_with) else ""
+    at = f" at {audit.seen_at}, the size that the network sees" if any(val.num_with) else ""
     return (
         f"no class has a pixel in val{at}, so that Dice on val cannot choose a checkpoint. Give val images with "
         f"objects (--data.splits, or another --data.split-seed){', use a larger --data.image-size' if at else ''}, or "

@@ -1,5 +1,6 @@
 """Choice of the cache that keeps decoded, resized samples between epochs: memory, disk or none."""
 
+import math
 from collections.abc import Callable
 
 from unet_jax.config import DataConfig
@@ -49,7 +50,7 @@ def cache_kind(num_samples: int, config: DataConfig, num_classes: int, image_for
         return config.cache
     seen = image_format or RGB8
     pixel_bytes = seen.num_channels * seen.dtype.itemsize + num_classes
-    if num_samples * config.image_size**2 * pixel_bytes < _AUTO_MEMORY_BYTES:
+    if num_samples * math.prod(config.height_and_width) * pixel_bytes < _AUTO_MEMORY_BYTES:
         return "memory"
     num_bytes = cache_bytes(num_samples, config, num_classes, image_format)
     return "disk" if num_bytes < 0.9 * free_bytes(config) else "none"

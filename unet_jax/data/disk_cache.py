@@ -53,7 +53,7 @@ class DiskSource:
       as_bits: True if masks are stored as bits.
     """
 
-    def __init__(self, folder: Path, ids: Sequence[str], size: int, num_classes: int, as_bits: bool):
+    def __init__(self, folder: Path, ids: Sequence[str], size: tuple[int, int], num_classes: int, as_bits: bool):
         self._folder, self._ids, self._size, self._num_classes, self._as_bits = folder, ids, size, num_classes, as_bits
         self._files: list[tuple[int, int]] = []  # file descriptor, size in bytes
         self._arrays: list[np.ndarray] = []
@@ -90,9 +90,9 @@ class DiskSource:
         images, masks = self._arrays
         mask = masks[index]
         if self._as_bits:
-            mask = np.unpackbits(mask, count=self._size**2 * self._num_classes)
+            mask = np.unpackbits(mask, count=math.prod(self._size) * self._num_classes)
             np.negative(mask, out=mask)  # 1 becomes 255
-            mask = mask.reshape(self._size, self._size, self._num_classes)
+            mask = mask.reshape(*self._size, self._num_classes)
         return Sample(images[index], mask)
 
 
@@ -105,19 +105,19 @@ def _map(file: BinaryIO) -> np.ndarray:
 
 
 def _shapes(
-    num_samples: int, size: int, num_classes: int, as_bits: bool, num_channels: int = 3
+    num_samples: int, size: tuple[int, int], num_classes: int, as_bits: bool, num_channels: int = 3
 ) -> dict[str, tuple[int, ...]]:
     """Return the array shape of each file, by file name without suffix."""
-    masks = (num_samples, size, size, num_classes)
+    masks = (num_samples, *size, num_classes)
     if as_bits:
-        masks = (num_samples, math.ceil(size * size * num_classes / 8))
-    return {"images": (num_samples, size, size, num_channels), "masks": masks}
+        masks = (num_samples, math.ceil(math.prod(size) * num_classes / 8))
+    return {"images": (num_samples, *size, num_channels), "masks": masks}
 
 
 def cache_bytes(num_samples: int, config: DataConfig, num_classes: int, image_format: ImageFormat | None = None) -> int:
     """Return the size of the cache's arrays on disk, in bytes."""
     seen = image_format or RGB8
-    shapes = _shapes(num_samples, config.image_size, num_classes, _stores_bits(config), seen.num_channels)
+    shapes = _shapes(num_samples, config.height_and_width, num_classes, _stores_bits(config), seen.num_channels)
     return math.prod(shapes["images"]) * seen.dtype.itemsize + math.prod(shapes["masks"])
 
 
@@ -198,7 +198,7 @@ def disk_source(
             inode = folder.stat().st_ino
             try:
                 _check(folder, settings, source, config, num_classes)
-                return DiskSource(folder, tuple(source.ids), config.image_size, num_classes, as_bits)
+                return DiskSource(folder, tuple(source.ids), config.height_and_width, num_classes, as_bits)
             except (InputError, FileNotFoundError):
                 if folder.stat().st_ino == inode:
                     raise
@@ -214,7 +214,7 @@ def _settings(source: FileSource, config: DataConfig) -> dict[str, Any]:
     return {
         "ids": list(source.ids),
         "classes": list(layout.class_names),
-        "image_size": config.image_size,
+        "image_size": config.image_size if isinstance(config.image_size, int) else list(config.image_size),
         "mask_interpolation": config.mask_interpolation,
         "soft_masks": config.soft_masks,
         "index_values": [listed(ranges, colors=layout.has_colors) for ranges in layout.index_values],
@@ -250,7 +250,7 @@ def _build(
     """Write the arrays and, last, `meta.json` into the folder `new`."""
     resized, as_bits = ResizedSource(source, config), _stores_bits(config)
     seen = source.image_format or RGB8
-    shapes = _shapes(len(source), config.image_size, len(settings["classes"]), as_bits, seen.num_channels)
+    shapes = _shapes(len(source), config.height_and_width, len(settings["classes"]), as_bits, seen.num_channels)
     types = {"images": seen.dtype, "masks": np.dtype(np.uint8)}
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context(open(new / f"{name}.npy", "wb")) for name in shapes}
@@ -314,7 +314,7 @@ def _check(folder: Path, settings: dict[str, Any], source: FileSource, config: D
             difference = _difference(name, kept.get(name), wanted)
             raise InputError(f"{folder}: was built from other samples or settings: {difference}. {_REMEDY}")
     seen = source.image_format or RGB8
-    shapes = _shapes(len(source), config.image_size, num_classes, _stores_bits(config), seen.num_channels)
+    shapes = _shapes(len(source), config.height_and_width, num_classes, _stores_bits(config), seen.num_channels)
     for name, shape in shapes.items():
         dtype = seen.dtype if name == "images" else np.dtype(np.uint8)
         path = folder / f"{name}.npy"

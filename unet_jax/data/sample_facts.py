@@ -9,6 +9,7 @@ from jaxtyping import Bool, UInt8
 
 from unet_jax._types import Sample
 from unet_jax.data.constant_masks import share_map
+from unet_jax.data.fit import Fit
 from unet_jax.data.pixels import resize_mask
 
 NUM_BINS = 256
@@ -25,7 +26,7 @@ class SampleFacts(NamedTuple):
     num_seen: np.ndarray  # [k] int64: number of pixels in the class at the network's size
     num_objects: np.ndarray  # [k] int64: number of connected objects at the image's own size
     num_vanished: np.ndarray  # [k] int64: how many of these have no pixel at the network's size
-    size_for_all: np.ndarray  # [k] int64: a size of the network at which none vanishes
+    growth_for_all: np.ndarray  # [k] int64: factor of the network's size at which none vanishes
     brightest: int  # largest value of the image, as 0 to 255
     digest: str  # digest of the decoded pixels
     histogram: np.ndarray  # [c 256] int64: number of pixels in each bin of values
@@ -37,22 +38,21 @@ class SampleFacts(NamedTuple):
         return self.size[0] * self.size[1]
 
 
-def facts_of(sample: Sample, image_size: int | None, *, linear_masks: bool = False) -> SampleFacts:
+def facts_of(sample: Sample, fit: Fit | None, *, linear_masks: bool = False) -> SampleFacts:
     """Collect the facts about a sample.
 
     Args:
       sample: image `[h w c]` uint8 or uint16, and mask `[h w k]` uint8, at their own size.
-      image_size: height and width that the network sees, or None for the image's own size.
+      fit: size at which the network sees images, or None for the image's own size.
       linear_masks: whether masks are resized bilinearly (`data.mask_interpolation`).
     """
     image, mask = sample
     white = np.iinfo(image.dtype).max
     # A copy of one class at a time: a mask of many classes and megapixels need not be in memory twice.
     classes = [
-        _seen_objects(np.ascontiguousarray(mask[..., k : k + 1]), image_size, linear_masks)
-        for k in range(mask.shape[-1])
+        _seen_objects(np.ascontiguousarray(mask[..., k : k + 1]), fit, linear_masks) for k in range(mask.shape[-1])
     ]
-    num_seen, num_objects, num_vanished, size_for_all = (
+    num_seen, num_objects, num_vanished, growth_for_all = (
         np.array(values, np.int64) for values in zip(*classes, strict=True)
     )
     return SampleFacts(
@@ -61,7 +61,7 @@ def facts_of(sample: Sample, image_size: int | None, *, linear_masks: bool = Fal
         num_seen=num_seen,
         num_objects=num_objects,
         num_vanished=num_vanished,
-        size_for_all=size_for_all,
+        growth_for_all=growth_for_all,
         brightest=int(image.max()) * 255 // white,
         digest=pixel_digest(image),
         histogram=_histogram(image, white + 1),
@@ -110,10 +110,8 @@ def _histogram(image: np.ndarray, num_values: int) -> np.ndarray:
     return counts
 
 
-def _seen_objects(
-    plane: UInt8[np.ndarray, "h w 1"], image_size: int | None, linear_masks: bool
-) -> tuple[int, int, int, int]:
-    """Return what the network sees of one class: its pixels, its objects, those that vanish, and the size for all.
+def _seen_objects(plane: UInt8[np.ndarray, "h w 1"], fit: Fit | None, linear_masks: bool) -> tuple[int, int, int, int]:
+    """Return what the network sees of one class: its pixels, its objects, those that vanish, and the growth for all.
 
     An object is a set of pixels that touch by an edge or a corner. It vanishes if no pixel of the resized mask stems
     from it.
@@ -121,36 +119,38 @@ def _seen_objects(
     height, width = plane.shape[:2]
     inside = plane[..., 0] >= _INSIDE
     num_labels, labels = cv2.connectedComponents(inside.astype(np.uint8), connectivity=8, ltype=cv2.CV_32S)
-    num_objects, own_size = num_labels - 1, max(height, width)
-    if image_size is None:
-        return int(inside.sum()), num_objects, 0, own_size
-    seen, alive = _alive(plane, labels, num_labels, image_size, linear_masks)
+    num_objects = num_labels - 1
+    if fit is None:
+        return int(inside.sum()), num_objects, 0, 1
+    size = fit.size_of(height, width)
+    seen, alive = _alive(plane, labels, num_labels, size, linear_masks)
     num_alive = num_now = int(alive.sum())
-    size = image_size
-    while num_now < num_objects and size < own_size:
-        size *= 2
+    growth = 1
+    while num_now < num_objects and (size[0] < height or size[1] < width):
+        growth *= 2
+        size = fit.size_of(height, width, growth)
         num_now = int(_alive(plane, labels, num_labels, size, linear_masks)[1].sum())
     if num_now < num_objects:  # bilinearly, a single pixel is only certain to stay at twice its own size
-        size *= 2
-    return int(seen.sum()), num_objects, num_objects - num_alive, size
+        growth *= 2
+    return int(seen.sum()), num_objects, num_objects - num_alive, growth
 
 
 def _alive(
-    plane: UInt8[np.ndarray, "h w 1"], labels: np.ndarray, num_labels: int, size: int, linear_masks: bool
-) -> tuple[Bool[np.ndarray, "s s"], Bool[np.ndarray, " n"]]:
+    plane: UInt8[np.ndarray, "h w 1"], labels: np.ndarray, num_labels: int, size: tuple[int, int], linear_masks: bool
+) -> tuple[Bool[np.ndarray, "s t"], Bool[np.ndarray, " n"]]:
     """Return which pixels of the resized mask are inside, and which objects they stem from (label 0 is left out)."""
     height, width = plane.shape[:2]
-    seen = resize_mask(plane, size, size, linear=linear_masks)[..., 0] >= _INSIDE
+    seen = resize_mask(plane, *size, linear=linear_masks)[..., 0] >= _INSIDE
     alive = np.zeros(num_labels, bool)
     if linear_masks:
         y, x = np.nonzero(seen)
-        for rows in _bilinear_sources(height, size):
-            for columns in _bilinear_sources(width, size):
+        for rows in _bilinear_sources(height, size[0]):
+            for columns in _bilinear_sources(width, size[1]):
                 alive[labels[rows[y], columns[x]]] = True
     else:
         # The bytes of the labels are resized like a mask, so that they are taken from the same pixels as the mask is.
         as_bytes = labels.view(np.uint8).reshape(height, width, 4)
-        resized = np.ascontiguousarray(resize_mask(as_bytes, size, size)).view(np.int32)[..., 0]
+        resized = np.ascontiguousarray(resize_mask(as_bytes, *size)).view(np.int32)[..., 0]
         alive[resized[seen]] = True
     return seen, alive[1:]
 

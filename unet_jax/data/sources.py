@@ -133,11 +133,11 @@ def _check_size(path: epath.Path, mask: np.ndarray, image: np.ndarray) -> None:
 
 
 class ResizedSource:
-    """Samples of another source, resized to squares of data.image_size."""
+    """Samples of another source, resized to data.image_size."""
 
     def __init__(self, source: Source, config: DataConfig):
         self._source = source
-        self._size = config.image_size
+        self._size = config.height_and_width
         self._linear = config.mask_interpolation == "linear"
 
     @property
@@ -149,8 +149,8 @@ class ResizedSource:
 
     def __getitem__(self, index: int) -> Sample:
         sample = self._source[index]
-        image = resize_image(sample.image, self._size, self._size)
-        return Sample(image, resize_mask(sample.mask, self._size, self._size, linear=self._linear))
+        image = resize_image(sample.image, *self._size)
+        return Sample(image, resize_mask(sample.mask, *self._size, linear=self._linear))
 
 
 class MemorySource:

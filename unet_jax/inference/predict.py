@@ -84,14 +84,14 @@ def predict_pairs(
 
     Images are as the network sees them: uint8 or uint16 in the run's image format.
     """
-    size = run.config.data.image_size
+    size = run.config.data.height_and_width
     pending: list[tuple[np.ndarray, T]] = []
 
     def flush() -> Iterator[tuple[np.ndarray, T]]:
         # always full: one shape, one compilation
-        batch = np.zeros((_BATCH_SIZE, size, size, run.info.num_channels), run.info.image_dtype)
+        batch = np.zeros((_BATCH_SIZE, *size, run.info.num_channels), run.info.image_dtype)
         for i, (image, _) in enumerate(pending):
-            batch[i] = resize_image(image, size, size)
+            batch[i] = resize_image(image, *size)
         for (image, companion), probs in zip(pending, _run_step(run, batch), strict=False):
             resized = resize_probs(probs, *image.shape[:2])
             yield run.calibration.probs(resized) if run.calibration else resized, companion

@@ -131,6 +131,8 @@ def export_keras(
         )
     params, batch_stats = jax.device_get((loaded.state.params, loaded.state.batch_stats))
     size = loaded.config.data.image_size
-    network = Network(loaded.config.model, len(loaded.class_names), params, batch_stats, size)
+    network = Network(
+        loaded.config.model, len(loaded.class_names), params, batch_stats, size if isinstance(size, int) else None
+    )
     write_network(file, network, channels=channels)
     return network

@@ -28,7 +28,8 @@ def floor(
     item = 2 if config.model.dtype == "bfloat16" else 4
     flops, num_bytes = 0.0, 0.0
     for conv in list_convolutions(config.model, num_classes, num_channels):
-        pixels = images * (config.data.image_size >> conv.level) ** 2
+        height, width = (side >> conv.level for side in config.data.height_and_width)
+        pixels = images * height * width
         flops += pixels * 2 * conv.kernel_size**2 * conv.inputs * conv.outputs
         num_bytes += pixels * conv.outputs * item
     flops, num_bytes = (3 * flops, 8 * num_bytes) if program == "train" else (flops, 2 * num_bytes)

@@ -40,8 +40,9 @@ def make_augment_step(config: AugmentConfig, *, linear_masks: bool, sharding: An
       sharding: sharding of the returned batch, or a `Batch` of shardings; by default XLA chooses it.
 
     Returns:
-      A function that takes a `Batch` with square images and the changes of its samples, stacked by
-      `unet_jax.data.augment_draws.stack_changes`. It returns a batch of the same shapes and dtypes.
+      A function that takes a `Batch` and the changes of its samples, stacked by
+      `unet_jax.data.augment_draws.stack_changes`, and returns a batch of the same shapes and dtypes. Images that are
+      transposed must be square.
     """
 
     def augment_sample(image: Pixels, mask: UInt8[Array, "h w k"], change: Changes) -> tuple[Array, Array]:
@@ -176,25 +177,25 @@ def _resample(
 
     The coordinates combine flips, transposition, the affine matrix and the elastic displacement.
     """
-    size = image.shape[0]
+    height, width = image.shape[:2]
     if not (config.geometry_prob or config.crop_prob or config.elastic_prob):
         return _flip(image, change["flips"], config), _flip(mask, change["flips"], config)
-    rows = jax.lax.broadcasted_iota(jnp.int32, (size, size), 0)
-    columns = jax.lax.broadcasted_iota(jnp.int32, (size, size), 1)
+    rows = jax.lax.broadcasted_iota(jnp.int32, (height, width), 0)
+    columns = jax.lax.broadcasted_iota(jnp.int32, (height, width), 1)
     left_right, top_bottom, transposed = change["flips"]
     y, x = rows, columns
     if config.transpose_prob:
         y, x = jnp.where(transposed, columns, rows), jnp.where(transposed, rows, columns)
     if config.vertical_flip_prob:
-        y = jnp.where(top_bottom, size - 1 - y, y)
+        y = jnp.where(top_bottom, height - 1 - y, y)
     if config.horizontal_flip_prob:
-        x = jnp.where(left_right, size - 1 - x, x)
+        x = jnp.where(left_right, width - 1 - x, x)
     matrix = change["matrix"]
     x, y = x.astype(jnp.float32), y.astype(jnp.float32)
     source_x, source_y = (matrix[i, 0] * x + matrix[i, 1] * y + matrix[i, 2] for i in range(2))
     if config.elastic_prob:
-        weights = jnp.asarray(spline_weights(size, change["elastic"].shape[-1]))
-        moved = jnp.einsum("yi,dij,xj->yxd", weights, change["elastic"], weights, precision=jax.lax.Precision.HIGHEST)
+        down, across = (jnp.asarray(spline_weights(side, change["elastic"].shape[-1])) for side in (height, width))
+        moved = jnp.einsum("yi,dij,xj->yxd", down, change["elastic"], across, precision=jax.lax.Precision.HIGHEST)
         # The host flips after it warps, so the displacements, which belong to pixels before the flip, are flipped too.
         moved = _flip(jnp.rint(moved / change["unit"]) * change["unit"], change["flips"], config)
         source_x, source_y = source_x + moved[..., 0], source_y + moved[..., 1]
@@ -229,18 +230,17 @@ def _look_up(pixels: Pixels, x: Int[Array, "h w"], y: Int[Array, "h w"], border:
         as_bytes = jax.lax.bitcast_convert_type(pixels, jnp.uint8).reshape(*pixels.shape[:2], -1)
         values = _look_up(as_bytes, x, y, border).reshape(*x.shape, -1, 2)
         return jax.lax.bitcast_convert_type(values, jnp.uint16)
-    size, channels = pixels.shape[0], pixels.shape[-1]
+    height, width, channels = pixels.shape
     inside = None
     if border == "constant":
-        inside = ((x >= 0) & (x < size) & (y >= 0) & (y < size))[..., None]
-        x, y = jnp.clip(x, 0, size - 1), jnp.clip(y, 0, size - 1)
+        inside = ((x >= 0) & (x < width) & (y >= 0) & (y < height))[..., None]
+        x, y = jnp.clip(x, 0, width - 1), jnp.clip(y, 0, height - 1)
     else:
-        period = max(1, 2 * (size - 1))
-        x, y = ((size - 1) - jnp.abs((size - 1) - v % period) for v in (x, y))
+        x, y = ((side - 1) - jnp.abs((side - 1) - v % max(1, 2 * (side - 1))) for v, side in ((x, width), (y, height)))
     # A gather costs per element, so four channels are read as one uint32: four channels cost as much as one.
-    filled = jnp.pad(pixels, ((0, 0), (0, 0), (0, -channels % 4))).reshape(size * size, -1, 4)
+    filled = jnp.pad(pixels, ((0, 0), (0, 0), (0, -channels % 4))).reshape(height * width, -1, 4)
     words = jax.lax.bitcast_convert_type(filled, jnp.uint32)
-    values = jax.lax.bitcast_convert_type(words[y * size + x], jnp.uint8).reshape(*x.shape, -1)[..., :channels]
+    values = jax.lax.bitcast_convert_type(words[y * width + x], jnp.uint8).reshape(*x.shape, -1)[..., :channels]
     return values if inside is None else jnp.where(inside, values, jnp.uint8(0))
 
 

@@ -167,7 +167,7 @@ def check_divisible(config: Config, mesh: Mesh) -> None:
             f"{num_parts} micro-batches (train.accumulation) has images for each of the {shares} devices: "
             f"use --train.batch-size {-(-config.train.batch_size // unit) * unit}, or a smaller --train.accumulation."
         )
-    check_rows(config.data.image_size, config.model.size_multiple, mesh)
+    check_rows(config.data.height_and_width[0], config.model.size_multiple, mesh)
 
 
 def make_term_gradients(
@@ -279,10 +279,10 @@ def batch_shapes(
     """
     check_divisible(config, mesh)
     shardings = batch_shardings(mesh)
-    size, batch_size = config.data.image_size, config.train.batch_size
+    (height, width), batch_size = config.data.height_and_width, config.train.batch_size
 
     def pixels(channels: int, factor: Factor, dtype: Any) -> jax.ShapeDtypeStruct:
-        shape = (batch_size, size // factor[0], size // factor[1], num_subpixels(factor) * channels)
+        shape = (batch_size, height // factor[0], width // factor[1], num_subpixels(factor) * channels)
         return jax.ShapeDtypeStruct(shape, dtype, sharding=shardings.image)
 
     weight = jax.ShapeDtypeStruct((batch_size,), np.float32, sharding=shardings.weight)

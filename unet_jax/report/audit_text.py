@@ -103,7 +103,7 @@ def _absent_classes(audit: Audit) -> Iterator[str]:
                 yield f"{WARNING}: class {name} has no pixel in {split}: {consequences[split]}."
             elif not num_seen and split != "test":  # test is scored at the images' own size
                 yield (
-                    f"{WARNING}: class {name} has no pixel in {split} at {_size(audit)}, the size that the network "
+                    f"{WARNING}: class {name} has no pixel in {split} at {audit.seen_at}, the size that the network "
                     f"sees: {consequences[split]}."
                 )
 
@@ -131,13 +131,9 @@ def _vanished_objects(audit: Audit) -> Iterator[str]:
         serious = images or num_vanished >= 0.01 * num_objects
         yield (
             f"{WARNING + ': ' if serious else ''}{num_vanished} of {num_objects} objects of class {name} vanish at "
-            f"{_size(audit)}, the size that the network sees{whole}. --data.image-size {audit.size_for_all[k]} keeps "
-            f"all of them, a smaller increase some; or cut the images into parts."
+            f"{audit.seen_at}, the size that the network sees{whole}. {audit.enlarged[k]} keeps all of them, a smaller "
+            f"increase some; or cut the images into parts."
         )
-
-
-def _size(audit: Audit) -> str:
-    return f"{audit.image_size}x{audit.image_size}"
 
 
 def _dark_images(audit: Audit) -> Iterator[str]:

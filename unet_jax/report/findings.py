@@ -9,6 +9,7 @@ import numpy as np
 from unet_jax._types import InputError
 from unet_jax.config import DataConfig
 from unet_jax.data.audit import Audit, cannot_choose, problems_of, summarise, survey_source
+from unet_jax.data.fit import fit_of
 from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.images.intensity import FoundFormat, find_format
 from unet_jax.data.layout import find_layout
@@ -89,7 +90,7 @@ def look_through(config: DataConfig, display: Display) -> Findings:
     with display.bar("reading data", len(source), unit="images") as show:
         survey = survey_source(
             source,
-            image_size=config.image_size,
+            fit=fit_of(config),
             linear_masks=config.mask_interpolation == "linear",
             num_threads=config.num_threads or num_cores(),
             on_progress=lambda done, _: show(done, ""),

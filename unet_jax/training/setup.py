@@ -10,6 +10,7 @@ from unet_jax.config import Config, DataConfig
 from unet_jax.config.dicts import check_same_run
 from unet_jax.config.presets import check_settings
 from unet_jax.data.audit import Audit, audit_source, cannot_choose
+from unet_jax.data.fit import fit_of
 from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.images.intensity import find_format
 from unet_jax.data.layout import find_layout
@@ -73,7 +74,7 @@ def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display)
             layout.class_names,
             skip_bad=config.data.on_bad_sample == "skip",
             splits=splits,
-            image_size=config.data.image_size,
+            fit=fit_of(config.data),
             linear_masks=config.data.mask_interpolation == "linear",
             num_threads=config.data.num_threads or num_cores(),
             on_progress=lambda done, _: show(done, ""),
