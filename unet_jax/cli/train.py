@@ -24,16 +24,16 @@ class _Train:
 
 def train(args: Sequence[str]) -> None:
     """Run `unet-jax train`."""
-    # Imported here, because these modules import jax and the help text with the presets need not wait for it.
-    from unet_jax.devices.compilation import enable_compilation_cache
-    from unet_jax.devices.processes import connected, is_first
-    from unet_jax.training.loop import train as train_run
-
     preset = preset_of("train", args)
     if preset is None:
         return
     default = _Train(out=tyro.MISSING, processes=Processes(), config=PRESETS[preset]())
     options = tyro.cli(_Train, args=args[1:], default=default, prog=f"unet-jax train {preset}")
+    # Imported here, because these modules import jax, and neither help nor a mistyped option need wait for it.
+    from unet_jax.devices.compilation import enable_compilation_cache
+    from unet_jax.devices.processes import connected, is_first
+    from unet_jax.training.loop import train as train_run
+
     with connected(options.processes):
         enable_compilation_cache()
         result = train_run(options.config, options.out)
