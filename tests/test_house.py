@@ -113,7 +113,12 @@ def test_the_documented_settings_that_may_change_are_those_that_may():
     text = (ROOT / "docs" / "architecture.md").read_text()
     paragraph = text[text.index("**What may change when a run continues.**") :].split("\n\n")[0]
     documented = set(re.findall(r"`((?:data|model|train|optim|loss|augment)\.\w+)`", paragraph))
-    assert documented == {name for name, _, field, _ in iterate_settings(Config()) if field.metadata.get("may_change")}
+    facts = {name: field.metadata for name, _, field, _ in iterate_settings(Config())}
+    assert documented == {name for name, f in facts.items() if f.get("may_change") or f.get("adjustable")}
+    before, _, after = paragraph.partition("(`adjustable`)")
+    assert all(
+        f"`{name}`" in (after if f.get("adjustable") else before) for name, f in facts.items() if f.get("adjustable")
+    )
 
 
 # Openings without a head noun, and third persons: a docstring begins with a verb ("Return") or a noun phrase.

@@ -45,6 +45,9 @@ def info(args: Sequence[str]) -> None:
             print(f"checkpoint {step} of {run_info.num_steps}{marked}: {scores or 'not evaluated'}")
         for line in verdict(run_info, path, best, store.latest_step) if best is not None else []:
             print(line)
+    for change in run_info.changes:
+        for name, (was, now) in change["settings"].items():
+            print(f"from step {change['step']} on: {name} = {now!r}, before {was!r}")
     print("versions: " + ", ".join(f"{name} {version}" for name, version in run_info.versions.items()))
     for name, value in flatten_config(run_info.config).items():
         print(f"  {name} = {value!r}")

@@ -90,6 +90,12 @@ def config_differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     }
 
 
+def changed_settings(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Return all settings that differ, with both values by dotted name."""
+    after = flatten_config(new)
+    return {name: (value, after[name]) for name, value in flatten_config(old).items() if value != after[name]}
+
+
 def check_same_run(path: object, old: Config, new: Config, remedy: str) -> None:
     """Raise `InputError` with the `config_differences` if the run in `path` has other settings."""
     differences = config_differences(old, new)

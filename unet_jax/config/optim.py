@@ -1,11 +1,14 @@
 """Settings of the optimizer."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from unet_jax.config.checks import check_types, require
 from unet_jax.config.settings import setting
 
+_FALLING = {"schedule": ("cosine", "polynomial")}
 _PLATEAU = {"schedule": ("plateau",)}
 
 
@@ -21,6 +24,11 @@ class OptimConfig:
     """Learning rate over the run: cosine and polynomial fall to 0; plateau falls when validation stops improving."""
     warmup_fraction: float = 0.0
     """Share of the run in which the learning rate rises linearly, from a 25th of its highest value."""
+    when_longer: Literal["refuse", "stretch", "restart"] = setting("refuse", may_change=True, only_if=_FALLING)
+    """Learning rate where a run that continues becomes longer, for schedules that fall to 0 at the end of the run.
+    stretch: go on as in a run that had this length from the start. restart: begin anew, warm-up too, from there on."""
+    schedule_span: Annotated[tuple[int, ...], tyro.conf.Suppress] = setting((), may_change=True)
+    """First step and number of steps of the schedule. Empty: the whole run. Set where a run becomes longer."""
     polynomial_power: float = setting(0.9, only_if={"schedule": ("polynomial",)})
     """Exponent of the polynomial schedule."""
     rmsprop_variant: Literal["keras2.0", "keras2.1", "keras3"] = setting("keras2.0", only_if={"name": ("rmsprop",)})
@@ -42,6 +50,8 @@ class OptimConfig:
         check_types(self, "optim.")
         require(self.learning_rate > 0.0, "optim.learning_rate", self.learning_rate, "positive")
         require(0.0 <= self.warmup_fraction < 1.0, "optim.warmup_fraction", self.warmup_fraction, "from 0 to below 1")
+        ok = not self.schedule_span or (len(self.schedule_span) == 2 and min(self.schedule_span) >= 0)
+        require(ok, "optim.schedule_span", self.schedule_span, "empty, or a first step and a number of steps")
         for name in ("weight_decay", "clip_norm", "polynomial_power", "plateau_min_delta"):
             require(getattr(self, name) >= 0.0, f"optim.{name}", getattr(self, name), "at least 0")
         require(0.0 <= self.momentum < 1.0, "optim.momentum", self.momentum, "from 0 to below 1")

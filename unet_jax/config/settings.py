@@ -11,6 +11,7 @@ def setting(
     default: Any,
     *,
     may_change: bool = False,
+    adjustable: bool = False,
     only_if: dict[str, tuple[Any, ...]] | None = None,
     only_with: tuple[str, ...] = (),
     not_with: tuple[str, ...] = (),
@@ -21,12 +22,20 @@ def setting(
       default: the field's default value.
       may_change: True for a setting that says how or where a run is computed, not what it computes. A run that
         continues may have another value.
+      adjustable: True for a setting that a run that continues may change from then on: earlier steps keep their
+        numbers. The runs of a study may not, because they are compared with each other.
       only_if: the setting is used only if each of these fields of the same class has one of these values.
       only_with: the setting is used only if one of these fields of the same class is not 0 and not empty.
       not_with: the setting is used only if all of these fields of the same class are 0 or empty.
     """
-    metadata = {"may_change": may_change, "only_if": only_if or {}, "only_with": only_with, "not_with": not_with}
+    metadata = {"may_change": may_change, "adjustable": adjustable}
+    metadata |= {"only_if": only_if or {}, "only_with": only_with, "not_with": not_with}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def adjustable_settings(config: Any) -> set[str]:
+    """Return the dotted names of the settings that a run that continues may change from then on."""
+    return {name for name, _, field, _ in iterate_settings(config) if field.metadata.get("adjustable")}
 
 
 def iterate_settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any], Any]]:

@@ -15,9 +15,9 @@ _NUM_EVALUATIONS = 20
 class TrainConfig:
     """The length of training, and what is kept of it."""
 
-    num_epochs: int = setting(25, not_with=("num_steps",))
-    """Passes over the training images."""
-    num_steps: int = 0
+    num_epochs: int = setting(25, adjustable=True, not_with=("num_steps",))
+    """Passes over the training images. A run that continues may have more; see also optim.when_longer."""
+    num_steps: int = setting(0, adjustable=True)
     """Updates in the whole run, in the place of num_epochs: small data sets need as many as large ones.
     0: num_epochs decides."""
     batch_size: int = 8
@@ -33,27 +33,27 @@ class TrainConfig:
     """Batch statistics of a divided batch. ghost: those of every micro-batch.
     exact: those of the whole batch, which cannot be divided.
     It is refused: use --model.remat full (docs/memory.md)."""
-    eval_every_epochs: int = setting(1, not_with=("eval_every_steps", "num_steps"))
+    eval_every_epochs: int = setting(1, adjustable=True, not_with=("eval_every_steps", "num_steps"))
     """Epochs between evaluations on val. Each evaluation saves a checkpoint."""
-    eval_every_steps: int = 0
+    eval_every_steps: int = setting(0, adjustable=True)
     """Updates between evaluations on val. 0: eval_every_epochs decides, or with num_steps a 20th of the run."""
-    checkpoint_every_steps: int = 0
+    checkpoint_every_steps: int = setting(0, may_change=True)
     """Steps between further checkpoints, for long epochs. 0 saves at evaluations only."""
-    keep_last: int = 1
+    keep_last: int = setting(1, may_change=True)
     """Newest checkpoints to keep, besides the best."""
-    monitor: Literal["dice", "loss"] = "dice"
+    monitor: Literal["dice", "loss"] = setting("dice", adjustable=True)
     """Score that makes a checkpoint the best one: mean per-image Dice on val, or the loss on val."""
-    early_stop_patience: int = 0
+    early_stop_patience: int = setting(0, adjustable=True)
     """Evaluations without a better validation loss after which training stops. 0 never stops early."""
-    early_stop_min_delta: float = setting(1e-4, only_with=("early_stop_patience",))
+    early_stop_min_delta: float = setting(1e-4, adjustable=True, only_with=("early_stop_patience",))
     """Smallest fall of the validation loss that counts as an improvement."""
     on_non_finite: Literal["stop", "skip", "rollback"] = setting("stop", may_change=True)
     """Reaction to a loss or gradient that is not finite. stop: end the run.
     skip: leave the step out, but stop after more than 10 in a row.
     rollback: go back to the newest checkpoint and on with later images, but stop after more than 3 returns to it."""
-    threshold: float = 0.5
+    threshold: float = setting(0.5, adjustable=True)
     """Probability above which a pixel belongs to a class."""
-    num_pictures: int = 4
+    num_pictures: int = setting(4, may_change=True)
     """Validation images in the picture that each evaluation draws. 0 draws none."""
     log_gradients_every_steps: int = setting(0, may_change=True)
     """Every this many steps, log how strongly each term of the loss and each class pulls at the parameters.

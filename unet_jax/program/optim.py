@@ -22,6 +22,8 @@ _RMSPROP_EPS: dict[str, tuple[float, bool]] = {
 def make_schedule(config: OptimConfig, num_steps: int) -> optax.Schedule:
     """Make the learning-rate schedule of a run of `num_steps` updates.
 
+    In a run that was made longer, the schedule takes only the part of the steps that `optim.schedule_span` says.
+
     Returns:
       A function from the number of finished updates to the learning rate.
 
@@ -31,6 +33,7 @@ def make_schedule(config: OptimConfig, num_steps: int) -> optax.Schedule:
       >>> print(f"{float(schedule(0)):.2f} {float(schedule(5)):.2f} {float(schedule(10)):.2f}")
       0.50 0.25 0.00
     """
+    begin, num_steps = config.schedule_span or (0, num_steps)
     warmup_steps = round(config.warmup_fraction * num_steps)
     decay_steps = max(1, num_steps - warmup_steps)
     peak = config.learning_rate
@@ -41,10 +44,10 @@ def make_schedule(config: OptimConfig, num_steps: int) -> optax.Schedule:
             main = optax.polynomial_schedule(peak, 0.0, config.polynomial_power, decay_steps)
         case _:
             main = optax.constant_schedule(peak)
-    if warmup_steps == 0:
-        return main
-    warmup = optax.linear_schedule(peak / _WARMUP_DIVISOR, peak, warmup_steps)
-    return optax.join_schedules([warmup, main], [warmup_steps])
+    if warmup_steps:
+        warmup = optax.linear_schedule(peak / _WARMUP_DIVISOR, peak, warmup_steps)
+        main = optax.join_schedules([warmup, main], [warmup_steps])
+    return (lambda step: main(jnp.maximum(step - begin, 0))) if begin else main
 
 
 def rmsprop_keras(

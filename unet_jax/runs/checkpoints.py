@@ -53,6 +53,13 @@ class _Saves:
 _SAVES = _Saves()
 
 
+def committed_steps(folder: epath.Path) -> list[int]:
+    """Return the steps of the checkpoints in a folder that have their final names, in order, without opening them."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
+
+
 class CheckpointStore:
     """Checkpoints of one run, which are saved in the background. The newest ones and the best one are kept.
 

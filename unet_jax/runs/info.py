@@ -37,6 +37,10 @@ class RunInfo:
     image_format: ImageFormat | None = None
     """Channels and intensities of the images. None, in runs of earlier versions, is 8-bit RGB of any file."""
 
+    changes: tuple[dict[str, Any], ...] = ()
+    """Adjustable settings that were changed when the run continued: "step", from which they hold, and "settings", with
+    the earlier and the later value by dotted name."""
+
     @property
     def num_channels(self) -> int:
         """Number of channels that the network sees."""
@@ -121,6 +125,7 @@ def save_info(path: epath.Path, info: RunInfo) -> None:
         "audit": info.audit,
         "splits": info.splits,
         "images": info.image_format.to_dict() if info.image_format else None,
+        "changes": list(info.changes),
     }
     replace_text(info_path(path), json.dumps(values, indent=1) + "\n")
 
@@ -149,6 +154,7 @@ def load_info(path: epath.Path) -> RunInfo:
             audit=values["audit"],
             versions=values["versions"],
             image_format=ImageFormat.from_dict(values["images"]) if values.get("images") else None,
+            changes=tuple(values.get("changes", ())),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: is damaged ({type(error).__name__}: {error}). Restore it or train again.") from error

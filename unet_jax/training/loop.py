@@ -27,7 +27,7 @@ from unet_jax.training.non_finite import NonFiniteLossError, Returns, count_retu
 from unet_jax.training.preemption import stop_requests
 from unet_jax.training.session import Session, cached_source
 from unet_jax.training.setup import begin_run
-from unet_jax.training.starting_state import newest_state
+from unet_jax.training.starting_state import describe_start, newest_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,12 +94,12 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock_run(out))
         info, layout = begin_run(config, out, display)
+        config = info.config
         store = stack.enter_context(open_checkpoints(out, config))
         state, progress, seconds = newest_state(info, store, mesh)
         ledger.resume(progress.step, seconds)
         if store.latest_step is not None:
-            verb = "finished already:" if progress.finished else "continuing"
-            display.line(f"{verb} {out} at step {progress.step} of {info.num_steps}")
+            display.line(describe_start(out, info, progress))
         if not progress.finished:
             program = make_program(config, len(info.class_names), info.num_steps)
             train_source, val_source = (cached_source(info, layout, split, display) for split in ("train", "val"))

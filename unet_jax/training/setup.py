@@ -1,13 +1,11 @@
 """Preparation of a run before its first step: audit of the data set, and beginning or check of the run directory."""
 
-import dataclasses
 from collections.abc import Sequence
 
 from etils import epath
 
 from unet_jax._types import InputError
 from unet_jax.config import Config, DataConfig
-from unet_jax.config.dicts import check_same_run
 from unet_jax.config.presets import check_settings
 from unet_jax.data.audit import Audit, audit_source, cannot_choose
 from unet_jax.data.fit import fit_of
@@ -21,7 +19,9 @@ from unet_jax.data.threads import num_cores
 from unet_jax.devices.processes import is_first, wait_for_all
 from unet_jax.report.audit_text import format_lines, overview, remarks
 from unet_jax.report.display import Display
+from unet_jax.runs.checkpoints import committed_steps
 from unet_jax.runs.info import RunInfo, current_versions, info_path, load_info, save_info
+from unet_jax.training.continuing import continue_info
 
 
 def begin_run(config: Config, out: epath.Path, display: Display) -> tuple[RunInfo, Layout]:
@@ -40,14 +40,36 @@ def begin_run(config: Config, out: epath.Path, display: Display) -> tuple[RunInf
       InputError: the data set cannot be used, or `out` holds a run with other settings, classes or images.
     """
     layout = find_layout(config.data)
-    if is_first() and not info_path(out).exists():
-        info = _new_info(config, layout, out, display)
+    if is_first():
+        info = _begun_or_new(config, layout, out, display)
         wait_for_all("begun")
         return info, layout
     wait_for_all("begun")
     if not info_path(out).exists():
         raise InputError(f"{out}: this process does not see what the first one wrote. Give an --out that all share.")
-    return _continue_info(config, layout, out), layout
+    return continue_info(config, layout, out)[0], layout
+
+
+def _begun_or_new(config: Config, layout: Layout, out: epath.Path, display: Display) -> RunInfo:
+    """Return the facts of the run in `out`, brought up to date, or those of a new run.
+
+    A run without a checkpoint would begin at its first step anyway. So it does not hold its folder: if it cannot
+    continue, a new one takes its place.
+    """
+    if not info_path(out).exists():
+        return _new_info(config, layout, out, display)
+    try:
+        info, notes = continue_info(config, layout, out)
+    except InputError as error:
+        if committed_steps(out / "checkpoints"):
+            raise
+        display.line(f"{error}\nNo step of that run was saved, so a new run takes its place.")
+        return _new_info(config, layout, out, display)
+    for note in notes:
+        display.line(note)
+    if info != load_info(out):
+        save_info(out, info)
+    return info
 
 
 def split_source(
@@ -115,39 +137,3 @@ def _describe_data(
         display.line(line)
     for line in remarks(audit, layout, splits, config):
         display.line(f"  {line}")
-
-
-def _continue_info(config: Config, layout: Layout, out: epath.Path) -> RunInfo:
-    """Return the facts of an existing run, with the new config.
-
-    Raises:
-      InputError: this config or this data set would train another run.
-    """
-    info = load_info(out)
-    if "imported_from" in info.audit:
-        raise InputError(
-            f"{out}: was imported, not trained. To train from its weights, use --init-from {out} and another --out."
-        )
-    remedy = "Use the same settings to continue it, or another --out to start anew."
-    check_same_run(out, info.config, config, remedy)
-    if info.class_names != layout.class_names:
-        raise InputError(
-            f"{out}: was begun with the classes {list(info.class_names)}, but {config.data.root} has "
-            f"{list(layout.class_names)}."
-        )
-    known = {r.id for r in layout.records}
-    lost = [i for name in ("train", "val") for i in info.splits[name] if i not in known]
-    if lost:
-        raise InputError(
-            f"{out}: {len(lost)} images that the run uses are not in {config.data.root} any more, the first is "
-            f"{lost[0]!r}. Restore them, or start anew with another --out."
-        )
-    now = {name: set(ids) for name, ids in assign_splits(layout, config.data).items()}
-    anywhere = set().union(*now.values())
-    moved = [i for name, ids in info.splits.items() for i in ids if i in anywhere and i not in now[name]]
-    if moved:
-        raise InputError(
-            f"{out}: {len(moved)} images are in another split now than when the run began, the first is {moved[0]!r}. "
-            f"Give the --data.splits that it began with, or start anew with another --out."
-        )
-    return dataclasses.replace(info, config=config)

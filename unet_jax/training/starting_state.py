@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
 from unet_jax._types import InputError
@@ -14,7 +15,7 @@ from unet_jax.program.state import TrainState
 from unet_jax.runs.checkpoints import CheckpointStore
 from unet_jax.runs.info import RunInfo
 from unet_jax.runs.load import Run, abstract_state, load_run
-from unet_jax.runs.progress import Progress
+from unet_jax.runs.progress import Progress, should_stop
 from unet_jax.training.goodput import Seconds
 
 
@@ -32,7 +33,23 @@ def newest_state(info: RunInfo, store: CheckpointStore, mesh: Mesh) -> tuple[Tra
     if step is None:
         return put_replicated(initial_state(info, mesh), mesh), Progress(), {}
     saved = store.progress(step)
-    return store.load(step, abstract_state(info), mesh), Progress.from_dict(saved), saved.get("goodput", {})
+    progress = Progress.from_dict(saved)
+    # Decided again, because a run that was finished may have become longer or more patient.
+    train = info.config.train
+    is_over = step >= info.num_steps or should_stop(progress.early_stop, train.early_stop_patience)
+    progress = dataclasses.replace(progress, finished=progress.finished and is_over)
+    return store.load(step, abstract_state(info), mesh), progress, saved.get("goodput", {})
+
+
+def describe_start(out: epath.Path, info: RunInfo, progress: Progress) -> str:
+    """Return the line that says where a run stands that has a checkpoint."""
+    at = f"{out} at step {progress.step} of {info.num_steps}"
+    if not progress.finished:
+        return f"continuing {at}"
+    if progress.step < info.num_steps:
+        waits = progress.early_stop.num_waits
+        return f"finished already: {at}, stopped early after {waits} evaluations without a better validation loss"
+    return f"finished already: {at}"
 
 
 def initial_state(info: RunInfo, mesh: Mesh) -> TrainState:
