@@ -1,5 +1,8 @@
 """What the store keeps and gives back; that runs continue bit for bit is in test_training.py."""
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,3 +80,26 @@ def test_a_damaged_checkpoint_is_named_with_the_remedy(tmp_path):
         abstract = jax.eval_shape(lambda: state_at(0, make_mesh()))
         with pytest.raises(InputError, match=r"1: this checkpoint cannot be read .*Delete the folder"):
             store.load(1, abstract, make_mesh())
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StateOfVersion01:
+    """The state as it was before `train.ema`, whose checkpoints must stay readable."""
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+def test_checkpoints_from_before_the_mean_of_the_weights_are_read(tmp_path):
+    mesh = make_mesh(jax.devices()[:1])
+    state = state_at(1, mesh)
+    old = StateOfVersion01(state.step, state.params, state.batch_stats, state.opt_state)
+    with open_store(epath.Path(tmp_path), keep_last=1, best_metric="score", best_is_larger=True) as store:
+        store.save(1, old, progress={"step": 1}, metrics=None)
+        store.wait()
+        loaded = store.load(1, jax.eval_shape(lambda: state), mesh)
+    assert isinstance(loaded, TrainState) and loaded.ema is None
+    jax.tree.map(np.testing.assert_array_equal, loaded, state)

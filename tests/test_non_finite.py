@@ -16,9 +16,10 @@ from unet_jax.data.cached_source import training_source
 from unet_jax.data.layout import find_layout
 from unet_jax.data.order import TrainOrder
 from unet_jax.data.pipeline import train_batches
+from unet_jax.program.after_update import keep_if_finite
 from unet_jax.program.build import build
 from unet_jax.program.state import TrainState
-from unet_jax.program.steps import keep_if_finite, make_train_step
+from unet_jax.program.steps import make_train_step
 from unet_jax.report.display import Quiet
 from unet_jax.runs.progress import Progress
 from unet_jax.training.non_finite import MAX_ROLLBACKS, MAX_SKIPS, NonFiniteLossError

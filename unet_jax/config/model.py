@@ -24,6 +24,8 @@ class ModelConfig:
     """Normalisation after each 3x3 convolution."""
     batch_norm_momentum: float = setting(0.99, only_if={"norm": ("batch",)})
     """Share of the old running statistics that each step keeps."""
+    batch_norm_correction: bool = setting(False, only_if={"norm": ("batch",)})
+    """Leave the start (mean 0, variance 1) out of the running statistics, so that they are right after few steps."""
     batch_norm_variance: Literal["biased", "keras2.1"] = setting("biased", only_if={"norm": ("batch",)})
     """Variance that the running variance follows: the batch's (Keras 2.0 and 3), or that times n / (n - 1 - eps)."""
     norm_eps: float = setting(1e-3, only_if={"norm": ("batch", "group")})

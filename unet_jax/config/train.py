@@ -51,6 +51,9 @@ class TrainConfig:
     """Reaction to a loss or gradient that is not finite. stop: end the run.
     skip: leave the step out, but stop after more than 10 in a row.
     rollback: go back to the newest checkpoint and on with later images, but stop after more than 3 returns to it."""
+    ema: float = 0.0
+    """Decay of a running mean of the weights, such as 0.99. 0: none.
+    Evaluation, the best checkpoint and predictions use the mean."""
     threshold: float = setting(0.5, adjustable=True)
     """Probability above which a pixel belongs to a class."""
     num_pictures: int = setting(4, may_change=True)
@@ -87,6 +90,7 @@ class TrainConfig:
             "early_stop_min_delta",
         ):
             require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "at least 0")
+        require(0.0 <= self.ema < 1.0, "train.ema", self.ema, "from 0 to below 1")
         require(0.0 < self.threshold < 1.0, "train.threshold", self.threshold, "between 0 and 1")
 
     def total_steps(self, steps_per_epoch: int) -> int:

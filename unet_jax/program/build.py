@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,9 +19,10 @@ from unet_jax.devices.mesh import batch_shardings, check_batch_size, check_rows
 from unet_jax.losses import Term, bce_dice_loss, make_objective, ramp_factor
 from unet_jax.model import UNet
 from unet_jax.model.packing import level_factors, logits_factor, unpack
+from unet_jax.program.after_update import average_weights, correct_statistics, skip_non_finite
 from unet_jax.program.initial_state import init_state, make_model
 from unet_jax.program.optim import make_optimizer
-from unet_jax.program.state import TrainState
+from unet_jax.program.state import TrainState, with_ema
 from unet_jax.program.steps import (
     EvalStep,
     LossFn,
@@ -34,7 +35,6 @@ from unet_jax.program.steps import (
     make_predict_step,
     make_term_gradients_step,
     make_train_step,
-    skip_non_finite,
 )
 
 
@@ -58,10 +58,13 @@ class Program(NamedTuple):
     predict_step: PredictStep
     """Function `(params, batch_stats, images) -> probabilities`; see `unet_jax.program.steps.make_predict_step`. Its
     images are not packed."""
+    ema: bool = False
+    """Whether the training step keeps a running mean of the weights, which the state must then have."""
 
     def init(self, key: jax.Array, num_channels: int = 3) -> TrainState:
         """Return the state before the first update, with random weights from the key. The function is pure."""
-        return init_state(key, self.model, self.tx, num_channels)
+        state = init_state(key, self.model, self.tx, num_channels)
+        return with_ema(state) if self.ema else state
 
 
 def build(config: Config, num_classes: int, num_steps: int, *, backend: str | None = None) -> Program:
@@ -93,7 +96,8 @@ def build(config: Config, num_classes: int, num_steps: int, *, backend: str | No
     tx = make_optimizer(config.optim, num_steps)
     options = compiler_options(backend)
     train_step, eval_step = make_steps(config, model, tx, packing, num_steps, compiler_options=options)
-    return Program(model, tx, packing, train_step, eval_step, build_predict_step(config.model, num_classes, backend))
+    predict_step = build_predict_step(config.model, num_classes, backend)
+    return Program(model, tx, packing, train_step, eval_step, predict_step, ema=config.train.ema > 0.0)
 
 
 def build_predict_step(config: ModelConfig, num_classes: int, backend: str | None = None) -> PredictStep:
@@ -134,8 +138,8 @@ def make_steps(
     Returns:
       The training step and the evaluation step, both jitted.
     """
-    skips = config.train.on_non_finite == "skip"
-    own = None if skips else compiler_options
+    additions = _after_update(config)
+    own = None if additions else compiler_options
     apply_fn = functools.partial(model.apply, method="packed")
     loss_fn = make_loss(config.loss, packing.label, num_steps, numbers)
     num_parts = config.train.accumulation
@@ -143,9 +147,12 @@ def make_steps(
         train_step = make_train_step(apply_fn, loss_fn, tx, compiler_options=own)
     else:
         train_step = make_accumulating_train_step(apply_fn, loss_fn, tx, num_parts, compiler_options=own)
+    for i, addition in enumerate(additions):
+        is_last = i == len(additions) - 1
+        train_step = addition(train_step, compiler_options=compiler_options if is_last else None)
     count = num_subpixels(packing.label)
     return (
-        skip_non_finite(train_step, compiler_options) if skips else train_step,
+        train_step,
         make_eval_step(
             apply_fn,
             loss_fn,
@@ -154,6 +161,19 @@ def make_steps(
             compiler_options=compiler_options,
         ),
     )
+
+
+def _after_update(config: Config) -> list[Callable[..., TrainStep]]:
+    """Return what the training step does after its update, in this order, as functions from step to step."""
+    model, train = config.model, config.train
+    additions: list[Callable[..., TrainStep]] = []
+    if model.norm == "batch" and model.batch_norm_correction:
+        additions.append(functools.partial(correct_statistics, momentum=model.batch_norm_momentum))
+    if train.ema:
+        additions.append(functools.partial(average_weights, decay=train.ema))
+    if train.on_non_finite == "skip":
+        additions.append(skip_non_finite)
+    return additions
 
 
 def check_divisible(config: Config, mesh: Mesh) -> None:

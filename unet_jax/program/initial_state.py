@@ -11,7 +11,7 @@ from unet_jax.config import Config, ModelConfig
 from unet_jax.devices.mesh import replicated
 from unet_jax.model import UNet
 from unet_jax.program.optim import make_optimizer
-from unet_jax.program.state import TrainState, start_state
+from unet_jax.program.state import TrainState, start_state, with_ema
 
 
 def make_model(config: ModelConfig, num_classes: int) -> UNet:
@@ -39,7 +39,12 @@ def state_shapes(
 ) -> TrainState:
     """Return the shapes and dtypes of a run's state, with shardings that replicate it over the mesh if one is given."""
     model, tx = make_model(config.model, num_classes), make_optimizer(config.optim, num_steps)
-    shapes = jax.eval_shape(lambda key: init_state(key, model, tx, num_channels), jax.random.key(0))
+
+    def make_state(key: jax.Array) -> TrainState:
+        state = init_state(key, model, tx, num_channels)
+        return with_ema(state) if config.train.ema else state
+
+    shapes = jax.eval_shape(make_state, jax.random.key(0))
     if mesh is None:
         return shapes
     sharding = replicated(mesh)

@@ -4,7 +4,6 @@ The functions here do not depend on configs: they receive the network as an `app
 optimizer as an optax transformation.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -302,40 +301,3 @@ def make_term_gradients_step(
         return metrics
 
     return jax.jit(term_gradients_step, compiler_options=compiler_options)
-
-
-Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
-
-
-def keep_if_finite(old: TrainState, new: TrainState, metrics: dict[str, jax.Array]) -> TrainState:
-    """Return the new state, or, if a metric is not finite, the old state with the new step. The function is pure.
-
-    `optax.apply_if_finite` is not enough: the running statistics of batch normalisation must stay as well, and the
-    optimizer's state must have the same structure whether steps are skipped or not.
-
-    Args:
-      old: state before the step.
-      new: state after the step.
-      metrics: scalars of the step.
-    """
-    finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
-    kept = jax.tree.map(lambda before, after: jnp.where(finite, after, before), old, new)
-    return dataclasses.replace(kept, step=new.step)
-
-
-def skip_non_finite(train_step: Step, compiler_options: dict[str, str] | None = None) -> Any:
-    """Make a jitted training step that leaves everything but `state.step` unchanged if a metric is not finite.
-
-    Args:
-      train_step: training step `(state, batch) -> (state, metrics)`.
-      compiler_options: XLA's options for the compilation.
-
-    Returns:
-      A function like `train_step`, which donates the state that it is called with.
-    """
-
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        new, metrics = train_step(state, batch)
-        return keep_if_finite(state, new, metrics), metrics
-
-    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options)

@@ -13,7 +13,7 @@ from unet_jax.config import Config
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.metrics.calibration import Calibration
 from unet_jax.program.initial_state import state_shapes
-from unet_jax.program.state import TrainState
+from unet_jax.program.state import TrainState, averaged
 from unet_jax.runs.checkpoints import CheckpointStore, open_store
 from unet_jax.runs.info import RunInfo, load_info
 
@@ -33,7 +33,8 @@ class Run:
     step: int
     """Step of the checkpoint."""
     state: TrainState
-    """State of the checkpoint, replicated over the mesh."""
+    """State of the checkpoint, replicated over the mesh. Its weights are those that were evaluated: with `train.ema`,
+    their running mean."""
     config: Config
     """Settings of the run."""
     class_names: tuple[str, ...]
@@ -94,7 +95,7 @@ def load_run(path: str | epath.Path, checkpoint: Literal["best", "last"] = "best
     info = load_info(path)
     with open_checkpoints(path, info.config) as store:
         step = choose_step(store, checkpoint, path)
-        state = store.load(step, abstract_state(info), mesh)
+        state = averaged(store.load(step, abstract_state(info), mesh))
         metrics = store.metrics(step)
     return Run(path, step, state, info.config, info.class_names, info, metrics, mesh)
 

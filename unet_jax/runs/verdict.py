@@ -56,7 +56,8 @@ def _likely_reasons(info: RunInfo, failed: list[str], best_step: int, last_step:
             f"the network sees no pixel of {' and '.join(unseen)} in train.",
             "give train images with objects of the class, or a larger --data.image-size (unet-jax audit shows which).",
         )
-    kept = model.batch_norm_momentum**last_step if model.norm == "batch" else 0.0
+    keeps_start = model.norm == "batch" and not model.batch_norm_correction
+    kept = model.batch_norm_momentum**last_step if keeps_start else 0.0
     if kept > _STALE:
         yield (
             f"evaluation normalises with running statistics, and after {last_step} updates {kept:.0%} of them still "

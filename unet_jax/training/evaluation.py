@@ -13,7 +13,7 @@ from unet_jax.devices.mesh import fetch, process_share, put_batch, put_images
 from unet_jax.metrics import Counts
 from unet_jax.metrics.scores import Scores, count_lost
 from unet_jax.program.optim import make_schedule, scale_learning_rate
-from unet_jax.program.state import TrainState
+from unet_jax.program.state import TrainState, averaged
 from unet_jax.program.steps import EvalStep
 from unet_jax.report.pictures import to_rgb
 from unet_jax.runs.progress import Progress, should_stop
@@ -46,7 +46,7 @@ def evaluate(
         )
         scores, loss = evaluate_batches(
             session.program.eval_step,
-            state,
+            averaged(state),
             batches,
             ids=session.val_source.ids,
             class_names=session.info.class_names,
@@ -134,7 +134,8 @@ def show_evaluation(session: Session, state: TrainState, evaluation: Evaluation)
         samples = [session.val_source[i] for i in range(count)]
         images = np.stack([sample.image for sample in samples])
         on_devices = put_images(images, session.mesh)
-        probs = fetch(session.program.predict_step(state.params, state.batch_stats, on_devices), session.mesh)
+        shown = averaged(state)
+        probs = fetch(session.program.predict_step(shown.params, shown.batch_stats, on_devices), session.mesh)
         predictions = np.asarray(probs) > session.config.train.threshold
         try:
             session.log.pictures(

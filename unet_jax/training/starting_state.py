@@ -11,7 +11,7 @@ from unet_jax._types import InputError
 from unet_jax.devices.mesh import put_replicated
 from unet_jax.program.initial_state import init_state, make_model, with_prior_bias
 from unet_jax.program.optim import make_optimizer
-from unet_jax.program.state import TrainState
+from unet_jax.program.state import TrainState, with_ema
 from unet_jax.runs.checkpoints import CheckpointStore
 from unet_jax.runs.info import RunInfo
 from unet_jax.runs.load import Run, abstract_state, load_run
@@ -65,7 +65,9 @@ def initial_state(info: RunInfo, mesh: Mesh) -> TrainState:
     if config.model.head_bias == "prior":
         params = with_prior_bias(state.params, np.asarray(info.audit["prevalence"]))
         state = dataclasses.replace(state, params=params)
-    return _with_weights_of(load_run(config.init_from, mesh=mesh), state, info) if config.init_from else state
+    if config.init_from:
+        state = _with_weights_of(load_run(config.init_from, mesh=mesh), state, info)
+    return with_ema(state) if config.train.ema else state
 
 
 def _with_weights_of(source: Run, state: TrainState, info: RunInfo) -> TrainState:
