@@ -1,4 +1,4 @@
-"""What a training step does after its update, each as a function from training step to training step.
+"""Additions to a training step that follow its update, each as a function from training step to training step.
 
 `correct_statistics` takes the start out of the running statistics, `average_weights` keeps a running mean of the
 weights, and `skip_non_finite` takes an update back that is not finite.
@@ -62,6 +62,8 @@ def average_weights(train_step: TrainStep, decay: float, compiler_options: Optio
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        if state.ema is None:
+            raise ValueError("the state has no running mean of the weights: begin with `with_ema(state)`.")
         new, metrics = train_step(state, batch)
         count = new.step.astype(jnp.float32)
         share = 1.0 - jnp.minimum(decay, (1.0 + count) / (10.0 + count))

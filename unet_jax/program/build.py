@@ -59,7 +59,7 @@ class Program(NamedTuple):
     """Function `(params, batch_stats, images) -> probabilities`; see `unet_jax.program.steps.make_predict_step`. Its
     images are not packed."""
     ema: bool = False
-    """Whether the training step keeps a running mean of the weights, which the state must then have."""
+    """True if the training step keeps a running mean of the weights, which the state must then have."""
 
     def init(self, key: jax.Array, num_channels: int = 3) -> TrainState:
         """Return the state before the first update, with random weights from the key. The function is pure."""
