@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import types
 from typing import Any
 
 import jax
@@ -12,8 +13,9 @@ from etils import epath
 
 from unet_jax import load_run, train
 from unet_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
-from unet_jax.config.dicts import replace
+from unet_jax.config.dicts import config_to_dict, replace
 from unet_jax.devices.mesh import make_mesh
+from unet_jax.program import build as build_module
 from unet_jax.report.display import Quiet
 
 ONE_DEVICE = make_mesh(jax.devices()[:1])
@@ -43,8 +45,45 @@ def with_optim(config: Config, **optim: Any) -> Config:
     return replace(config, {f"optim.{name}": value for name, value in optim.items()})
 
 
+class CompiledOnce:
+    """A jitted training step that is traced and compiled once for each kind of arguments."""
+
+    def __init__(self, step):
+        self.step, self.compiled = step, {}
+
+    def lower(self, *arguments):
+        def kind(x):
+            return x.shape, x.dtype, x.sharding
+
+        leaves, tree = jax.tree.flatten(arguments)
+        key = (tree, *map(kind, leaves))
+        if key not in self.compiled:
+            self.compiled[key] = self.step.lower(*arguments).compile()
+        return types.SimpleNamespace(compile=lambda: self.compiled[key])
+
+
+_programs = {}
+
+
+def make_program(config: Config, num_classes: int, num_steps: int) -> Any:
+    """Make a run's program, or return that of an earlier run with the same settings.
+
+    Half of the time of so small a run is tracing and lowering, and tests train the same network again and again. The
+    commands that tests start in other processes have programs of their own.
+    """
+    values = config_to_dict(config)
+    parts = [values[part] for part in ("model", "loss", "optim", "train")]
+    maker = build_module.make_train_step  # tests replace it
+    key = (json.dumps([parts, config.data.image_size]), num_classes, num_steps, maker, jax.default_backend())
+    if key not in _programs:
+        program = build_module.build(config, num_classes, num_steps)
+        _programs[key] = program._replace(train_step=CompiledOnce(program.train_step))
+    return _programs[key]
+
+
 def run(config: Config, out: Any, display: Quiet | None = None, mesh: Any = ONE_DEVICE, **options: Any) -> Any:
     """Train without saying anything, on one device."""
+    options = {"make_program": make_program, **options}
     return train(config, out, display=display or Quiet(), mesh=mesh, **options)
 
 

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from helpers import Interrupting, tiny_config, with_optim
+from helpers import Interrupting, run, tiny_config, with_optim
 
-from unet_jax import Batch, InputError, load_run, train
+from unet_jax import Batch, InputError, load_run
 from unet_jax.config import TrainConfig
 from unet_jax.config.dicts import replace
 from unet_jax.config.packing import UNPACKED
@@ -20,7 +20,6 @@ from unet_jax.devices.mesh import make_mesh, put_batch, put_replicated
 from unet_jax.program.build import batch_shapes, build, check_divisible, make_loss
 from unet_jax.program.initial_state import state_shapes
 from unet_jax.program.steps import unit_range
-from unet_jax.report.display import Quiet
 from unet_jax.runs.info import RunInfo, info_path, load_info, save_info
 from unet_jax.study.shared_program import SharedPrograms
 
@@ -204,15 +203,15 @@ def test_programs_of_a_study_accumulate_too(batch):
 @pytest.mark.slow
 def test_an_interrupted_run_ends_where_it_would_have(synthetic_root, tmp_path):
     config = tiny_config(synthetic_root, accumulation=2, checkpoint_every_steps=1)
-    train(config, tmp_path / "straight", display=Quiet(), mesh=ONE_DEVICE)
+    run(config, tmp_path / "straight")
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "resumed", display=Interrupting(3), mesh=ONE_DEVICE)
-    train(config, tmp_path / "resumed", display=Quiet(), mesh=ONE_DEVICE)
+        run(config, tmp_path / "resumed", Interrupting(3))
+    run(config, tmp_path / "resumed")
     straight, resumed = (load_run(tmp_path / name, "last", mesh=ONE_DEVICE) for name in ("straight", "resumed"))
     assert straight.step == resumed.step == 4
     jax.tree.map(np.testing.assert_array_equal, straight.state, resumed.state)
     with pytest.raises(InputError, match=r"train\.accumulation"):
-        train(replace(config, {"train.accumulation": 4}), tmp_path / "resumed", display=Quiet(), mesh=ONE_DEVICE)
+        run(replace(config, {"train.accumulation": 4}), tmp_path / "resumed")
 
 
 def test_numbers_that_do_not_divide():

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
-from helpers import tiny_config
+from helpers import run, tiny_config
 
 from unet_jax import metrics
 from unet_jax._types import Batch, InputError
@@ -21,7 +21,6 @@ from unet_jax.report.display import Quiet
 from unet_jax.report.metrics_file import MetricsFile
 from unet_jax.runs.info import load_info
 from unet_jax.training.evaluation import evaluate_batches
-from unet_jax.training.loop import train
 
 
 class Lines(Quiet):
@@ -75,7 +74,7 @@ def trained(tmp_path_factory):
     root = epath.Path(tmp_path_factory.mktemp("data"))
     write_data(root)
     display = Lines()
-    result = train(tiny_config(root), root / "run", display=display)
+    result = run(tiny_config(root), root / "run", display)
     return root, result, display.lines
 
 
@@ -193,7 +192,7 @@ def test_val_that_no_class_is_in_is_refused_where_dice_chooses(trained, tmp_path
     with pytest.raises(
         InputError, match=r"no class has a pixel in val, so that Dice on val cannot choose a checkpoint"
     ):
-        train(dataclasses.replace(config, data=data), tmp_path / "run", display=Quiet())
+        run(dataclasses.replace(config, data=data), tmp_path / "run")
     assert not (tmp_path / "run" / "run.json").exists()
 
 
@@ -206,11 +205,11 @@ def test_one_image_can_be_trained_on(tmp_path):
     mesh = make_mesh(jax.devices()[:1])
     config = replace(tiny_config(root, batch_size=1, num_epochs=1), {"data.splits": None})
     with pytest.raises(InputError, match=r"the split 'val' is empty \(train 1, .*--data.validate-on-train"):
-        train(config, root / "refused", display=Quiet(), mesh=mesh)
+        run(config, root / "refused", Quiet(), mesh)
     display = Lines()
     config = replace(config, {"data.validate_on_train": True})
-    assert train(config, root / "run", display=display, mesh=mesh).step == 1
+    assert run(config, root / "run", display, mesh).step == 1
     assert load_info(root / "run").splits == {"train": ["only"], "val": ["only"], "test": []}
     assert "WARNING: val is train (data.validate_on_train)" in "\n".join(display.lines)
     assert "identical images" not in "\n".join(display.lines)
-    assert train(config, root / "run", display=Quiet(), mesh=mesh).step == 1  # it is found again, in the same splits
+    assert run(config, root / "run", Quiet(), mesh).step == 1  # it is found again, in the same splits

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from helpers import tiny_config
+from helpers import run, tiny_config
 from scipy import optimize
 
-from unet_jax import InputError, load_run, metrics, predict_probs, train
+from unet_jax import InputError, load_run, metrics, predict_probs
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.inference.calibrate import calibrate_run, calibration_path, save_calibration, with_calibration
 from unet_jax.inference.evaluate import evaluate_run, probs_and_truths, select_records
@@ -87,7 +87,7 @@ def test_probabilities_stay_probabilities():
 def trained(synthetic_root, tmp_path_factory):
     mesh = make_mesh(jax.devices()[:1])
     path = tmp_path_factory.mktemp("calibrated") / "run"
-    train(tiny_config(synthetic_root), path, display=Quiet(), mesh=mesh)
+    run(tiny_config(synthetic_root), path, Quiet(), mesh)
     return load_run(path, mesh=mesh)
 
 

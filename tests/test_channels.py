@@ -3,22 +3,17 @@
 import dataclasses
 
 import cv2
-import jax
+import helpers
 import numpy as np
 import pytest
 import tifffile
 from etils import epath
-from helpers import tiny_config
 
 import unet_jax
 from unet_jax import InputError
 from unet_jax.cli.main import main
 from unet_jax.config.dicts import replace
-from unet_jax.devices.mesh import make_mesh
 from unet_jax.interop import export_keras
-from unet_jax.report.display import Quiet
-
-ONE_DEVICE = make_mesh(jax.devices()[:1])
 
 
 def with_images(root, out, convert):
@@ -49,22 +44,22 @@ def run(five, tmp_path_factory):
     """One epoch on five channels of 12 bits, packed, from the disk cache."""
     out = tmp_path_factory.mktemp("five") / "run"
     config = replace(
-        tiny_config(five, num_epochs=1, num_pictures=1),
+        helpers.tiny_config(five, num_epochs=1, num_pictures=1),
         {
             "model.packing": "2",
             "data.cache": "disk",
             "data.cache_dir": str(out.parent / "cache"),
         },
     )
-    unet_jax.train(config, out, display=Quiet(), mesh=ONE_DEVICE)
-    return unet_jax.load_run(out, mesh=ONE_DEVICE)
+    helpers.run(config, out)
+    return unet_jax.load_run(out, mesh=helpers.ONE_DEVICE)
 
 
 @pytest.fixture(scope="module")
 def rgb_run(synthetic_root, tmp_path_factory):
     out = tmp_path_factory.mktemp("rgb") / "run"
-    unet_jax.train(tiny_config(synthetic_root, num_epochs=1), out, display=Quiet(), mesh=ONE_DEVICE)
-    return unet_jax.load_run(out, mesh=ONE_DEVICE)
+    helpers.run(helpers.tiny_config(synthetic_root, num_epochs=1), out)
+    return unet_jax.load_run(out, mesh=helpers.ONE_DEVICE)
 
 
 def test_channels_and_intensities_are_part_of_the_run(run):
@@ -94,16 +89,16 @@ def test_images_of_other_channels_are_refused_everywhere(run, synthetic_root, tm
         unet_jax.predict_probs(run, np.zeros((1, 32, 32, 3), np.uint8))
     with pytest.raises(InputError, match="5 channels of 16 bits, but the Keras program reads"):
         export_keras(run.path, tmp_path / "x.weights.h5")
-    config = dataclasses.replace(tiny_config(synthetic_root), init_from=str(run.path))
+    config = dataclasses.replace(helpers.tiny_config(synthetic_root), init_from=str(run.path))
     config = dataclasses.replace(config, model=run.config.model)
     with pytest.raises(InputError, match=r"5 image channels\).*3 image channels\)"):
-        unet_jax.train(config, tmp_path / "run", display=Quiet(), mesh=ONE_DEVICE)
+        helpers.run(config, tmp_path / "run")
 
 
 def test_gray_files_make_a_network_of_one_channel(synthetic_root, tmp_path):
     root = with_images(synthetic_root, tmp_path / "data", lambda rgb: np.ascontiguousarray(rgb[..., 1]))
-    unet_jax.train(tiny_config(root, num_epochs=1), tmp_path / "run", display=Quiet(), mesh=ONE_DEVICE)
-    run = unet_jax.load_run(tmp_path / "run", mesh=ONE_DEVICE)
+    helpers.run(helpers.tiny_config(root, num_epochs=1), tmp_path / "run")
+    run = unet_jax.load_run(tmp_path / "run", mesh=helpers.ONE_DEVICE)
     assert run.info.num_channels == 1 and run.info.image_dtype == np.uint8
     assert run.state.params["down0"]["conv0"]["kernel"].shape == (3, 3, 1, 4)
 

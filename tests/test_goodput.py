@@ -4,9 +4,8 @@ import json
 
 import pytest
 from etils import epath
-from helpers import Interrupting, tiny_config
+from helpers import Interrupting, run, tiny_config
 
-from unet_jax import train
 from unet_jax.report.display import Quiet
 from unet_jax.runs.load import open_checkpoints
 from unet_jax.training.goodput import PHASES, Ledger, Pacer
@@ -126,10 +125,10 @@ def test_the_file_is_replaced_twice_a_minute_and_a_damaged_one_is_no_obstacle(tm
 def test_a_run_that_was_interrupted_has_a_ledger_of_both_starts(synthetic_root, tmp_path):
     config, said = tiny_config(synthetic_root, checkpoint_every_steps=1), []
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "run", display=Interrupting(2))
+        run(config, tmp_path / "run", Interrupting(2))
     display = Quiet()
     display.line = said.append
-    result = train(config, tmp_path / "run", display=display)
+    result = run(config, tmp_path / "run", display)
     ledger = json.loads((tmp_path / "run" / "goodput.json").read_text())
     assert (ledger["step"], ledger["starts"]) == (4, 2) and ledger["seconds"].keys() == PHASES.keys()
     assert min(v for p, v in ledger["seconds"].items() if p != "lost") > 0.0
