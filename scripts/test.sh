@@ -4,4 +4,5 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 install dev
 cd "$repository"
-exec .venv/bin/python -m pytest -n "${UNET_JAX_TEST_PROCESSES:-2}" "$@"
+# worksteal leaves the tests of a file together, so that most fixtures of a file are made once.
+exec .venv/bin/python -m pytest -n "${UNET_JAX_TEST_PROCESSES:-2}" --dist worksteal "$@"
