@@ -30,6 +30,8 @@ _USAGE = """usage: unet-jax COMMAND ...
   study STUDY.toml             train several losses with several seeds on one data set, and compare them
   plan PRESET [--topology v5e:2x2] [--sweep]
                                estimate what a step costs on a TPU, by the TPU's compiler; no TPU is needed
+  export RUN --to onnx --out FILE
+                               write the network as a file that other programs open
   import-keras FILE --out RUN  make a run from weights of the Keras original
   export-keras RUN --out FILE  write the weights of a run for Keras 3
 
@@ -52,6 +54,7 @@ _COMMANDS = {
     "plan": "unet_jax.cli.plan:plan",
     "study": "unet_jax.cli.study:study",
     "import-keras": "unet_jax.cli.keras:import_command",
+    "export": "unet_jax.cli.export:export",
     "export-keras": "unet_jax.cli.keras:export_command",
 }
 

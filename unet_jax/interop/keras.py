@@ -127,7 +127,8 @@ def export_keras(
     if (num_channels, bits) != (3, 8):
         raise InputError(
             f"{loaded.path}: its images have {num_channels} channels of {bits} bits, but the Keras program reads "
-            f"images of 3 channels and 8 bits."
+            f"images of 3 channels and 8 bits. For other programs: unet-jax export {loaded.path} --to onnx --out "
+            f"model.onnx"
         )
     params, batch_stats = jax.device_get((loaded.state.params, loaded.state.batch_stats))
     size = loaded.config.data.image_size

@@ -214,7 +214,10 @@ def write_network(file: str | epath.Path, network: Network, *, channels: Channel
     if not file.name.endswith(".weights.h5"):
         raise InputError(f"{file}: must end in .weights.h5, because Keras loads weights from no other file name.")
     if network.config.norm == "group":
-        raise InputError("the network has group normalisation, which the Keras original does not have.")
+        raise InputError(
+            "the network has group normalisation, which the Keras original does not have. For other "
+            "programs: unet-jax export RUN --to onnx --out model.onnx"
+        )
     params = _turn_channels(network.params, channels)
     buffer = io.BytesIO()
     with import_h5py().File(buffer, "w") as h5:

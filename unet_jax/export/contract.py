@@ -1,0 +1,107 @@
+"""The facts that a program needs to use an exported network, as one JSON object that every export carries."""
+
+import dataclasses
+from typing import Any, Literal
+
+import numpy as np
+
+from unet_jax._types import InputError
+from unet_jax.runs.info import current_versions
+from unet_jax.runs.load import Run
+
+FORMAT = 1
+"""Version of the object. Readers refuse others."""
+KEY = "unet_jax"
+"""Name of the object in files that hold metadata by name."""
+
+Layout = Literal["pixels", "heads", "weights"]
+"""pixels: uint8 or uint16 `[b h w c]` in, probabilities `[b h w k]` out. heads: float32 `[b c h w]` in [0, 1] in, one
+output `[b 1 h w]` per class. weights: parameters only."""
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """Facts about an export that only its maker knows."""
+
+    license: str = ""
+    """Licence of the weights, as an SPDX identifier such as CC-BY-4.0."""
+    authors: tuple[str, ...] = ()
+    """Names of the authors."""
+    description: str = ""
+    """A sentence on what the network is for."""
+
+
+NOTHING = About()
+"""No facts."""
+
+
+def make_contract(run: Run, layout: Layout, dtype: str, about: About) -> dict[str, Any]:
+    """Return the object for an export of a run.
+
+    Args:
+      run: run with the calibration that is exported, if any.
+      layout: meaning of inputs and outputs.
+      dtype: type of the input's numbers.
+      about: facts about the export.
+
+    Raises:
+      InputError: the run brings its images to the network's size in a way that exports do not know.
+    """
+    height, width = network_size(run)
+    info, calibration = run.info, run.calibration
+    return {
+        "format": FORMAT,
+        "layout": layout,
+        "class_names": list(run.class_names),
+        "thresholds": [float(value) for value in run.threshold],
+        "temperatures": list(calibration.temperature) if calibration else None,
+        "input": {"dtype": dtype, "channels": info.num_channels, "size_multiple": run.config.model.size_multiple},
+        "fit": {"kind": _fit(run), "height": height, "width": width},
+        "images": _images(run),
+        "step": run.step,
+        "scores": run.metrics,
+        "license": about.license,
+        "authors": list(about.authors),
+        "description": about.description,
+        "versions": current_versions(),
+    }
+
+
+def network_size(run: Run) -> tuple[int, int]:
+    """Return height and width of the images that the network was trained on."""
+    return run.config.data.height_and_width
+
+
+def _fit(run: Run) -> str:
+    """Return how images come to the network's size."""
+    kind = getattr(run.config.data, "fit", "stretch")
+    if kind != "stretch":
+        raise InputError(f"{run.path}: its images are fitted by data.fit {kind}, which exports do not know yet.")
+    return kind
+
+
+def _images(run: Run) -> dict[str, Any] | None:
+    """Return the run's `ImageFormat` as JSON; None is 8-bit RGB made of any file."""
+    image_format = run.info.image_format
+    if image_format is None:
+        return None
+    values = dataclasses.asdict(image_format)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def input_limits(run: Run) -> tuple[np.dtype, tuple[tuple[float, ...], tuple[float, ...]] | None]:
+    """Return the data type of a graph's input, and the limits of intensity that the graph maps it from.
+
+    Images of 8 bits are taken as they are, without limits. For deeper images with limits, the input is the numbers of
+    the files: uint16 if all limits are whole numbers of that range, otherwise float32. Where the limits belong to each
+    image or file (`data.intensity` image-percentiles, or depth), the input is uint16 that was mapped outside.
+    """
+    image_format = run.info.image_format
+    if image_format is None or image_format.bits == 8:
+        return np.dtype(np.uint8), None
+    if not image_format.high:
+        return np.dtype(np.uint16), None
+    limits = image_format.low, image_format.high
+    numbers = np.asarray(limits)
+    fits = (numbers == np.rint(numbers)).all() and numbers.min() >= 0 and 255 < numbers.max() <= 65535
+    return np.dtype(np.uint16 if fits else np.float32), limits

@@ -1,0 +1,210 @@
+"""The export of a run to an ONNX file, with a script beside it that predicts without jax."""
+
+import dataclasses
+import importlib.resources
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import onnx
+from etils import epath
+
+from unet_jax._files import replace_bytes
+from unet_jax._types import InputError
+from unet_jax.export import predict_onnx
+from unet_jax.export.check import TOLERANCE, Agreement, CheckImage, Target, compare
+from unet_jax.export.contract import KEY, NOTHING, About, input_limits, make_contract, network_size
+from unet_jax.export.onnx_graph import Input, make_heads, make_network
+from unet_jax.runs.load import Run
+
+
+def export_onnx(
+    run: Run,
+    out: str | epath.Path,
+    images: Iterable[CheckImage],
+    *,
+    about: About = NOTHING,
+    dtype: Literal["float32", "float16"] = "float32",
+    on_progress: Callable[[int], Any] = lambda done: None,
+) -> Agreement:
+    """Write the network of a run as an ONNX file, and `predict_onnx.py` beside it.
+
+    The graph takes pixels `[b h w c]`, uint8 or uint16, of any batch, height and width, and returns probabilities
+    `[b h w k]`. Intensity mapping, network, temperature and sigmoid are inside. The metadata `unet_jax` holds class
+    names, thresholds, sizes, scores and versions as JSON.
+
+    The file is written only if onnxruntime agrees with the run on the images.
+
+    Args:
+      run: run from `load_run`, with the calibration to export if it has one.
+      out: file to write; its name must end in `.onnx`.
+      images: images to check the export with, from `validation_images` or `given_images`.
+      about: licence, authors and description for the metadata.
+      dtype: type of weights and activations. With float16 the differences are reported, and not bounded.
+      on_progress: called with the number of images checked.
+
+    Returns:
+      What the check found.
+
+    Raises:
+      InputError: the name has another ending, the network is too large for one file, or onnxruntime disagrees.
+
+    Example:
+      >>> run = unet_jax.load_run("RUN")  # doctest: +SKIP
+      >>> agreement = export_onnx(run, "model.onnx", validation_images(run, "DATA", most=50))  # doctest: +SKIP
+      >>> agreement.largest_difference < 1e-4  # doctest: +SKIP
+      True
+    """
+    out = _checked_name(out)
+    type_, limits = input_limits(run)
+    model = make_network(
+        run.config.model,
+        *jax.device_get((run.state.params, run.state.batch_stats)),
+        num_channels=run.info.num_channels,
+        num_classes=len(run.class_names),
+        pixels=Input(type_, 255.0 if run.info.image_dtype == np.uint8 else 65535.0, limits),
+        temperature=run.calibration.temperature if run.calibration else None,
+        dtype=dtype,
+    )
+    contract = make_contract(run, "pixels", type_.name, about)
+    agreement = check_model(run, model, contract, images, str(out), dtype == "float32", on_progress)
+    write_model(out, model, contract, agreement)
+    write_script(out.parent)
+    return agreement
+
+
+def export_heads(
+    run: Run,
+    out: str | epath.Path,
+    images: Iterable[CheckImage],
+    *,
+    about: About = NOTHING,
+    on_progress: Callable[[int], Any] = lambda done: None,
+) -> Agreement:
+    """Write the network of a run as an ONNX file with one output per class, with the metadata of QGIS Deepness.
+
+    The graph takes float32 `[b c h w]` in [0, 1] of the size that the network was trained on, and returns
+    `[b 1 h w]` for each class. Deepness cuts the tiles and applies the threshold.
+
+    Args:
+      run, out, images, about, on_progress: the same as in `export_onnx`.
+
+    Returns:
+      What the check found, at the network's size.
+
+    Raises:
+      InputError: as in `export_onnx`; the size is not square, the images are not of 8 bits, or thresholds differ.
+    """
+    out = _checked_name(out)
+    height, width = network_size(run)
+    thresholds = sorted({float(value) for value in run.threshold})
+    if run.info.image_dtype != np.uint8:
+        raise InputError(f"{run.path}: its images have more than 8 bits, which QGIS Deepness does not read.")
+    if height != width:
+        raise InputError(f"{run.path}: its images are {height}x{width}, but QGIS Deepness cuts squares.")
+    if len(thresholds) > 1:
+        raise InputError(
+            f"{run.path}: its thresholds differ ({thresholds}), but QGIS Deepness has one for all classes. Export "
+            f"without --calibrated."
+        )
+    model = make_heads(
+        run.config.model,
+        *jax.device_get((run.state.params, run.state.batch_stats)),
+        num_channels=run.info.num_channels,
+        class_names=run.class_names,
+        size=(height, width),
+        temperature=run.calibration.temperature if run.calibration else None,
+    )
+    session = _session(model)
+
+    def network(images: np.ndarray) -> np.ndarray:
+        heads = session.run(None, {"image": np.float32(images.transpose(0, 3, 1, 2) * (1.0 / 255.0))})
+        return np.concatenate(heads, axis=1).transpose(0, 2, 3, 1)
+
+    target = Target(network, None, is_calibrated=True)
+    agreement = compare(run, target, images, name=str(out), on_progress=on_progress)
+    contract = make_contract(run, "heads", "float32", about)
+    write_model(out, model, contract, agreement, deepness_metadata(run.class_names, thresholds[0], height))
+    return agreement
+
+
+def deepness_metadata(class_names: Sequence[str], threshold: float, size: int) -> dict[str, str]:
+    """Return the metadata that QGIS Deepness reads: each value is JSON.
+
+    Its documentation names the key of the size `tiles_size`, its source `tile_size`: both are given.
+    """
+    values = {
+        "model_type": "Segmentor",
+        "class_names": [{"0": "background", "1": name} for name in class_names],
+        "tile_size": size,
+        "tiles_size": size,
+        "tiles_overlap": 15,
+        "seg_thresh": threshold,
+        "seg_small_segment": 0,
+    }
+    return {key: json.dumps(value) for key, value in values.items()}
+
+
+def check_model(
+    run: Run,
+    model: onnx.ModelProto,
+    contract: dict[str, Any],
+    images: Iterable[CheckImage],
+    name: str,
+    is_exact: bool,
+    on_progress: Callable[[int], Any] = lambda done: None,
+) -> Agreement:
+    """Compare a graph from pixels to probabilities with its run, in onnxruntime and by the functions of the script."""
+    loaded = predict_onnx.Model(_session(model), contract)
+    target = Target(
+        lambda images: predict_onnx.run_network(loaded, images),
+        lambda image: predict_onnx.predict_masks(loaded, image),
+    )
+    tolerance = TOLERANCE if is_exact else None
+    return compare(run, target, images, tolerance=tolerance, name=name, on_progress=on_progress)
+
+
+def write_model(
+    out: epath.Path,
+    model: onnx.ModelProto,
+    contract: dict[str, Any],
+    agreement: Agreement,
+    more: dict[str, str] | None = None,
+) -> None:
+    """Write a model with its metadata, by one rename."""
+    check = dataclasses.asdict(agreement)
+    metadata = {KEY: json.dumps({**contract, "check": check}), **(more or {})}
+    metadata |= {key: contract[key] for key in ("license", "description") if contract[key]}
+    onnx.helper.set_model_props(model, metadata)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_bytes(out, model.SerializeToString())
+
+
+def write_script(folder: epath.Path) -> None:
+    """Write `predict_onnx.py` into a folder.
+
+    Raises:
+      InputError: there is a file of this name that is not ours.
+    """
+    text = importlib.resources.files("unet_jax.export").joinpath("predict_onnx.py").read_text()
+    path = folder / "predict_onnx.py"
+    if path.exists() and path.read_text().splitlines()[:1] != text.splitlines()[:1]:
+        raise InputError(f"{path}: is there already and is not the script that would be written. Move it away.")
+    replace_bytes(path, text.encode())
+
+
+def _session(model: onnx.ModelProto) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _checked_name(out: str | epath.Path) -> epath.Path:
+    out = epath.Path(out)
+    if out.suffix != ".onnx":
+        raise InputError(f"{out}: does not end in .onnx. Give the file to write: --out model.onnx")
+    return out
