@@ -190,7 +190,7 @@ def test_other_formats_hold_what_was_written(tmp_path, suffix, channels, dtype):
 def test_eight_bits_are_the_bits_of_read_image(tmp_path, suffix):
     path = epath.Path(tmp_path / f"image.{suffix}")
     Image.fromarray(noise(3, "uint8")).save(path)
-    np.testing.assert_array_equal(RGB8.read(path), read_image(path))
+    np.testing.assert_array_equal(RGB8.read([path]), read_image(path))
     assert read_header(path)[:2] == (3, np.uint8)
 
 
@@ -246,13 +246,17 @@ def saved(tmp_path, arrays):
     return paths
 
 
+def format_of(paths, config):
+    return find_format([(path,) for path in paths], config)
+
+
 def test_eight_bit_sets_stay_as_they_are(tmp_path):
     for channels in (1, 3, 5):
         paths = saved(tmp_path, [noise(channels, "uint8") for _ in range(2)])
-        found = find_format(paths, DataConfig())
+        found = format_of(paths, DataConfig())
         assert found.format == ImageFormat(tuple(range(channels)), channels)
         assert f"{channels} channel" in found.description and "8 bits" in found.description
-        pixels = found.format.read(paths[0])
+        pixels = found.format.read(paths[:1])
         assert pixels.dtype == np.uint8
         np.testing.assert_array_equal(pixels, np.load(paths[0]))
 
@@ -261,9 +265,9 @@ def test_twelve_bits_in_sixteen_are_spread_and_a_hot_pixel_changes_little(tmp_pa
     arrays = [RNG.integers(0, 4096, (*SIZE, 1)).astype(np.uint16) for _ in range(8)]
     arrays[0][0, 0, 0] = 65535
     paths = saved(tmp_path, arrays)
-    found = find_format(paths, DataConfig())
+    found = format_of(paths, DataConfig())
     assert found.format.bits == 16 and 4000 < found.format.high[0] < 4096 and 0 <= found.format.low[0] < 100
-    pixels = found.format.read(paths[1])[..., 0]
+    pixels = found.format.read(paths[1:2])[..., 0]
     low, high = found.format.low[0], found.format.high[0]
     expected = np.rint((arrays[1][..., 0] - low) / (high - low) * 65535).clip(0, 65535)
     np.testing.assert_array_equal(pixels, expected)
@@ -275,7 +279,7 @@ def test_signed_values_and_floats_keep_their_order(tmp_path):
         np.arange(-1000, 1000, dtype=np.int16).reshape(40, 50, 1),
         np.linspace(-1, 1, 2000).reshape(40, 50, 1),
     ):
-        found = find_format(saved(tmp_path, [array]), DataConfig(intensity_percentiles=(0.0, 100.0)))
+        found = format_of(saved(tmp_path, [array]), DataConfig(intensity_percentiles=(0.0, 100.0)))
         pixels = found.format.apply(array)[..., 0].reshape(-1).astype(int)
         assert pixels[0] == 0 and pixels[-1] == 65535 and (np.diff(pixels) > 0).all()
 
@@ -283,7 +287,7 @@ def test_signed_values_and_floats_keep_their_order(tmp_path):
 def test_channels_are_chosen_and_ordered_and_each_has_its_limits(tmp_path):
     array = np.stack([np.arange(600).reshape(20, 30) * factor for factor in (1, 10, 100)], axis=-1).astype(np.uint16)
     config = DataConfig(channels="2,0", intensity_percentiles=(0.0, 100.0))
-    found = find_format(saved(tmp_path, [array]), config)
+    found = format_of(saved(tmp_path, [array]), config)
     assert found.format.channels == (2, 0) and found.format.high == (59900.0, 599.0)
     seen = found.format.apply(array)
     np.testing.assert_array_equal(seen[..., 0], seen[..., 1])  # the same ramp, each spread to the whole range
@@ -295,34 +299,34 @@ def test_limits_of_each_image_and_given_limits(tmp_path):
     dark, bright = (np.arange(600, dtype=np.uint16).reshape(20, 30, 1) * factor for factor in (1, 50))
     paths = saved(tmp_path, [dark, bright])
     config = DataConfig(intensity="image-percentiles", intensity_percentiles=(0.0, 100.0))
-    of_image = find_format(paths, config).format
+    of_image = format_of(paths, config).format
     np.testing.assert_array_equal(of_image.apply(dark), of_image.apply(bright))
-    given = find_format(paths, DataConfig(intensity="limits", intensity_limits=(100.0, 300.0))).format
+    given = format_of(paths, DataConfig(intensity="limits", intensity_limits=(100.0, 300.0))).format
     values = given.apply(dark).reshape(-1)
     assert values[100] == 0 and values[200] == 32768 and values[300] == values[599] == 65535
-    depth = find_format(paths, DataConfig(intensity="depth")).format
+    depth = format_of(paths, DataConfig(intensity="depth")).format
     np.testing.assert_array_equal(depth.apply(dark), dark)
 
 
 def test_what_cannot_be_one_format_is_refused_with_both_files(tmp_path):
     with pytest.raises(InputError, match=r"different numbers of channels: .*0.npy has 2, .*1.npy has 5"):
-        find_format(saved(tmp_path, [noise(2, "uint8"), noise(5, "uint8")]), DataConfig())
+        format_of(saved(tmp_path, [noise(2, "uint8"), noise(5, "uint8")]), DataConfig())
     with pytest.raises(InputError, match=r"different depths: .*uint16, .*uint8.*--data.intensity depth"):
-        find_format(saved(tmp_path, [noise(1, "uint8"), noise(1, "uint16")]), DataConfig())
+        format_of(saved(tmp_path, [noise(1, "uint8"), noise(1, "uint16")]), DataConfig())
     few = (np.arange(600).reshape(20, 30, 1) % 10).astype(np.uint16)
     with pytest.raises(InputError, match=r"channel 0 of the images has only 10 levels"):
-        find_format(saved(tmp_path, [few]), DataConfig())
-    assert find_format(saved(tmp_path, [few]), DataConfig(intensity="percentiles")).format.high == (9.0,)
+        format_of(saved(tmp_path, [few]), DataConfig())
+    assert format_of(saved(tmp_path, [few]), DataConfig(intensity="percentiles")).format.high == (9.0,)
     with pytest.raises(InputError, match=r"channel 0 of the images is 7 nearly everywhere"):
-        find_format(saved(tmp_path, [np.full((20, 30, 1), 7, np.uint16)]), DataConfig())
+        format_of(saved(tmp_path, [np.full((20, 30, 1), 7, np.uint16)]), DataConfig())
     for channels, message in (("0,9", "have 3 channels: 0 to 2"), ("0,0", "twice"), ("red", "must be numbers")):
         with pytest.raises(InputError, match=message):
-            find_format(saved(tmp_path, [noise(3, "uint8")]), DataConfig(channels=channels))
+            format_of(saved(tmp_path, [noise(3, "uint8")]), DataConfig(channels=channels))
 
 
 def test_gray_files_among_rgb_files_are_repeated(tmp_path):
     gray, color = noise(1, "uint8"), noise(3, "uint8")
-    found = find_format(saved(tmp_path, [gray, color]), DataConfig())
+    found = format_of(saved(tmp_path, [gray, color]), DataConfig())
     assert found.format == RGB8
     np.testing.assert_array_equal(found.format.apply(gray), np.repeat(gray, 3, axis=-1))
 

@@ -36,7 +36,7 @@ def joined(layout, root):
 
 
 def records(ids):
-    return Layout(tuple(Record(i, epath.Path(f"{i}.png"), ()) for i in ids), ("cell",))
+    return Layout(tuple(Record(i, (epath.Path(f"{i}.png"),), ()) for i in ids), ("cell",))
 
 
 def splits_of(ids, **settings):
@@ -548,9 +548,9 @@ def test_patterns_follow_the_class_order(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mask_patterns": ("cell",)}, "data.mask_patterns has 'cell', but each entry must look like CLASS=value"),
+        ({"mask_patterns": ("cell",)}, "data.mask_patterns has 'cell', but each entry must look like NAME=value"),
         ({"mask_patterns": ("a=m/{id}.png", "a=m/{id}.gif")}, "data.mask_patterns names 'a' twice"),
-        ({"mask_patterns": ("a/b=m/{id}.png",)}, "must be a plain name"),
+        ({"mask_patterns": ("a/b=m/{id}.png",)}, "'a/b' must be a plain name"),
         ({"mask_patterns": ("a=m/x.png",)}, r"data.mask_patterns a is 'm/x.png', but must contain \{id\}"),
         ({"mask_patterns": ("a={id}/x.png",)}, r"no file matches '\{id\}/x.png'"),
         ({"mask_patterns": ("a=nowhere/{id}.png",)}, "nowhere: there is no such folder, but data.mask_patterns a"),

@@ -13,7 +13,8 @@ from unet_jax.data.images.files import read_image
 from unet_jax.data.layout import find_layout
 from unet_jax.data.masks.read import read_mask
 from unet_jax.inference.evaluate import evaluate_run, select_records, summary
-from unet_jax.inference.predict import find_inputs, predict_files, unread_inputs
+from unet_jax.inference.inputs import find_inputs, unread_inputs
+from unet_jax.inference.predict import predict_files
 from unet_jax.report.display import Quiet
 
 
@@ -72,7 +73,7 @@ def test_files_hold_the_thresholded_probabilities_at_the_images_own_size(loaded,
     files = find_inputs([str(tmp_path / "in"), str(synthetic_root / "images" / "0003.png")])
     assert list(files) == ["sub/wide", "0003"]
     assert list(predict_files(loaded, files, epath.Path(tmp_path / "out"))) == list(files)
-    for id_, path in files.items():
+    for id_, (path,) in files.items():
         probs = predict_probs(loaded, read_image(path)[None])[0]
         for k, name in enumerate(loaded.class_names):
             written = cv2.imread(str(tmp_path / "out" / name / f"{id_}.png"), cv2.IMREAD_UNCHANGED)
@@ -101,11 +102,11 @@ def test_predict_lists_names_and_counts_what_it_does_not_read(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     assert list(find_inputs([tmp_path])) == ["a", "sub/b"]
-    assert unread_inputs([tmp_path, tmp_path / "sub" / "b.png"]) == "2 .xyz, 1 without an ending"
+    assert unread_inputs([tmp_path, tmp_path / "sub" / "b.png"]) == "because of the ending: 2 .xyz, 1 without an ending"
     assert list(find_inputs([tmp_path / "a.ome.tif"])) == ["a"]
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "e.xyz").write_bytes(b"")
-    with pytest.raises(InputError, match=r"none: holds no image.*Files of other endings: 1 \.xyz\."):
+    with pytest.raises(InputError, match=r"none: holds no image.*Not read, because of the ending: 1 \.xyz\."):
         find_inputs([tmp_path / "none"])
     (tmp_path / "sub" / "loop").symlink_to("..")
     with pytest.raises(InputError, match=r"sub/loop: is a symbolic link to .*Remove the link"):
@@ -130,7 +131,7 @@ def test_evaluation_scores_what_prediction_writes(loaded, synthetic_root, tmp_pa
     assert [r.id for r in records] == [f"{i:04d}" for i in range(30) if i % 5 == 4]
     scores = evaluate_run(loaded, layout, records)
     out = epath.Path(tmp_path / "out")
-    list(predict_files(loaded, {r.id: r.image for r in records}, out))
+    list(predict_files(loaded, {r.id: r.images for r in records}, out))
     for k, name in enumerate(loaded.class_names):
         by_file = []
         for record in records:

@@ -16,7 +16,7 @@ PATIENT = "^(p[0-9]+)_"
 
 
 def splits_of(ids, **settings):
-    layout = Layout(tuple(Record(i, epath.Path(f"{i}.png"), ()) for i in sorted(ids)), ("cell",))
+    layout = Layout(tuple(Record(i, (epath.Path(f"{i}.png"),), ()) for i in sorted(ids)), ("cell",))
     return assign_splits(layout, DataConfig(root="somewhere", **settings))
 
 

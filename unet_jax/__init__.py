@@ -15,6 +15,7 @@ with _epy.lazy_api_imports(globals()):
     from unet_jax.config import Config as Config
     from unet_jax.config.dicts import replace as replace
     from unet_jax.config.presets import PRESETS as PRESETS
+    from unet_jax.data.images.files import read_channels as read_channels
     from unet_jax.data.images.files import read_image as read_image
     from unet_jax.data.images.files import read_pixels as read_pixels
     from unet_jax.devices.mesh import make_mesh as make_mesh
@@ -40,6 +41,7 @@ __all__ = [
     "predict_images",
     "predict_probs",
     "predict_probs_unresized",
+    "read_channels",
     "read_image",
     "read_pixels",
     "replace",

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from unet_jax._files import user_cache
 from unet_jax.cli.preset import preset_of
-from unet_jax.config import Config
+from unet_jax.config import Config, DataConfig
 from unet_jax.config.dicts import replace
 from unet_jax.config.presets import PRESETS, check_settings
 from unet_jax.plan.estimate import LABEL, Estimate, estimate
@@ -34,8 +34,8 @@ class _Plan:
     """Step to compile: the training step or the prediction step."""
     num_classes: int = 2
     """Number of classes, which is the number of output channels."""
-    num_channels: int = 3
-    """Channels of the images."""
+    num_channels: int = 0
+    """Channels of the images. 0: as many as data.image_patterns or data.channels names, else 3."""
     images_per_device: int = 0
     """Number of images on each device, from which train.batch_size is computed. 0 keeps train.batch_size."""
     sweep: bool = False
@@ -66,6 +66,7 @@ def plan(args: Sequence[str]) -> None:
     )
     config = options.config
     check_settings(config)
+    num_channels = options.num_channels or _channels_named(config.data)
     target = _target(options)
     if options.images_per_device:
         config = replace(config, {"train.batch_size": options.images_per_device * len(target.devices)})
@@ -78,7 +79,7 @@ def plan(args: Sequence[str]) -> None:
             options.num_classes,
             target,
             program=options.program,
-            num_channels=options.num_channels,
+            num_channels=num_channels,
             cache=cache,
         )
         console.print(show(result))
@@ -91,7 +92,7 @@ def plan(args: Sequence[str]) -> None:
         images_per_device=options.sweep_images,
         packings=options.sweep_packings,
         remats=options.sweep_remats,
-        num_channels=options.num_channels,
+        num_channels=num_channels,
         cache=cache,
         on_variant=lambda v: display.line("  " + ", ".join(f"{name} {value}" for name, value in v.items())),
     )
@@ -103,6 +104,11 @@ def plan(args: Sequence[str]) -> None:
         for variant, result in rows
     ]
     _finish(options.out, {"what": LABEL, "recommended": best, "variants": variants}, {"recommended": best})
+
+
+def _channels_named(data: DataConfig) -> int:
+    """Return how many channels the settings name; 3 if they name none."""
+    return len(data.image_patterns) or (len(data.channels.split(",")) if data.channels else 3)
 
 
 def _target(options: _Plan) -> Target:

@@ -9,8 +9,10 @@ from etils import epath
 
 from unet_jax.cli.options import ON_DEVICES, DeviceOptions, load
 from unet_jax.devices.processes import connected, is_first
-from unet_jax.inference.predict import find_inputs, predict_files, unread_inputs
+from unet_jax.inference.inputs import find_inputs, unread_inputs
+from unet_jax.inference.predict import predict_files
 from unet_jax.report.display import make_display
+from unet_jax.runs.info import load_info
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +41,10 @@ def predict(args: Sequence[str]) -> None:
 
 def _predict(options: _Predict) -> None:
     """Predict all files; only the first process writes and prints."""
-    files, unread = find_inputs(options.inputs), unread_inputs(options.inputs)
+    patterns = load_info(epath.Path(options.run)).config.data.image_patterns
+    files, unread = find_inputs(options.inputs, patterns), unread_inputs(options.inputs, patterns)
     if unread:
-        make_display().line(f"not read, because of the ending: {unread}")
+        make_display().line(f"not read, {unread}")
     run = load(options.run, options.checkpoint, options.devices, calibrated=options.calibrated)
     out = epath.Path(options.out)
     with make_display().bar("predicting", len(files), unit="images") as show:

@@ -30,7 +30,7 @@ class DataConfig:
     image_size: int | tuple[int, int] = 256
     """Height and width in pixels of the images that the network sees: one number for a square, or two: 512 768.
     Images and masks are resized to it."""
-    channels: str = ""
+    channels: str = setting("", not_with=("image_patterns",))
     """Channels of the images to use, in this order, by their numbers from 0: '0,1,3'. Empty: all."""
     pages: Literal["error", "channels"] = "error"
     """Meaning of the pages of a TIFF file that does not say it: an error, or channels of one image."""
@@ -46,6 +46,9 @@ class DataConfig:
     """Numbers that become black and white: LOW HIGH for all channels, or for each channel in turn."""
     image_pattern: str = ""
     """Path of an image below root, with {id} in it, if images are not in images/: 'train/IMG_{id}.JPG'."""
+    image_patterns: tuple[str, ...] = setting((), not_with=("image_pattern",))
+    """NAME=path with {id}, for images of which each channel is a file of its own, in the order of the channels:
+    'dapi=images/{id}_w1.tif' 'gfp=images/{id}_w2.tif'."""
     mask_patterns: tuple[str, ...] = ()
     """CLASS=path with {id}, one for each class: 'cell=train_mask/{id}_cell.png'.
     All files of one image that match a * are united: 'cell=masks/{id}_*.png'."""

@@ -10,6 +10,7 @@ compared first; the content is read again where only the time differs, as after 
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import math
@@ -210,7 +211,10 @@ def _settings(source: FileSource, config: DataConfig) -> dict[str, Any]:
     """Return everything that the arrays depend on, except the content of the files, as JSON values."""
     layout, image_format = source.layout, source.image_format
     # Only formats that earlier versions did not have are named, so that their caches are still found.
-    pixels = {} if image_format in (None, RGB8) else {"image_format": image_format.to_dict()}
+    pixels: dict[str, Any] = {}
+    if image_format is not None and image_format != RGB8:
+        # The types of the files change no array: they only say what is refused.
+        pixels["image_format"] = dataclasses.replace(image_format, types=()).to_dict()
     return {
         "ids": list(source.ids),
         "classes": list(layout.class_names),

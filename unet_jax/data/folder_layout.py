@@ -121,7 +121,7 @@ def _join_folder(root: epath.Path, config: DataConfig, split: str) -> Layout:
         if missing:
             bad.append("; ".join(missing))
         else:
-            records.append(Record(id_, image, tuple(paths), split))
+            records.append(Record(id_, (image,), tuple(paths), split))
     for listing in masks:
         bad.extend(
             f"{paths[0]}: there is no image of this id in {images_root}{hint_after(images.unread, id_)}"

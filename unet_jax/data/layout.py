@@ -27,7 +27,7 @@ def find_layout(config: DataConfig) -> Layout:
         return index_map_layout(root, config)
     if config.mask_patterns:
         return pattern_layout(root, config)
-    for name in ("image_pattern", "image_key"):
+    for name in ("image_pattern", "image_patterns", "image_key"):
         if getattr(config, name):
             raise InputError(
                 f"data.{name} is {getattr(config, name)!r}, but does nothing without data.mask_patterns or "

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -11,13 +11,22 @@ from unet_jax._types import InputError
 from unet_jax.config import DataConfig
 from unet_jax.data.listing import Listing, count_endings, first_group, hint_after, list_by_id
 from unet_jax.data.masks.index_values import Values, parse_color, parse_numbers
-from unet_jax.data.patterns import join_by_id, match_files, one_each
+from unet_jax.data.patterns import join_by_id, join_channels, match_files, one_each, split_assignments
 from unet_jax.data.records import Layout, Record, checked_layout
+
+
+class _Images(NamedTuple):
+    """Image files by id, and what is wrong with some."""
+
+    files: dict[str, tuple[epath.Path, ...]]  # of each id that has all of its channels
+    unread: dict[str, list[epath.Path]]  # files whose ending is not read
+    incomplete: dict[str, str]  # why an id lacks a channel
+    channels: dict[str, str]  # pattern of each channel by its name, if each is in a file of its own
 
 
 def pattern_layout(root: epath.Path, config: DataConfig) -> Layout:
     """Join the files that data.mask_patterns and data.image_pattern match."""
-    pairs = _split_assignments(config.mask_patterns, "data.mask_patterns")
+    pairs = split_assignments(config.mask_patterns, "data.mask_patterns")
     matches = {name: match_files(root, pattern, f"data.mask_patterns {name}") for name, pattern in pairs.items()}
     names = tuple(_ordered(pairs, config, "data.mask_patterns"))
     images = _images(root, config, [path for files in matches.values() for path in files])
@@ -46,27 +55,11 @@ def _index_values(config: DataConfig) -> dict[str, Values]:
     """Parse data.index_values, or data.index_colors, where a class may have several entries."""
     values: dict[str, Values] = {}
     for entry in config.index_colors:
-        for name, text in _split_assignments((entry,), "data.index_colors").items():
+        for name, text in split_assignments((entry,), "data.index_colors").items():
             values[name] = (*values.get(name, ()), *parse_color(text, f"data.index_colors has {name}"))
-    for name, text in _split_assignments(config.index_values, "data.index_values").items():
+    for name, text in split_assignments(config.index_values, "data.index_values").items():
         values[name] = parse_numbers(text, f"data.index_values has {name}")
     return values
-
-
-def _split_assignments(entries: tuple[str, ...], field: str) -> dict[str, str]:
-    """Parse entries CLASS=value of a config field into a dict."""
-    pairs = {}
-    for entry in entries:
-        name, equals, value = entry.partition("=")
-        if not equals or not name.strip() or not value.strip():
-            raise InputError(f"{field} has {entry!r}, but each entry must look like CLASS=value.")
-        name = name.strip()
-        if "/" in name or name in (".", ".."):
-            raise InputError(f"{field} has {entry!r}, but a class must be a plain name (it is used as a folder).")
-        if name in pairs:
-            raise InputError(f"{field} names {name!r} twice: {pairs[name]!r} and {value.strip()!r}. Keep one.")
-        pairs[name] = value.strip()
-    return pairs
 
 
 def _ordered(pairs: dict[str, Any], config: DataConfig, field: str) -> dict[str, Any]:
@@ -86,8 +79,21 @@ def _image_id(id_: str, config: DataConfig) -> str:
     return first_group(config.image_key, id_, "data.image_key", "the image")
 
 
-def _images(root: epath.Path, config: DataConfig, masks: Iterable[epath.Path]) -> Listing:
+def _images(root: epath.Path, config: DataConfig, masks: Iterable[epath.Path]) -> _Images:
     """List the images by id, without the given mask files, because one folder may hold both."""
+    taken = set(masks)
+
+    def without_masks(files: dict[str, epath.Path]) -> dict[str, epath.Path]:
+        return {id_: path for id_, path in files.items() if path not in taken}
+
+    if config.image_patterns:
+        patterns = split_assignments(config.image_patterns, "data.image_patterns")
+        channels = {}
+        for name, pattern in patterns.items():
+            field = f"data.image_patterns {name}"
+            channels[name] = without_masks(one_each(match_files(root, pattern, field), field))
+        files, incomplete = join_channels(channels, patterns)
+        return _Images(files, {}, incomplete, patterns)
     if config.image_pattern:
         field = "data.image_pattern"
         images = Listing(one_each(match_files(root, config.image_pattern, field), field), {})
@@ -97,19 +103,19 @@ def _images(root: epath.Path, config: DataConfig, masks: Iterable[epath.Path]) -
         raise InputError(
             f"{root / 'images'}: there is no such folder. Say where the images are with --data.image-pattern."
         )
-    taken = set(masks)
-    return images._replace(files={id_: path for id_, path in images.files.items() if path not in taken})
+    return _Images({id_: (path,) for id_, path in without_masks(images.files).items()}, images.unread, {}, {})
 
 
-def _has_image(id_: str, images: Listing, config: DataConfig) -> bool:
-    """Return True if there is an image for the mask with this id."""
+def _has_image(id_: str, images: _Images, config: DataConfig) -> bool:
+    """Return True if there is an image, complete or not, for the mask with this id."""
     match = re.search(config.image_key, id_) if config.image_key else None
-    return (match[1] if match and match.groups() else id_) in images.files
+    image_id = match[1] if match and match.groups() else id_
+    return image_id in images.files or image_id in images.incomplete
 
 
 def _join(
     masks: dict[str, tuple[tuple[epath.Path, ...], ...]],
-    images: Listing,
+    images: _Images,
     names: tuple[str, ...],
     config: DataConfig,
 ) -> Layout:
@@ -119,18 +125,23 @@ def _join(
         image_id = _image_id(id_, config)
         used.add(image_id)
         absent = [name for name, files in zip(names, paths, strict=True) if not files]
+        if image_id in images.incomplete:
+            continue  # said once, below
         if image_id not in images.files:
-            wanted = (config.image_pattern or "images/{id}.*").replace("{id}", image_id)
+            pattern = next(iter(images.channels.values()), config.image_pattern or "images/{id}.*")
+            wanted = pattern.replace("{id}", image_id)
             hint = hint_after(images.unread, image_id)
             bad.append(f"{next(files[0] for files in paths if files)}: its image {wanted} is missing{hint}")
         elif absent and config.missing_masks == "error":
-            bad.append(f"{images.files[image_id]}: has no {', '.join(absent)} mask (id {id_!r})")
+            bad.append(f"{images.files[image_id][0]}: has no {', '.join(absent)} mask (id {id_!r})")
         else:
             records.append(Record(id_, images.files[image_id], paths))
-    for image_id, image in images.files.items():
+    bad.extend(images.incomplete.values())
+    for image_id, files in images.files.items():
         if image_id not in used and config.missing_masks == "error":
-            bad.append(f"{image}: has no mask")
+            bad.append(f"{files[0]}: has no mask")
         elif image_id not in used:
-            records.append(Record(image_id, image, ((),) * len(names)))
+            records.append(Record(image_id, files, ((),) * len(names)))
     unread = [path for paths in images.unread.values() for path in paths]
-    return checked_layout(records, names, config, bad=bad, unread=count_endings(unread))
+    layout = checked_layout(records, names, config, bad=bad, unread=count_endings(unread))
+    return dataclasses.replace(layout, channel_names=tuple(images.channels))

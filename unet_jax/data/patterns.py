@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from etils import epath
 
@@ -112,3 +112,89 @@ def one_each(matches: Matches, field: str) -> dict[str, epath.Path]:
             )
         files[id_] = path
     return dict(sorted(files.items()))
+
+
+def split_assignments(entries: Iterable[str], field: str) -> dict[str, str]:
+    """Parse entries NAME=value of a setting.
+
+    Args:
+      entries: the entries.
+      field: name of the setting, for messages.
+
+    Raises:
+      InputError: an entry looks otherwise, or its name is not plain or occurs twice.
+
+    Example:
+      >>> split_assignments(["dapi={id}_w1.tif", "gfp={id}_w2.tif"], "data.image_patterns")
+      {'dapi': '{id}_w1.tif', 'gfp': '{id}_w2.tif'}
+    """
+    pairs: dict[str, str] = {}
+    for entry in entries:
+        name, equals, value = (part.strip() for part in entry.partition("="))
+        if not equals or not name or not value:
+            raise InputError(f"{field} has {entry!r}, but each entry must look like NAME=value.")
+        if "/" in name or name in (".", ".."):
+            raise InputError(f"{field} has {entry!r}, but {name!r} must be a plain name, without a slash.")
+        if name in pairs:
+            raise InputError(f"{field} names {name!r} twice: {pairs[name]!r} and {value!r}. Keep one.")
+        pairs[name] = value
+    return pairs
+
+
+def join_channels(
+    channels: Mapping[str, Mapping[str, epath.Path]], patterns: Mapping[str, str]
+) -> tuple[dict[str, tuple[epath.Path, ...]], dict[str, str]]:
+    """Join the files of each image's channels.
+
+    A file that the patterns of several channels match belongs to the one that gives it the shortest id: with
+    `{id}.tif` and `{id}_gfp.tif`, `a_gfp.tif` is the second channel of `a`.
+
+    Args:
+      channels: file by id, of each channel by name.
+      patterns: pattern of each channel by name, for messages.
+
+    Returns:
+      Files in the order of the channels, of each id that has all of them; and for each other id a text that names a
+      file that is there and one that is not.
+
+    Raises:
+      InputError: a file is two channels of one image.
+    """
+    owners: dict[epath.Path, tuple[str, str]] = {}  # channel and id of each file
+    for name, of_channel in channels.items():
+        for id_, path in of_channel.items():
+            other, other_id = owners.get(path, (name, id_ + " "))
+            if other != name and other_id == id_:
+                raise InputError(f"{path}: is {other} and {name} of the image {id_!r} (data.image_patterns).")
+            if len(id_) < len(other_id):
+                owners[path] = (name, id_)
+    channels = {
+        name: {id_: path for id_, path in of_channel.items() if owners[path] == (name, id_)}
+        for name, of_channel in channels.items()
+    }
+    files: dict[str, tuple[epath.Path, ...]] = {}
+    incomplete: dict[str, str] = {}
+    for id_ in sorted({id_ for of_channel in channels.values() for id_ in of_channel}):
+        absent = [name for name, of_channel in channels.items() if id_ not in of_channel]
+        there = tuple(of_channel[id_] for of_channel in channels.values() if id_ in of_channel)
+        if absent:
+            wanted = patterns[absent[0]].replace("{id}", id_)
+            incomplete[id_] = f"{there[0]}: has no {absent[0]} channel beside it ({wanted})"
+        else:
+            files[id_] = there
+    return files, incomplete
+
+
+def path_ids(pattern: str, path: str) -> list[str]:
+    """Return the ids with which the last parts of a path match a pattern, longest first.
+
+    Example:
+      >>> path_ids("{id}/w1.tif", "/day 1/a/w1.tif"), path_ids("{id}_*.tif", "a_1_2.tif"), path_ids("w1/{id}", "a")
+      (['a'], ['a_1', 'a'], [])
+    """
+    parts = pattern.split("/")
+    names = normal_id(path).split("/")[-len(parts) :]
+    ids: set[str | None] = {None}
+    for part, name in zip(parts, names, strict=False):
+        ids = {new_id for id_ in ids for new_id in _ids(part, name, id_)}
+    return sorted({id_ for id_ in ids if id_ and len(names) == len(parts)}, key=len, reverse=True)

@@ -36,14 +36,19 @@ class Record:
     """Files of one sample."""
 
     id: str
-    image: epath.Path
+    images: tuple[epath.Path, ...]  # one file; or one for each channel (data.image_patterns)
     masks: tuple[tuple[epath.Path, ...], ...]  # files of each class, or of one index map; none: the mask is empty
     split: str = ""  # train, val or test, if the data set has folders of these names
 
     @property
+    def image(self) -> epath.Path:
+        """Image file, or that of the first channel, by which messages name the sample."""
+        return self.images[0]
+
+    @property
     def files(self) -> tuple[epath.Path | None, ...]:
-        """Image file, and the mask files of each class, or None for a class without any."""
-        return (self.image, *(path for paths in self.masks for path in paths or (None,)))
+        """Image files, and the mask files of each class, or None for a class without any."""
+        return (*self.images, *(path for paths in self.masks for path in paths or (None,)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Layout:
     known_values: Values = ()  # values that the index map may hold, also of classes not chosen
     has_colors: bool = False  # the index values are colours, red * 65536 + green * 256 + blue
     has_objects: bool = False  # the values in mask files are numbers of objects
+    channel_names: tuple[str, ...] = ()  # names of the channels, if each is in a file of its own
     bad: tuple[str, ...] = ()  # one reason per sample that was left out because a file is missing
     unread: tuple[tuple[str, int], ...] = ()  # endings that are not read, and how many files have them
 

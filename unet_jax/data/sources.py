@@ -72,7 +72,7 @@ class FileSource:
     def __getitem__(self, index: int) -> Sample:
         """Decode a sample; raise BadSampleError, which names the file, the value found and the remedy, if it is bad."""
         record = self._records[index]
-        image = read_as(record.image, self._image_format)
+        image = read_as(record.images, self._image_format)
         if self._layout.index_values:
             mask = self._classes_of(record.masks[0], image)
         else:

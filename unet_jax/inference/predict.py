@@ -1,7 +1,7 @@
 """Prediction on new images: probabilities, and mask files."""
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -13,18 +13,10 @@ from unet_jax._types import InputError
 from unet_jax.config import ModelConfig
 from unet_jax.data.images.format import read_as
 from unet_jax.data.images.tiff import GeoTags, read_geo_tags, write_tiff
-from unet_jax.data.listing import (
-    check_name,
-    count_endings,
-    describe_endings,
-    is_read,
-    list_by_id,
-    stem_and_ending,
-    walk,
-)
-from unet_jax.data.pixels import IMAGE_SUFFIXES, resize_image, resize_probs, write_png
+from unet_jax.data.pixels import resize_image, resize_probs, write_png
 from unet_jax.devices.mesh import check_rows, fetch, put_whole_batch
 from unet_jax.devices.processes import is_first
+from unet_jax.inference.inputs import ImageFiles
 from unet_jax.program.build import build_predict_step
 from unet_jax.program.steps import PredictStep
 from unet_jax.report.pictures import render_overlay, to_rgb
@@ -191,65 +183,7 @@ def predict_probs_unresized(run: Run, images: Num[np.ndarray, "b h w c"]) -> Flo
     return run.calibration.probs(probs) if run.calibration else probs
 
 
-def find_inputs(inputs: Sequence[str | epath.Path]) -> dict[str, epath.Path]:
-    """Find image files, and return them by id.
-
-    The id is the file's name without its ending. In a folder, it is the path below the folder without the ending.
-
-    Args:
-      inputs: image files, and folders that are searched for image files at any depth.
-
-    Raises:
-      InputError: there is no such file, a name cannot be used or does not end like an image's, two files have the same
-        id, or a symbolic link leads in a circle.
-    """
-    files: dict[str, epath.Path] = {}
-    if not inputs:
-        raise InputError("no image was named: give files or folders after the run.")
-    for entry in inputs:
-        path = epath.Path(entry)
-        beside = [p for p in path.iterdir() if not is_read(p.name)] if path.is_dir() else []
-        for folder in (path, *beside):  # such as train/ of a data set
-            if (folder / "images").is_dir() and (folder / "masks").is_dir():
-                raise InputError(f"{folder}: is a data set with masks. Name its images: {folder / 'images'}.")
-        if path.is_dir():
-            matched = list_by_id(path).files
-            if not matched:
-                others = unread_inputs([path])
-                note = f" Files of other endings: {others}." if others else ""
-                raise InputError(f"{path}: holds no image. Images end in {', '.join(IMAGE_SUFFIXES)}.{note}")
-        elif not path.exists():
-            raise InputError(f"{path}: there is no such file or folder.")
-        elif not is_read(path.name):
-            raise InputError(f"{path}: does not end in one of {', '.join(IMAGE_SUFFIXES)}.")
-        else:
-            check_name(path)
-            matched = {stem_and_ending(path.name)[0]: path}
-        for id_, file in matched.items():
-            if id_ in files:
-                raise InputError(
-                    f"{file}: would write the same output {id_}.png as {files[id_]}. Predict them separately, with "
-                    f"another --out."
-                )
-            files[id_] = file
-    return files
-
-
-def unread_inputs(inputs: Sequence[str | epath.Path]) -> str:
-    """Count the files in folders, by ending, that `find_inputs` leaves out; return them in words, or an empty text.
-
-    Args:
-      inputs: the same as those of `find_inputs`.
-
-    Raises:
-      InputError: a symbolic link leads in a circle.
-    """
-    folders = [path for path in map(epath.Path, inputs) if path.is_dir()]
-    unread = [file for folder in folders for file, _ in walk(folder) if not is_read(file.name)]
-    return describe_endings(count_endings(unread))
-
-
-def predict_files(run: Run, files: dict[str, epath.Path], out: epath.Path) -> Iterator[str]:
+def predict_files(run: Run, images: Mapping[str, ImageFiles], out: epath.Path) -> Iterator[str]:
     """Write `out/CLASS/ID.png` (0 or 255) and `out/overlay/ID.png` at each image's own size; yield finished ids.
 
     The masks of a GeoTIFF are `out/CLASS/ID.tif`, with its georeferencing tags. All connected processes must be given
@@ -257,14 +191,14 @@ def predict_files(run: Run, files: dict[str, epath.Path], out: epath.Path) -> It
 
     Args:
       run: run from `load_run`.
-      files: image files by id, from `find_inputs`.
+      images: the file, or the files of the channels, of each image by its id, from `find_inputs`.
       out: folder for the masks and overlays.
 
     Raises:
       InputError: an image lies in `out`, or `out` holds files that would be overwritten and that this function did not
         write.
     """
-    for path in files.values():
+    for path in (path for files in images.values() for path in files):
         if out.absolute() in path.absolute().parents:
             raise InputError(f"{out}: the image {path} lies in it. Choose another --out, outside of the images.")
     taken = [name for name in run.class_names if (out / name).exists()]
@@ -275,14 +209,14 @@ def predict_files(run: Run, files: dict[str, epath.Path], out: epath.Path) -> It
         )
 
     def read() -> Iterator[tuple[np.ndarray, tuple[str, np.ndarray]]]:
-        for id_, path in files.items():
-            image = read_as(path, run.info.image_format)
+        for id_, files in images.items():
+            image = read_as(files, run.info.image_format)
             yield image, (id_, image)
 
     for probs, (id_, image) in predict_pairs(run, read()):
         if is_first():
             mask = probs > run.threshold
-            tags = read_geo_tags(files[id_])
+            tags = read_geo_tags(images[id_][0])
             for k, name in enumerate(run.class_names):
                 _write_mask(out / name, id_, mask[..., k].astype(np.uint8) * np.uint8(255), tags)
             write_png(out / "overlay" / f"{id_}.png", render_overlay(to_rgb(image), mask))

@@ -18,7 +18,7 @@ from unet_jax.data.sample_facts import NUM_BINS
 from unet_jax.data.splits import shared_groups
 from unet_jax.report.audit_text import WARNING, overview, percent, split_of_ids
 from unet_jax.report.findings import Findings
-from unet_jax.report.pictures import class_color, render_overlay, to_rgb
+from unet_jax.report.pictures import class_color, image_title, render_overlay, to_rgb
 
 _TEMPLATE = Path(__file__).with_name("audit_page.html.jinja")
 _PER_SPLIT = 4  # pictures of each split, besides those that show a class which the others do not
@@ -68,6 +68,7 @@ def make_page(findings: Findings) -> str:
         notes=[remark for remark in findings.remarks if not remark.startswith(WARNING)],
         colors=[_hex(class_color(k)) for k in range(len(audit.class_names))],
         pictures=_pictures(findings),
+        shown=image_title(findings.source.image_format).removeprefix("image"),
         curves=_curves(findings.histogram, findings.source.image_format),
         limits=_limits(findings),
         sizes=findings.sizes,
@@ -138,10 +139,11 @@ def _data_url(image: np.ndarray) -> str:
 
 def _curves(histogram: np.ndarray, image_format: ImageFormat | None) -> list[_Curve]:
     """Return a curve per channel; the height is the logarithm of the number of pixels."""
-    numbers = image_format.channels if image_format else (0, 1, 2)
-    is_rgb = numbers == (0, 1, 2) and (image_format is None or image_format.file_channels == 3)
-    names = ("red", "green", "blue") if is_rgb else tuple(f"channel {number}" for number in numbers)
     num_channels = len(histogram)
+    is_rgb = num_channels == 3 and (image_format is None or image_format.is_plain)
+    names: Sequence[str] = ("red", "green", "blue")
+    if image_format and not is_rgb:
+        names = [image_format.label(channel) for channel in range(num_channels)]
     top = np.log1p(histogram.max()) if histogram.size and histogram.max() else 1.0
     curves = []
     for channel, counts in enumerate(histogram):

@@ -116,8 +116,12 @@ def look_through(config: DataConfig, display: Display) -> Findings:
 def _format(layout: Layout, train_ids: Sequence[str], config: DataConfig, display: Display) -> FoundFormat:
     """Find channels and intensities of the training images."""
     train = set(train_ids)
-    paths = [record.image for record in layout.records if record.id in train]
-    with display.bar("reading intensities", len(paths), unit="images") as show:
+    images = [record.images for record in layout.records if record.id in train]
+    with display.bar("reading intensities", len(images), unit="images") as show:
         return find_format(
-            paths, config, num_threads=config.num_threads or num_cores(), on_progress=lambda done, _: show(done, "")
+            images,
+            config,
+            names=layout.channel_names,
+            num_threads=config.num_threads or num_cores(),
+            on_progress=lambda done, _: show(done, ""),
         )

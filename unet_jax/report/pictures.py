@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.pixels import write_png
 
 # RGB colours that can be distinguished without red-green vision (Okabe and Ito, 2008).
@@ -53,6 +54,23 @@ def to_rgb(image: UInt[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:
     if channels == 2:
         return np.concatenate([image, np.zeros_like(image[..., :1])], axis=-1)
     return np.ascontiguousarray(image[..., :3])
+
+
+def image_title(image_format: ImageFormat | None) -> str:
+    """Return what to call pictures of images: which channels are red, green and blue, unless that is as in any picture.
+
+    Example:
+      >>> image_title(None), image_title(ImageFormat((0, 1), 2, names=("dapi", "gfp")))
+      ('image', 'image (red dapi, green gfp)')
+    """
+    if image_format is None or image_format.is_plain:
+        return "image"
+    labels = [image_format.label(channel) for channel in range(image_format.num_channels)]
+    if len(labels) == 1:
+        return f"image ({labels[0]})"
+    return (
+        "image (" + ", ".join(f"{c} {label}" for c, label in zip(("red", "green", "blue"), labels, strict=False)) + ")"
+    )
 
 
 def render_overlay(image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w k"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -114,6 +132,7 @@ def save_grid(
     predictions: Sequence[np.ndarray],
     titles: Sequence[str],
     class_names: Sequence[str],
+    image_title: str = "image",
 ) -> None:
     """Write a PNG picture with one row for each image: image, truth, prediction, errors.
 
@@ -124,6 +143,7 @@ def save_grid(
       predictions: predicted masks, `[h w k]` bool.
       titles: text to the left of each row.
       class_names: names of the k classes, for the legend.
+      image_title: text above the images.
     """
     rows = len(images)
     figure = Figure(figsize=(10.0, 2.6 * rows + 0.5), layout="constrained")
@@ -140,7 +160,7 @@ def save_grid(
             axis.set_xticks([])
             axis.set_yticks([])
         axes[row][0].set_ylabel(titles[row], fontsize=8)
-    for axis, name in zip(axes[0], ("image", "truth", "prediction", "error"), strict=True):
+    for axis, name in zip(axes[0], (image_title, "truth", "prediction", "error"), strict=True):
         axis.set_title(name, fontsize=9)
     patches = [Patch(color=_unit(class_color(k)), label=name) for k, name in enumerate(class_names)]
     patches.append(Patch(color=_unit(_FALSE_POSITIVE), label="error: false positive"))

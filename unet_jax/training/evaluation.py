@@ -15,7 +15,7 @@ from unet_jax.metrics.scores import Scores, count_lost
 from unet_jax.program.optim import make_schedule, scale_learning_rate
 from unet_jax.program.state import TrainState, averaged
 from unet_jax.program.steps import EvalStep
-from unet_jax.report.pictures import to_rgb
+from unet_jax.report.pictures import image_title, to_rgb
 from unet_jax.runs.progress import Progress, should_stop
 from unet_jax.training.goodput import Pace
 from unet_jax.training.log import Evaluation
@@ -143,6 +143,7 @@ def show_evaluation(session: Session, state: TrainState, evaluation: Evaluation)
                 [sample.mask >= 128 for sample in samples],
                 list(predictions),
                 evaluation.scores,
+                image_title(session.info.image_format),
             )
         except Exception as error:  # no failure in a picture is a reason to stop training
             reason = f"{type(error).__name__}: {error}"

@@ -153,6 +153,7 @@ class RunLog:
         truths: Sequence[Bool[np.ndarray, "h w k"]],
         predictions: Sequence[Bool[np.ndarray, "h w k"]],
         scores: Scores,
+        image_title: str = "image",
     ) -> None:
         """Draw the curves so far, and some images with true mask, predicted mask and error.
 
@@ -161,6 +162,7 @@ class RunLog:
           truths: their true masks, `[h w k]` bool.
           predictions: their predicted masks, `[h w k]` bool.
           scores: scores of all validation images.
+          image_title: text above the images.
         """
         if not is_first():
             return
@@ -172,6 +174,7 @@ class RunLog:
             images=images,
             truths=truths,
             predictions=predictions,
+            image_title=image_title,
             titles=[f"{scores.ids[i]}\nDice " + ", ".join(f"{d:.3f}" for d in dice[i]) for i in range(len(images))],
             class_names=scores.class_names,
         )

@@ -116,11 +116,12 @@ def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display)
 def _find_format(layout: Layout, train_ids: Sequence[str], config: Config, display: Display) -> ImageFormat:
     """Find the channels and intensities of the training images, and print them."""
     train = set(train_ids)
-    paths = [record.image for record in layout.records if record.id in train]
-    with display.bar("reading intensities", len(paths), unit="images") as show:
+    images = [record.images for record in layout.records if record.id in train]
+    with display.bar("reading intensities", len(images), unit="images") as show:
         found = find_format(
-            paths,
+            images,
             config.data,
+            names=layout.channel_names,
             num_threads=config.data.num_threads or num_cores(),
             on_progress=lambda done, _: show(done, ""),
         )

@@ -1,6 +1,7 @@
 """Reading of image files: 8-bit RGB, or the numbers that a file holds with any number of channels and any depth."""
 
 import io
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -98,6 +99,54 @@ def read_pixels(path: str | epath.Path, *, pages: str = "error") -> np.ndarray:
         pixels = _decode(path, data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if pixels.ndim == 3 else pixels[..., None]
     return _checked(path, pixels)
+
+
+def read_channels(files: Sequence[str | epath.Path], *, pages: str = "error") -> np.ndarray:
+    """Read an image of which each channel is a file of its own, on the host.
+
+    Args:
+      files: one file for each channel, in the order of the channels. Each holds one channel, or three equal ones.
+      pages: see `read_pixels`.
+
+    Returns:
+      `[h w c]`, of the files' dtype; of different ones the smallest that holds the numbers of all.
+
+    Raises:
+      BadSampleError: a file cannot be read or holds several channels, or two have different sizes.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> import numpy as np
+      >>> import unet_jax
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     files = [pathlib.Path(folder) / name for name in ("dapi.npy", "gfp.npy")]
+      ...     for value, file in enumerate(files):
+      ...         np.save(file, np.full((2, 4), value, np.uint16))
+      ...     pixels = unet_jax.read_channels([str(file) for file in files])
+      >>> pixels.shape, pixels[0, 0].tolist()
+      ((2, 4, 2), [0, 1])
+    """
+    return np.stack(read_planes([epath.Path(file) for file in files], pages=pages), axis=-1)
+
+
+def read_planes(files: Sequence[epath.Path], *, pages: str = "error") -> list[np.ndarray]:
+    """Read the channels of an image as `read_channels` does, `[h w]` each, in the dtype of its own file."""
+    planes: list[np.ndarray] = []
+    for file in files:
+        pixels = read_pixels(file, pages=pages)
+        if (pixels != pixels[..., :1]).any():
+            raise BadSampleError(
+                f"{file}: has {pixels.shape[-1]} channels that differ, but data.image_patterns takes one channel from "
+                f"each file. Save the channel in gray."
+            )
+        if planes and pixels.shape[:2] != planes[0].shape:
+            (height, width), (first_height, first_width) = pixels.shape[:2], planes[0].shape
+            raise BadSampleError(
+                f"{file}: is {width}x{height} pixels (width x height), but the first channel of the same image, "
+                f"{files[0]}, is {first_width}x{first_height}. Export all channels at one size."
+            )
+        planes.append(pixels[..., 0])
+    return planes
 
 
 def read_header(path: epath.Path, *, pages: str = "error") -> ImageHeader:

@@ -6,13 +6,14 @@ The format is found once, before training, is stored in the run, and is the same
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from unet_jax._types import InputError
-from unet_jax.data.images.files import read_image, read_pixels
+from unet_jax.data.images.files import read_image, read_pixels, read_planes
 from unet_jax.data.pixels import BadSampleError
 
 _WHITE = 65535
@@ -37,6 +38,10 @@ class ImageFormat:
     """Two percentiles of each image and channel that are its limits. Empty: `low` and `high` are."""
     pages: str = "error"
     """Meaning of TIFF pages that the file does not explain; see `read_pixels`."""
+    names: tuple[str, ...] = ()
+    """Names of the channels, if each is in a file of its own. Empty: an image is one file."""
+    types: tuple[str, ...] = ()
+    """Data type of each channel in the files, if `low` and `high` were measured. Empty: any type."""
 
     @property
     def num_channels(self) -> int:
@@ -44,13 +49,19 @@ class ImageFormat:
         return len(self.channels)
 
     @property
+    def is_plain(self) -> bool:
+        """True if the channels are those of any picture: one gray, or red, green and blue of one file."""
+        return not self.names and (self.file_channels, self.channels) in ((1, (0,)), (3, (0, 1, 2)))
+
+    @property
     def dtype(self) -> np.dtype:
         """Data type of the pixels that the network sees."""
         return np.dtype(np.uint8 if self.bits == 8 else np.uint16)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields as values that JSON can hold."""
-        return dataclasses.asdict(self)
+        """Return all fields as values that JSON can hold, without those that are empty in most formats."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if value or name not in ("names", "types")}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ImageFormat":
@@ -58,16 +69,29 @@ class ImageFormat:
         fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         return cls(**fields)
 
-    def read(self, path: epath.Path) -> np.ndarray:
+    def label(self, channel: int) -> str:
+        """Return what to call a channel that the network sees: its name, or its number in the file."""
+        return self.names[channel] if self.names else f"channel {self.channels[channel]}"
+
+    def read(self, files: Sequence[epath.Path]) -> np.ndarray:
         """Read an image as the network sees it, at its own size.
+
+        Args:
+          files: the image's file; or one for each channel, if the format names the channels.
 
         Returns:
           `[h w c]` uint8 or uint16.
 
         Raises:
-          BadSampleError: the file cannot be read, or its channels or depth are others than the run's.
+          BadSampleError: a file cannot be read, or its channels, size or depth are others than the run's.
         """
-        return self.apply(read_pixels(path, pages=self.pages), str(path))
+        if not self.names:
+            (file,) = files
+            return self.apply(read_pixels(file, pages=self.pages), str(file))
+        planes = read_planes(files, pages=self.pages)
+        for file, plane, expected in zip(files, planes, self.types, strict=False):
+            _check_type(plane, np.dtype(expected), str(file))
+        return self.apply(np.stack(planes, axis=-1), str(files[0]))
 
     def apply(self, pixels: np.ndarray, name: str = "an image") -> np.ndarray:
         """Map numbers as they are in a file to pixels as the network sees them.
@@ -99,6 +123,8 @@ class ImageFormat:
                     f"those were."
                 )
             return pixels
+        if self.types:
+            _check_type(pixels, np.result_type(*self.types), name)
         low, high = self._limits(pixels)
         scale = _WHITE / np.maximum(high - low, np.finfo(np.float64).tiny)
         # Row by row would do; float32 has 24 bits, which hold 16 exactly once the limits are subtracted in float64.
@@ -112,15 +138,40 @@ class ImageFormat:
         if self.high:
             return np.asarray(self.low), np.asarray(self.high)
         # By depth. Signed integers are read from 0: what is below is black.
-        largest = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "ui" else 1.0
-        return np.zeros(self.num_channels), np.full(self.num_channels, float(largest))
+        return np.zeros(self.num_channels), np.full(self.num_channels, white_of(pixels.dtype))
+
+
+def white_of(dtype: np.dtype) -> float:
+    """Return the number that is white by depth: the largest of an integer type, 1 for floats."""
+    return float(np.iinfo(dtype).max) if dtype.kind in "ui" else 1.0
+
+
+def _check_type(pixels: np.ndarray, expected: np.dtype, name: str) -> None:
+    """Raise `BadSampleError` if numbers are of another type than those that the limits were measured on.
+
+    The limits would be wrong for 8-bit copies of deeper files, or for floats from 0 to 1. Whole numbers in a larger
+    type mean the same.
+    """
+    found = pixels.dtype
+    if found == expected or found.kind == expected.kind == "f":
+        return
+    if expected.kind in "ui" and found.itemsize >= expected.itemsize:
+        range_ = np.iinfo(expected)
+        if pixels.min() >= range_.min and pixels.max() <= range_.max and (pixels == np.rint(pixels)).all():
+            return
+    raise BadSampleError(
+        f"{name}: has {found} values, but this run's images have {expected} and were mapped by limits of such numbers. "
+        f"Save it with the numbers that they have."
+    )
 
 
 def describe_format(image_format: ImageFormat) -> str:
     """Return a line for people: the channels, and the numbers that become black and white."""
     count, of = image_format.num_channels, image_format.file_channels
     channels = f"{count} channel{'s' if count > 1 else ''}"
-    if image_format.channels != tuple(range(of)):
+    if image_format.names:
+        channels += f" ({', '.join(image_format.names)})"
+    elif image_format.channels != tuple(range(of)):
         channels += f" ({', '.join(map(str, image_format.channels))} of {of})"
     if image_format.bits == 8:
         return f"pixels: {channels} of 8 bits"
@@ -131,6 +182,9 @@ def describe_format(image_format: ImageFormat) -> str:
         return f"pixels: {channels}; white is the largest value of a file's type"
     pairs = zip(image_format.low, image_format.high, strict=True)
     ranges = ", ".join(dict.fromkeys(f"{low:g} to {high:g}" for low, high in pairs))
+    if image_format.names:
+        limits = zip(image_format.names, image_format.low, image_format.high, strict=True)
+        ranges = ", ".join(f"{low:g} to {high:g} ({name})" for name, low, high in limits)
     return f"pixels: {channels}; black to white is {ranges}"
 
 
@@ -138,9 +192,9 @@ RGB8 = ImageFormat()
 """Images of 8 bits with three channels."""
 
 
-def read_as(path: epath.Path, image_format: ImageFormat | None) -> np.ndarray:
+def read_as(files: Sequence[epath.Path], image_format: ImageFormat | None) -> np.ndarray:
     """Read an image in a run's format. None is that of runs that stored none: any image as 8-bit RGB."""
-    return read_image(path) if image_format is None else image_format.read(path)
+    return read_image(files[0]) if image_format is None else image_format.read(files)
 
 
 def parse_channels(text: str, file_channels: int) -> tuple[int, ...]:

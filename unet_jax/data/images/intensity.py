@@ -10,8 +10,8 @@ from etils import epath
 
 from unet_jax._types import InputError
 from unet_jax.config import DataConfig
-from unet_jax.data.images.files import ImageHeader, read_header, read_pixels
-from unet_jax.data.images.format import ImageFormat, describe_format, parse_channels
+from unet_jax.data.images.files import ImageHeader, read_channels, read_header, read_pixels
+from unet_jax.data.images.format import ImageFormat, describe_format, parse_channels, white_of
 from unet_jax.data.pixels import BadSampleError
 
 _FEWEST_LEVELS = 64
@@ -28,9 +28,10 @@ class FoundFormat(NamedTuple):
 
 
 def find_format(
-    paths: Sequence[epath.Path],
+    images: Sequence[Sequence[epath.Path]],
     config: DataConfig,
     *,
+    names: Sequence[str] = (),
     num_threads: int = 4,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> FoundFormat:
@@ -39,10 +40,11 @@ def find_format(
     Files whose header cannot be read are left to the audit, which names them.
 
     Args:
-      paths: image files.
+      images: the file of each image; or its files, one for each channel.
       config: settings of the data set.
+      names: names of the channels, if each is in a file of its own.
       num_threads: threads that read.
-      on_progress: called with (files done, all files).
+      on_progress: called with (images done, all images).
 
     Raises:
       InputError: the files have different channels or depths, or too few gray levels in the chosen limits.
@@ -54,39 +56,58 @@ def find_format(
         except BadSampleError:
             return None
 
+    paths = [path for files in images for path in files]
     with ThreadPoolExecutor(num_threads) as pool:
         headers = dict(zip(paths, pool.map(header_of, paths), strict=True))
     known = {path: header for path, header in headers.items() if header is not None}
-    if not known:  # the audit says what is wrong with each
+    images = [files for files in images if all(path in known for path in files)]
+    if not images:  # the audit says what is wrong with each
         return FoundFormat(ImageFormat(pages=config.pages), "", ())
-    file_channels = _common_channels(known)
+    # Files that must agree in depth: all, or those of each channel.
+    alike = [{files[i]: known[files[i]] for files in images} for i in range(len(images[0]))]
+    file_channels = len(names) or _common_channels(known)
     channels = parse_channels(config.channels, file_channels)
-    image_format = ImageFormat(channels, file_channels, pages=config.pages)
+    image_format = ImageFormat(channels, file_channels, pages=config.pages, names=tuple(names))
     rotated = tuple(str(path) for path, header in known.items() if header.is_rotated)
     dtypes = {header.dtype for header in known.values()}
+    is_8_bits = dtypes == {np.dtype(np.uint8)}
     kind, note = config.intensity, ""
+    if kind == "auto" or (kind == "depth" and len(alike) > 1):
+        for name, of_channel in zip(names or ("",), alike, strict=True):
+            _check_one_depth(of_channel, name)
     if kind == "auto":
-        _check_one_depth(known)
-        kind = "depth" if dtypes == {np.dtype(np.uint8)} else "percentiles"
+        kind = "depth" if is_8_bits else "percentiles"
     match kind:
         case "depth":
-            image_format = dataclasses.replace(image_format, bits=8 if dtypes == {np.dtype(np.uint8)} else 16)
+            image_format = dataclasses.replace(image_format, bits=8 if is_8_bits else 16)
+            if len(alike) > 1 and len(dtypes) > 1:  # each channel by its own depth
+                white = tuple(white_of(next(iter(of_channel.values())).dtype) for of_channel in alike)
+                image_format = dataclasses.replace(
+                    image_format, low=(0.0,) * len(white), high=white, types=_types_of(alike)
+                )
         case "image-percentiles":
             image_format = dataclasses.replace(image_format, bits=16, percentiles=config.intensity_percentiles)
         case "limits":
             low, high = _given_limits(config, len(channels))
             image_format = dataclasses.replace(image_format, bits=16, low=low, high=high)
         case _:
-            low, high, levels = _measured_limits(list(known), image_format, config, num_threads, on_progress)
-            image_format = dataclasses.replace(image_format, bits=16, low=low, high=high)
+            low, high, levels = _measured_limits(images, image_format, config, num_threads, on_progress)
+            expected = _types_of(alike) * (1 if names else file_channels)
+            image_format = dataclasses.replace(image_format, bits=16, low=low, high=high, types=expected)
             if config.intensity == "auto":
-                _check_levels(channels, low, high, levels, config)
+                _check_levels(image_format, levels, config)
             note = ", the percentiles {:g} and {:g} of the training images".format(*config.intensity_percentiles)
     types = ", ".join(sorted(str(dtype) for dtype in dtypes))
     return FoundFormat(image_format, f"{describe_format(image_format)}{note} (files: {types})", rotated)
 
 
-def _check_one_depth(headers: dict[epath.Path, ImageHeader]) -> None:
+def _types_of(alike: Sequence[dict[epath.Path, ImageHeader]]) -> tuple[str, ...]:
+    """Return the data type of each set of files; none if one has several."""
+    types = [{str(header.dtype) for header in headers.values()} for headers in alike]
+    return tuple(next(iter(names)) for names in types) if all(len(names) == 1 for names in types) else ()
+
+
+def _check_one_depth(headers: dict[epath.Path, ImageHeader], channel: str = "") -> None:
     """Raise `InputError` if the files have different depths, so that no single mapping is right by itself."""
     first: dict[np.dtype, epath.Path] = {}
     for path, header in headers.items():
@@ -95,25 +116,27 @@ def _check_one_depth(headers: dict[epath.Path, ImageHeader]) -> None:
         listed = ", ".join(
             f"{path} has {dtype}" for dtype, path in sorted(first.items(), key=lambda pair: str(pair[0]))
         )
+        if channel:
+            raise InputError(
+                f"files of the channel {channel} have different depths: {listed}. Convert them to one depth."
+            )
         raise InputError(
             f"the images have different depths: {listed}. Convert them to one depth, or say with --data.intensity "
             f"depth that the largest value of each depth is white."
         )
 
 
-def _check_levels(
-    channels: Sequence[int], low: Sequence[float], high: Sequence[float], levels: Sequence[int], config: DataConfig
-) -> None:
+def _check_levels(image_format: ImageFormat, levels: Sequence[int], config: DataConfig) -> None:
     """Raise `InputError` if so few levels are used that the limits are probably wrong."""
     fewest = min(range(len(levels)), key=levels.__getitem__)
     if levels[fewest] >= _FEWEST_LEVELS:
         return
     percentiles = " and ".join(f"{value:g}" for value in config.intensity_percentiles)
     raise InputError(
-        f"channel {channels[fewest]} of the images has only {levels[fewest]} levels between {low[fewest]:g} and "
-        f"{high[fewest]:g} (percentiles {percentiles} of the training images). If that is all there is, say so with "
-        f"--data.intensity percentiles; otherwise give limits: --data.intensity limits --data.intensity-limits LOW "
-        f"HIGH."
+        f"{image_format.label(fewest)} of the images has only {levels[fewest]} levels between "
+        f"{image_format.low[fewest]:g} and {image_format.high[fewest]:g} (percentiles {percentiles} of the training "
+        f"images). If that is all there is, say so with --data.intensity percentiles; otherwise give limits: "
+        f"--data.intensity limits --data.intensity-limits LOW HIGH."
     )
 
 
@@ -147,7 +170,7 @@ def _given_limits(config: DataConfig, num_channels: int) -> tuple[tuple[float, .
 
 
 def _measured_limits(
-    paths: Sequence[epath.Path],
+    images: Sequence[Sequence[epath.Path]],
     image_format: ImageFormat,
     config: DataConfig,
     num_threads: int,
@@ -158,11 +181,14 @@ def _measured_limits(
     Every image gives the same number of values, evenly spread, so that large images do not outweigh small ones.
     """
 
-    per_image = min(max(_MOST_SAMPLES // len(paths), _FEWEST_PER_IMAGE), _MOST_PER_IMAGE)
+    per_image = min(max(_MOST_SAMPLES // len(images), _FEWEST_PER_IMAGE), _MOST_PER_IMAGE)
 
-    def values_of(path: epath.Path) -> np.ndarray | None:
+    def values_of(files: Sequence[epath.Path]) -> np.ndarray | None:
         try:
-            pixels = read_pixels(path, pages=config.pages)
+            if image_format.names:
+                pixels = read_channels(files, pages=config.pages)
+            else:
+                pixels = read_pixels(files[0], pages=config.pages)
         except BadSampleError:
             return None
         if pixels.shape[-1] == 1 and image_format.file_channels == 3:
@@ -172,10 +198,10 @@ def _measured_limits(
 
     samples: list[np.ndarray] = []
     with ThreadPoolExecutor(num_threads) as pool:
-        for done, values in enumerate(pool.map(values_of, paths), start=1):
+        for done, values in enumerate(pool.map(values_of, images), start=1):
             if values is not None:
                 samples.append(values)
-            on_progress(done, len(paths))
+            on_progress(done, len(images))
     if not samples:
         count = image_format.num_channels
         return (0.0,) * count, (1.0,) * count, [_FEWEST_LEVELS] * count
@@ -188,9 +214,10 @@ def _measured_limits(
         if not b > a:
             b = float(values.max())
         if not b > a:
+            choice = "--data.image-patterns" if image_format.names else "--data.channels"
             raise InputError(
-                f"channel {image_format.channels[channel]} of the images is {a:g} nearly everywhere: leave it out with "
-                f"--data.channels, or give limits: --data.intensity limits --data.intensity-limits LOW HIGH."
+                f"{image_format.label(channel)} of the images is {a:g} nearly everywhere: leave it out with {choice}, "
+                f"or give limits: --data.intensity limits --data.intensity-limits LOW HIGH."
             )
         low.append(a)
         high.append(b)
