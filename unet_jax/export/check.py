@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from jaxtyping import Array, Bool, Float
 from scipy import special
 
@@ -20,7 +19,8 @@ from unet_jax.data.pixels import resize_image
 from unet_jax.data.sources import FileSource
 from unet_jax.export.contract import network_size
 from unet_jax.inference.evaluate import select_records
-from unet_jax.inference.predict import find_inputs, predict_pairs
+from unet_jax.inference.inputs import find_inputs
+from unet_jax.inference.predict import predict_pairs
 from unet_jax.program.initial_state import make_model
 from unet_jax.program.steps import unit_range
 from unet_jax.runs.load import Run
@@ -109,7 +109,7 @@ def validation_images(run: Run, root: str, most: int) -> Iterator[CheckImage]:
 
 def given_images(run: Run, inputs: Sequence[str], most: int) -> Iterator[CheckImage]:
     """Yield images from files and folders, as `validation_images` does, without masks."""
-    files: dict[str, epath.Path] = find_inputs(inputs)
+    files = find_inputs(inputs, run.config.data.image_patterns)
     for id_ in _spread(list(files), most):
         yield CheckImage(id_, read_as(files[id_], run.info.image_format), None)
 

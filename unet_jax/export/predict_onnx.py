@@ -173,6 +173,11 @@ def read_image(path: str | Path, images: dict[str, Any] | None) -> np.ndarray:
 
 def decode_image(data: bytes, name: str, images: dict[str, Any] | None) -> np.ndarray:
     """Decode the content of an image file as `read_image` does; its name says the kind of file."""
+    if images and images.get("names"):
+        raise PredictError(
+            f"{name}: this model's images have a file for each channel ({', '.join(images['names'])}), which this "
+            f"program does not join. Call it from Python: map_intensities takes an array [h w c] of them."
+        )
     suffix = Path(name).suffix.lower()
     if suffix in (".tif", ".tiff"):
         _check_tiff(name, data)
@@ -188,6 +193,18 @@ def decode_image(data: bytes, name: str, images: dict[str, Any] | None) -> np.nd
     return map_intensities(pixels, name, images)
 
 
+def _check_type(pixels: np.ndarray, expected: np.dtype, name: str) -> None:
+    """Raise `PredictError` for numbers of another kind than those that the limits were measured on."""
+    found = pixels.dtype
+    if found == expected or found.kind == expected.kind == "f":
+        return
+    if expected.kind in "ui" and found.itemsize >= expected.itemsize:
+        range_ = np.iinfo(expected)
+        if pixels.min() >= range_.min and pixels.max() <= range_.max and (pixels == np.rint(pixels)).all():
+            return
+    raise PredictError(f"{name}: has {found} values, but the images of this model have {expected}.")
+
+
 def map_intensities(pixels: np.ndarray, name: str, images: dict[str, Any]) -> np.ndarray:
     """Map numbers of a file, `[h w c]`, to pixels as the network sees them."""
     found, expected = pixels.shape[-1], images["file_channels"]
@@ -195,10 +212,12 @@ def map_intensities(pixels: np.ndarray, name: str, images: dict[str, Any]) -> np
         pixels = pixels.astype(np.uint8) * np.uint8(255)
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         raise PredictError(f"{name}: has values that are not finite. Fill such pixels with a number.")
-    if found == 1 and expected == 3:
+    if found == 1 and expected == 3 and not images.get("names"):
         pixels = np.repeat(pixels, 3, axis=-1)
     elif found != expected:
         raise PredictError(f"{name}: has {found} channels, but the images of this model have {expected}.")
+    if images.get("types"):
+        _check_type(pixels, np.result_type(*images["types"]), name)
     pixels = np.ascontiguousarray(pixels[..., images["channels"]])
     if images["bits"] == 8:
         if pixels.dtype != np.uint8:

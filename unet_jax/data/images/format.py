@@ -107,7 +107,7 @@ class ImageFormat:
           BadSampleError: channels or depth are others than the run's.
         """
         found = pixels.shape[-1]
-        if found == 1 and self.file_channels == 3:
+        if found == 1 and self.file_channels == 3 and not self.names:
             pixels = np.repeat(pixels, 3, axis=-1)
         elif found != self.file_channels:
             raise BadSampleError(
