@@ -19,7 +19,8 @@ from unet_jax.data.images.format import ImageFormat
 from unet_jax.export import onnx_model, predict_onnx
 from unet_jax.export.contract import About
 from unet_jax.export.onnx_model import export_heads, export_onnx
-from unet_jax.inference.predict import find_inputs, predict_files
+from unet_jax.inference.inputs import find_inputs
+from unet_jax.inference.predict import predict_files
 from unet_jax.metrics.calibration import Calibration
 
 SIXTEEN = ImageFormat((0, 1), 2, 16, (100.0, 0.0), (4000.0, 60000.0))
@@ -246,5 +247,24 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
 
 def test_the_script_knows_every_field_of_an_image_format():
     """A new field must be understood by `predict_onnx.map_intensities`, or refused by `make_contract`."""
-    known = {"channels", "file_channels", "bits", "low", "high", "percentiles", "pages"}
+    known = {"channels", "file_channels", "bits", "low", "high", "percentiles", "pages", "names", "types"}
     assert {field.name for field in dataclasses.fields(ImageFormat)} == known
+
+
+def test_the_script_refuses_channel_files_and_other_depths():
+    images = ImageFormat((0, 1, 2), 3, names=("a", "b", "c")).to_dict()
+    with pytest.raises(
+        predict_onnx.PredictError, match=r"x\.png: this model's images have a file for each channel \(a, b"
+    ):
+        predict_onnx.decode_image(b"", "x.png", images)
+    gray = np.zeros((2, 2, 1), np.uint8)
+    with pytest.raises(predict_onnx.PredictError, match="has 1 channels, but the images of this model have 3"):
+        predict_onnx.map_intensities(gray, "x", images)
+    deep = ImageFormat((0,), 1, 16, (100.0,), (4000.0,), types=("uint16",))
+    with pytest.raises(
+        predict_onnx.PredictError, match="x: has uint8 values, but the images of this model have uint16"
+    ):
+        predict_onnx.map_intensities(gray, "x", deep.to_dict())
+    whole = np.arange(4, dtype=np.float32).reshape(2, 2, 1) * 1000
+    seen = predict_onnx.map_intensities(whole, "x", deep.to_dict())
+    np.testing.assert_array_equal(seen, deep.apply(whole.astype(np.uint16)))
