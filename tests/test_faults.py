@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 from etils import epath
@@ -17,6 +19,7 @@ from helpers import ONE_DEVICE, TINY, assert_equal_runs, committed, environment,
 
 from unet_jax import InputError, Preempted, load_run
 from unet_jax.report.display import Quiet
+from unet_jax.runs.checkpoints import CheckpointStore
 from unet_jax.runs.lock import lock_run
 from unet_jax.training.preemption import stop_requests
 
@@ -88,6 +91,42 @@ def test_another_thread_watches_no_signals_and_ignored_ones_stay_ignored():
     thread.start()
     thread.join()
     assert seen == [(False, signal.getsignal(signal.SIGTERM))]
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_closed_terminal_and_the_end_of_a_job_stop_like_sigterm(number):
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with stop_requests() as stop_at:
+            assert not stop_at(1)
+            os.kill(os.getpid(), number)
+            assert stop_at(2)
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_run_can_be_pickled_and_is_loaded_while_its_checkpoint_is_replaced(synthetic_root, tmp_path, monkeypatch):
+    """Beside a run that trains: the store of one moment names a checkpoint that the next one has removed."""
+    loaded = load_run(run(tiny_config(synthetic_root, num_epochs=1), tmp_path).path, mesh=ONE_DEVICE)
+    again = pickle.loads(pickle.dumps(loaded))
+    assert (again.info, again.step, again.path) == (loaded.info, loaded.step, loaded.path)
+    assert again.mesh.size == 8
+    jax.tree.map(np.testing.assert_array_equal, again.state, loaded.state)
+    load, tries = CheckpointStore.load, []
+
+    def gone_at_first(self, step, abstract_state, mesh):
+        tries.append(step)
+        if len(tries) == 1:
+            os.rename(tmp_path / "checkpoints/2", tmp_path / "elsewhere")
+            try:
+                return load(self, step, abstract_state, mesh)
+            finally:
+                os.rename(tmp_path / "elsewhere", tmp_path / "checkpoints/3")
+        return load(self, step, abstract_state, mesh)
+
+    monkeypatch.setattr(CheckpointStore, "load", gone_at_first)
+    assert load_run(tmp_path, mesh=ONE_DEVICE).step == 3 and tries == [2, 3]
 
 
 def start(root, out, *options):

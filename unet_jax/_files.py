@@ -2,13 +2,16 @@
 
 `unfinished_folder` publishes a complete folder by one rename; `replace_bytes` and `replace_text` do the same for a
 file. So a process that is killed leaves nothing half-written under the final name, and processes that write the same
-folder at once do not mix their files. `csv_text` formats tables. `user_cache` names the folder that holds our caches.
+folder at once do not mix their files. `csv_text` formats tables, `read_json` reads JSON of any origin, and `user_cache`
+names the folder that holds our caches.
 """
 
 import contextlib
 import csv
 import io
+import json
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -23,6 +26,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 _LEFTOVER_AGE_S = 60.0  # a younger unfinished folder may belong to a process that is about to lock it
 
 
@@ -102,31 +106,87 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def replace_bytes(path: epath.Path, content: bytes) -> None:
-    """Write a file by one rename, so that a kill never leaves half of it."""
-    new = _new_version(path)
-    new.write_bytes(content)
-    new.replace(path)
+    """Write a file by one rename, so that a kill or a full disk never leaves half of it.
+
+    If `path` is a symbolic link, the file takes its place: what it points to stays as it is.
+    """
+    # A name that nobody can know keeps apart processes that write the same file at once.
+    new = path.parent / f"{path.name}.{secrets.token_hex(8)}.new"
+    try:
+        if "://" in str(path):
+            new.write_bytes(content)
+        else:
+            # The file is made here and now: a link that somebody placed under this name is an error.
+            with open(new, "xb") as file:
+                file.write(content)
+        new.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+        raise
 
 
 def replace_text(path: epath.Path, text: str) -> None:
-    """Write a text file by one rename, so that a kill never leaves half of it."""
-    new = _new_version(path)
-    new.write_text(text)
-    new.replace(path)
+    """Write a text file in UTF-8 by one rename, as `replace_bytes` does."""
+    replace_bytes(path, text.encode())
 
 
-def _new_version(path: epath.Path) -> epath.Path:
-    # The number of the process keeps apart two that write the same file at once.
-    return path.parent / f"{path.name}.{os.getpid()}.new"
+def read_json(path: epath.Path) -> Any:
+    """Read a file of JSON.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: it holds no JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    r"""Format a table as CSV: a header line, then one line per row, each ending in "\n"."""
+    r"""Format a table as CSV: a header line, then one line per row, each ending in "\n".
+
+    A text that a spreadsheet would take for a formula, such as the id "=1+1", gets an apostrophe before it.
+    """
+    return csv_rows([columns]) + csv_rows(rows)
+
+
+def csv_rows(rows: Iterable[Sequence[Any]]) -> str:
+    r"""Format rows of a table as CSV, as in `csv_text`.
+
+    Example:
+      >>> csv_rows([("=1+1", -2), ("a,b", None)])
+      "'=1+1,-2\n\"a,b\",\n"
+    """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
+    writer.writerows([_no_formula(cell) for cell in row] for row in rows)
     return file.getvalue()
+
+
+def plain_cell(text: str) -> str:
+    """Return the text of a cell without the apostrophe that `csv_text` put before it.
+
+    Example:
+      >>> plain_cell("'=1+1"), plain_cell("'a")
+      ('=1+1', "'a")
+    """
+    return text[1:] if text[:1] == "'" and text.lstrip("'").startswith(_FORMULA_STARTS) else text
+
+
+def _no_formula(cell: Any) -> Any:
+    # A text with apostrophes before what looks like a formula gets one too: `plain_cell` must tell them apart.
+    is_formula = isinstance(cell, str) and cell.lstrip("'").startswith(_FORMULA_STARTS) and not _is_number(cell)
+    return f"'{cell}" if is_formula else cell
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def user_cache() -> Path:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from unet_jax._files import replace_text
 from unet_jax.config import DataConfig
 from unet_jax.config.settings import check_used
 from unet_jax.report.audit_page import make_page
@@ -48,7 +49,7 @@ def audit(args: Sequence[str]) -> None:
     for line in findings.remarks:
         print(line)
     if options.page:
-        page.write_text(make_page(findings))
+        replace_text(page, make_page(findings))
         print(f"page: {page}")
     for problem in findings.problems:
         print(problem, file=sys.stderr)

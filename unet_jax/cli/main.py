@@ -1,5 +1,6 @@
 """The entry point of the command line, which finds a command, runs it, and reports how it ended."""
 
+import errno
 import importlib.metadata
 import logging
 import os
@@ -20,9 +21,9 @@ _USAGE = """usage: unet-jax COMMAND ...
   audit --data.root DIR        look through a data set before training, and write a page of what is found
   train PRESET --data.root DIR --out RUN
                                train a run, or continue it; presets: {presets}
-  evaluate RUN --data.root DIR [--split test]
+  evaluate RUN [--data.root DIR] [--split test]
                                score the best checkpoint; the last line printed is JSON
-  calibrate RUN --data.root DIR
+  calibrate RUN [--data.root DIR]
                                fit temperatures and thresholds to the split val, and keep them in the run
   predict RUN INPUT... --out DIR
                                write a mask per class and an overlay for each image
@@ -69,24 +70,14 @@ def main(argv: Sequence[str] | None = None) -> None:
       SystemExit: the command failed. docs/faults.md lists the exit statuses.
     """
     args = list(sys.argv[1:] if argv is None else argv)
-    if args == ["--version"]:
-        print(f"unet_jax {importlib.metadata.version('unet_jax')}")
-        return
-    if not args or args[0] in ("-h", "--help", "help"):
-        print(_USAGE.format(presets=", ".join(PRESETS)))
-        return
-    if argv is None:
-        restart_with_huge_pages()
-    _quiet_libraries()
     try:
-        if args[0] not in _COMMANDS:
-            raise InputError(unknown("command", args[0], list(_COMMANDS)))
-        pkgutil.resolve_name(_COMMANDS[args[0]])([_with_home(arg) for arg in args[1:]])
-    except InputError as error:
-        print(f"unet-jax: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:  # such as a folder without write permission, a full disk, a bucket that does not answer
-        print(f"unet-jax: {error}", file=sys.stderr)
+        _run(args, is_process=argv is None)
+        sys.stdout.flush()  # here, so that a closed pipe is noticed here
+    except BrokenPipeError:  # the reader of standard output, such as `head`, has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to write goes nowhere
+        sys.exit(0)
+    except (InputError, OSError) as error:  # OSError: a folder without permission, a bucket that does not answer
+        print(f"unet-jax: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except Preempted as stopped:
         print(f"unet-jax: {stopped}", file=sys.stderr)
@@ -95,6 +86,31 @@ def main(argv: Sequence[str] | None = None) -> None:
         hint = " The same command continues from the last checkpoint." if args[0] in ("train", "study") else ""
         print(f"\nunet-jax: interrupted.{hint}", file=sys.stderr)
         sys.exit(130)
+
+
+def _run(args: list[str], *, is_process: bool) -> None:
+    """Run the command that the arguments name, or print the help or the version."""
+    if args == ["--version"]:
+        print(f"unet_jax {importlib.metadata.version('unet_jax')}")
+        return
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_USAGE.format(presets=", ".join(PRESETS)))
+        return
+    if args[0] not in _COMMANDS:
+        raise InputError(unknown("command", args[0], list(_COMMANDS)))
+    if is_process:
+        restart_with_huge_pages()
+    _quiet_libraries()
+    pkgutil.resolve_name(_COMMANDS[args[0]])([_with_home(arg) for arg in args[1:]])
+
+
+def _one_line(error: InputError | OSError) -> str:
+    """Return the message of an error, with the remedy for a full disk, and with nothing that controls a terminal."""
+    from unet_jax.data.listing import printable_lines
+
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = ". Make room there; the same command then continues" if is_full else ""
+    return printable_lines(f"{error}{remedy}")
 
 
 def _with_home(arg: str) -> str:

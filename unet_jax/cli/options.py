@@ -4,7 +4,9 @@ import dataclasses
 from typing import Annotated, Literal
 
 import tyro
+from etils import epath
 
+from unet_jax._types import InputError
 from unet_jax.config.processes import Processes
 from unet_jax.data.records import Layout, Record
 from unet_jax.devices.compilation import enable_compilation_cache
@@ -18,8 +20,8 @@ from unet_jax.runs.load import Run, load_run
 class DataOptions:
     """Data set that the run is applied to."""
 
-    root: str
-    """Folder of the data set (docs/data.md)."""
+    root: str = ""
+    """Folder of the data set (docs/data.md). By default the one that the run was trained on."""
     splits: str | None = None
     """CSV file with the columns id,split. By default the splits that were recorded when the run began."""
 
@@ -45,5 +47,9 @@ def load(path: str, checkpoint: Literal["best", "last"], devices: DeviceOptions,
 
 def select(run: Run, given: DataOptions, split: str | None) -> tuple[str, Layout, list[Record]]:
     """Select the samples of a split of the given data set, read with the settings of the run; see `select_records`."""
-    data = dataclasses.replace(run.config.data, root=given.root, splits=given.splits, classes=run.class_names)
+    root = given.root or run.config.data.root
+    if not given.root and not epath.Path(root).is_dir():
+        where = f"the data set that it was trained on, {root!r}, is not there" if root else "it was trained on no data"
+        raise InputError(f"{run.path}: {where}. Say where the images are: --data.root DIR.")
+    data = dataclasses.replace(run.config.data, root=root, splits=given.splits, classes=run.class_names)
     return select_records(run, data, split)

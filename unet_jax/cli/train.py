@@ -41,4 +41,6 @@ def train(args: Sequence[str]) -> None:
         return
     scores = ", ".join(f"{name} {value:.4f}" for name, value in result.best_metrics.items())
     print(f"finished at step {result.step}; best checkpoint {result.best_step} (on val: {scores})")
-    print(f"pictures: {result.path}/pictures/validation.png and curves.png")
+    pictures = [path for name in ("validation.png", "curves.png") if (path := result.path / "pictures" / name).exists()]
+    if pictures:
+        print(f"pictures: {' and '.join(map(str, pictures))}")

@@ -3,6 +3,7 @@
 import difflib
 import math
 import typing
+import unicodedata
 from collections.abc import Iterable
 from typing import Literal
 
@@ -19,6 +20,19 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     """Return " Did you mean ...?" with the closest known name, or an empty string if none is close."""
     close = difflib.get_close_matches(given, list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+_LINE_ENDS = "\u2028\u2029"  # not control characters by category, but they break lines too
+
+
+def control_character(text: str) -> str:
+    """Return the first character that is a control character, ends a line or is not UTF-8; an empty text if none is."""
+    return next((c for c in text if unicodedata.category(c) in ("Cc", "Cs") or c in _LINE_ENDS), "")
+
+
+def is_plain_name(name: str) -> bool:
+    """Return whether a folder can have this name: one part of a path, without control characters."""
+    return bool(name) and "/" not in name and name not in (".", "..") and not control_character(name)
 
 
 def check_types(config: object, prefix: str) -> None:

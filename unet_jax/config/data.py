@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from unet_jax.config.checks import check_types, require
+from unet_jax.config.checks import check_types, is_plain_name, require
 from unet_jax.config.settings import setting
 
 
@@ -100,7 +100,7 @@ class DataConfig:
         needs_limits = self.intensity == "limits" and not self.intensity_limits
         require(not needs_limits, "data.intensity_limits", self.intensity_limits, "given when data.intensity is limits")
         for name in self.classes:
-            ok = bool(name) and "/" not in name and name == name.strip() and name not in (".", "..")
+            ok = is_plain_name(name) and name == name.strip()
             require(ok, "data.classes", name, "a plain name (it is used as a folder)")
         duplicates = sorted({name for name in self.classes if self.classes.count(name) > 1})
         require(not duplicates, "data.classes", duplicates, "free of repeated names")

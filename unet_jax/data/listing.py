@@ -10,9 +10,8 @@ from typing import NamedTuple
 from etils import epath
 
 from unet_jax._types import InputError
+from unet_jax.config.checks import control_character
 from unet_jax.data.pixels import IMAGE_SUFFIXES
-
-_LINE_ENDS = "\u2028\u2029"  # not control characters by category, but they break lines too
 
 
 class Listing(NamedTuple):
@@ -149,9 +148,9 @@ def check_name(path: epath.Path) -> None:
     Ids are written to CSV, JSON and HTML files and to the terminal, one a line, and masks are named after them.
     """
     name = path.name
-    bad = next((c for c in name if unicodedata.category(c) in ("Cc", "Cs") or c in _LINE_ENDS), "")
+    bad = control_character(name)
     if bad:
-        what = "is not UTF-8 text" if unicodedata.category(bad) == "Cs" else f"holds a control character ({bad!a})"
+        what = "is not UTF-8 text" if "\ud800" <= bad <= "\udfff" else f"holds a control character ({bad!a})"
         raise InputError(f"{printable(str(path))}: the name {what}. Rename it.")
 
 
@@ -163,6 +162,11 @@ def printable(text: str) -> str:
       'a\\nb\\udcff µ'
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """Return a text of several lines with escapes for what cannot be printed, so that no name controls a terminal."""
+    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 def count_endings(paths: Iterable[epath.Path]) -> tuple[tuple[str, int], ...]:

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from etils import epath
 
+from unet_jax._files import replace_bytes
 from unet_jax._types import InputError
 
 IMAGE_SUFFIXES = (
@@ -34,7 +35,7 @@ def write_png(path: epath.Path, pixels: np.ndarray) -> None:
     if not ok:
         raise OSError(f"{path}: OpenCV could not encode a PNG of shape {pixels.shape}.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.tobytes())
+    replace_bytes(path, data.tobytes())
 
 
 def by_channel_groups(operation: Callable[[np.ndarray], np.ndarray], pixels: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from etils import epath
 from jaxtyping import Bool, Float
 
 from unet_jax import metrics
+from unet_jax._files import replace_text
 from unet_jax._types import InputError
 from unet_jax.config import DataConfig
 from unet_jax.data.layout import find_layout
@@ -161,4 +162,4 @@ def summary(scores: Scores, *, split: str, threshold: float | dict[str, float]) 
 def write_csv(path: epath.Path, scores: Scores) -> None:
     """Write a CSV file with the scores of each image."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(scores.to_csv())
+    replace_text(path, scores.to_csv())

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from unet_jax.data.listing import printable_lines
+
 
 class Display:
     """Lines and bars on standard error, so that standard output stays free for results."""
@@ -16,7 +18,7 @@ class Display:
 
     def line(self, text: str) -> None:
         """Print a line that stays."""
-        self.console.print(text, markup=False)
+        self.console.print(printable_lines(text), markup=False)
 
     @contextlib.contextmanager
     def bar(self, title: str, total: int, completed: int = 0, unit: str = "") -> Iterator[Callable[[int, str], None]]:

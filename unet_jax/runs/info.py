@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from unet_jax._files import replace_text
+from unet_jax._files import read_json, replace_text
 from unet_jax._types import InputError
 from unet_jax.config import Config
 from unet_jax.config.dicts import config_from_dict, config_to_dict
 from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.order import TrainOrder, steps_per_epoch
+from unet_jax.runs.stored_values import DamagedError, check_stored
 
 _FORMAT = 1
 
@@ -140,13 +141,14 @@ def load_info(path: epath.Path) -> RunInfo:
     if not file.exists():
         raise InputError(f"{path}: is not a run (there is no {file.name}). Give the --out folder of unet-jax train.")
     try:
-        values = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
+        values = read_json(file)
+    except ValueError as error:
         raise InputError(f"{file}: is not JSON ({error}). Restore it or train again.") from error
     file_format = values.get("format") if isinstance(values, dict) else None
     if file_format != _FORMAT:
         raise InputError(f"{file}: has format {file_format!r}; this version of unet_jax reads {_FORMAT}.")
     try:
+        check_stored(values)
         return RunInfo(
             config=config_from_dict(_current_settings(values["config"])),
             class_names=tuple(values["class_names"]),
@@ -156,8 +158,11 @@ def load_info(path: epath.Path) -> RunInfo:
             image_format=ImageFormat.from_dict(values["images"]) if values.get("images") else None,
             changes=tuple(values.get("changes", ())),
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file}: is damaged ({type(error).__name__}: {error}). Restore it or train again.") from error
+    except InputError as error:
+        raise InputError(f"{file}: {error} Restore the file, or train again.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = str(error) if isinstance(error, DamagedError) else f"{type(error).__name__}: {error}"
+        raise InputError(f"{file}: is damaged ({reason}). Restore it, or train again.") from error
 
 
 def _current_settings(config: dict[str, Any]) -> dict[str, Any]:

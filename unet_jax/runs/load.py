@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
+import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
@@ -10,12 +11,14 @@ from jaxtyping import Float
 
 from unet_jax._types import InputError
 from unet_jax.config import Config
-from unet_jax.devices.mesh import make_mesh
+from unet_jax.devices.mesh import make_mesh, put_replicated
 from unet_jax.metrics.calibration import Calibration
 from unet_jax.program.initial_state import state_shapes
 from unet_jax.program.state import TrainState, averaged
-from unet_jax.runs.checkpoints import CheckpointStore, open_store
+from unet_jax.runs.checkpoints import CheckpointStore, committed_steps, open_store
 from unet_jax.runs.info import RunInfo, load_info
+
+_NUM_TRIES = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +51,21 @@ class Run:
     calibration: Calibration | None = None
     """Temperatures and thresholds to use (`unet_jax.inference.calibrate.with_calibration`), or None."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "mesh"}
+        return _unpickle, ({**values, "state": jax.device_get(self.state)},)
+
     @property
     def threshold(self) -> Float[np.ndarray, " k"]:
         """Probability above which a pixel belongs to the class: `[k]` float32, one per class."""
         same = (self.config.train.threshold,) * len(self.class_names)
         return np.asarray(self.calibration.threshold if self.calibration else same, np.float32)
+
+
+def _unpickle(values: dict[str, Any]) -> Run:
+    """Return a run from its pickled fields, on all devices of this process: those of the other one are not here."""
+    mesh = make_mesh()
+    return Run(**{**values, "state": put_replicated(values["state"], mesh)}, mesh=mesh)
 
 
 def open_checkpoints(path: epath.Path, config: Config) -> Any:
@@ -93,9 +106,33 @@ def load_run(path: str | epath.Path, checkpoint: Literal["best", "last"] = "best
         raise InputError(f"checkpoint is {checkpoint!r}, but must be 'best' or 'last'.")
     path, mesh = epath.Path(path), mesh or make_mesh()
     info = load_info(path)
+    for _ in range(_NUM_TRIES):
+        try:
+            return _load_once(path, checkpoint, info, mesh)
+        except _GoneError:  # a process that trains there has replaced the checkpoint: there is a newer one
+            continue
+    return _load_once(path, checkpoint, info, mesh)
+
+
+class _GoneError(InputError):
+    """Error for a checkpoint that was removed while it was read."""
+
+
+def _load_once(path: epath.Path, checkpoint: Literal["best", "last"], info: RunInfo, mesh: Mesh) -> Run:
+    """Load a run as `load_run` does.
+
+    Raises:
+      InputError: the checkpoint cannot be read.
+      _GoneError: it could not be read, and it is not there any more.
+    """
     with open_checkpoints(path, info.config) as store:
         step = choose_step(store, checkpoint, path)
-        state = averaged(store.load(step, abstract_state(info), mesh))
+        try:
+            state = averaged(store.load(step, abstract_state(info), mesh))
+        except InputError as error:
+            if step in committed_steps(path / "checkpoints"):
+                raise
+            raise _GoneError(str(error)) from error
         metrics = store.metrics(step)
     return Run(path, step, state, info.config, info.class_names, info, metrics, mesh)
 

@@ -38,6 +38,7 @@ def lock_run(out: epath.Path) -> Iterator[None]:
         return
     is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
+    check_no_links(out)
     path = out / "lock"
     file = _locked(path)
     try:
@@ -50,6 +51,23 @@ def lock_run(out: epath.Path) -> Iterator[None]:
                 os.rmdir(out)
 
 
+def check_no_links(out: epath.Path) -> None:
+    """Raise `InputError` if a file or folder of a run is a symbolic link.
+
+    Runs may come from other people. What is written to such a name would change a file outside of the run.
+
+    Args:
+      out: run directory on a local disk; it may be a link itself.
+    """
+    for folder in (out, out / "pictures", out / "checkpoints", out / "tensorboard"):
+        for entry in folder.iterdir() if folder.is_dir() else ():
+            if os.path.islink(entry):
+                raise InputError(
+                    f"{entry}: is a symbolic link to {os.readlink(entry)}, and would be written to. Put the file or "
+                    f"folder itself there; the run directory as a whole may be a link."
+                )
+
+
 def _locked(path: epath.Path) -> IO[str]:
     """Return the open and locked file, into which the process number and the host name are written.
 
@@ -60,7 +78,9 @@ def _locked(path: epath.Path) -> IO[str]:
     # exclude nobody, so the loop tries again unless the locked file is still the one with that name.
     assert fcntl is not None
     while True:
-        file = open(path, "a+")  # noqa: SIM115
+        # A link is an error, because the file it points to would be emptied. Systems without the flag have no `fcntl`.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        file = open(descriptor, "r+")  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -7,6 +7,7 @@ depend on what else the machine did meanwhile; ratios of interleaved steps do no
 import csv
 import dataclasses
 import io
+import math
 import time
 
 import jax
@@ -14,8 +15,8 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from unet_jax._files import csv_text, replace_text
-from unet_jax._types import Batch
+from unet_jax._files import csv_text, plain_cell, replace_text
+from unet_jax._types import Batch, InputError
 from unet_jax.devices.mesh import put_batch, put_replicated
 from unet_jax.program.build import batch_shapes
 from unet_jax.runs.info import load_info
@@ -92,16 +93,31 @@ def measure_costs(study: Study, programs: SharedPrograms, mesh: Mesh, display: G
 
 
 def read_costs(study: Study) -> dict[str, Cost]:
-    """Read the cost of each variant, by its name; empty if nothing was measured."""
-    if not cost_path(study).exists():
+    """Read the cost of each variant, by its name; empty if nothing was measured.
+
+    Raises:
+      InputError: the file is not a table of costs.
+    """
+    path = cost_path(study)
+    if not path.exists():
         return {}
-    rows = csv.DictReader(io.StringIO(cost_path(study).read_text()))
-    return {
-        row["variant"]: Cost(
-            float(row["step_ms"]), float(row["relative_time"]), int(row["step_bytes"]) if row["step_bytes"] else None
-        )
-        for row in rows
-    }
+    try:
+        rows = csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""), strict=True)
+        return {plain_cell(row["variant"]): _cost(row) for row in rows}
+    except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        raise InputError(
+            f"{path}: is not a table of costs. Remove it; the same command then measures again."
+        ) from error
+
+
+def _cost(row: dict[str, str]) -> Cost:
+    """Return the cost in a row of the table; raise ValueError if a number is none or is negative."""
+    cost = Cost(
+        float(row["step_ms"]), float(row["relative_time"]), int(row["step_bytes"]) if row["step_bytes"] else None
+    )
+    if not all(0.0 <= number < math.inf for number in (cost.step_ms, cost.relative_time, cost.step_bytes or 0)):
+        raise ValueError("a number is negative or not finite")
+    return cost
 
 
 def _made_up_batch(shapes: Batch, mesh: Mesh) -> Batch:

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from unet_jax.data.listing import printable
 from unet_jax.report.display import Display
 
 
@@ -50,7 +51,7 @@ class GridDisplay(Display):
             self._cells[name, seed] = result
             self._bars.pop(f"{name} seed {seed}", None)
             total = len(self._names) * len(self._seeds)
-            self.console.print(f"{self._num_done}/{total}  {name}  seed {seed}  {result}", markup=False)
+            self.line(f"{self._num_done}/{total}  {name}  seed {seed}  {result}")
 
     def line_of(self, run: str, text: str) -> None:
         """Write a line of a run to the log file, and show it if it is a new warning."""
@@ -60,7 +61,7 @@ class GridDisplay(Display):
                     file.write(f"{run}: {text}\n")
             if "WARNING" in text and text not in self._shown:
                 self._shown.add(text)
-                self.console.print(text.strip(), markup=False)
+                self.line(text.strip())
 
     def bar_of(self, run: str, text: str) -> None:
         """Show the progress of a run below the grid."""
@@ -73,7 +74,7 @@ class GridDisplay(Display):
         for seed in self._seeds:
             table.add_column(f"seed {seed}", justify="right")
         for name in self._names:
-            table.add_row(Text(name), *(self._cells.get((name, seed), "") for seed in self._seeds))
+            table.add_row(Text(printable(name)), *(self._cells.get((name, seed), "") for seed in self._seeds))
         with self._lock:
             bars = [Text(f"{run}: {text}") for run, text in self._bars.items()]
         return Group(table, *bars)

@@ -65,7 +65,11 @@ def make_page(study: Study, results: Results, pictures: Mapping[str, bytes]) -> 
     scores = results.scores
     num_runs = len(study.variants) * len(study.seeds)
     seeds = ", ".join(map(str, study.seeds))
-    friedman = "" if math.isnan(results.friedman_p) else f" The p-value of Friedman's test is {_p(results.friedman_p)}."
+    friedman = (
+        ""
+        if math.isnan(results.friedman_p)
+        else f" The p-value of Friedman's test is {escape(_p(results.friedman_p))}."
+    )
     parts = [
         f"<h1>Study of {len(study.variants)} losses</h1>",
         f"<p>The study has {num_runs} runs: {len(study.variants)} variants, each trained with {len(study.seeds)} "
@@ -95,7 +99,9 @@ def make_page(study: Study, results: Results, pictures: Mapping[str, bytes]) -> 
             rows = [row for row in results.rows if (row.score, row.class_name) == (score, class_name)]
             parts.append(_score_table(class_name, rows, len(study.seeds)))
     parts += [_costs(results), _settings(study, results)]
-    head = f'<meta charset="utf-8"><title>Study of {len(study.variants)} losses</title><style>{_STYLE}</style>'
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
+    head += f"<title>Study of {len(study.variants)} losses</title><style>{_STYLE}</style>"
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(parts) + "\n</body></html>\n"
 
 
@@ -159,6 +165,8 @@ def _score_table(class_name: str, rows: Sequence[Row], num_seeds: int) -> str:
 
 
 def _costs(results: Results) -> str:
+    if not results.costs:
+        return '<h2>Training step</h2><p class="note">It was not timed: there is no cost.csv.</p>'
     rows = []
     for name, cost in results.costs.items():
         memory = f"{cost.step_bytes / 1e6:.1f}" if cost.step_bytes else ""

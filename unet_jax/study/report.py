@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from etils import epath
+from rich.markup import escape
 from rich.table import Table
 
 from unet_jax._files import csv_text, replace_text
@@ -39,8 +40,9 @@ def write_results(study: Study) -> Results:
       InputError: a run is not done yet.
     """
     results, out = read_results(study), epath.Path(study.out)
-    (out / "results.csv").write_text(csv_text(("variant", "seed", "id", "class", *SCORES), _image_rows(study, results)))
-    (out / "table.csv").write_text(csv_text(_TABLE_COLUMNS, [_table_row(row) for row in results.rows]))
+    by_image = csv_text(("variant", "seed", "id", "class", *SCORES), _image_rows(study, results))
+    replace_text(out / "results.csv", by_image)
+    replace_text(out / "table.csv", csv_text(_TABLE_COLUMNS, [_table_row(row) for row in results.rows]))
     folder = out / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.png" for name in ("differences", "ranking", "curves")}
@@ -59,7 +61,7 @@ def show(results: Results) -> Table:
     classes = results.scores.class_names if len(results.scores.class_names) > 1 else ()
     table.add_column("variant", no_wrap=True)
     for column in ("mean", "SD", "difference, 95 %", "over seeds", "p (Holm)", "verdict", *classes, "time", "MB"):
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(escape(column), justify="right", no_wrap=True)
     means = {(row.variant, row.class_name): row.mean for row in results.rows if row.score == PRIMARY}
     for row in results.ranked_rows():
         c, cost = row.comparison, results.costs.get(row.variant)
@@ -69,7 +71,7 @@ def show(results: Results) -> Table:
             over_seeds = f"[{c.seed_low:+.4f}, {c.seed_high:+.4f}]"
             compared = (interval, over_seeds, f"{c.p_holm:.3f}", c.verdict)
         table.add_row(
-            row.variant,
+            escape(row.variant),
             f"{row.mean:.4f}",
             "" if math.isnan(row.std) else f"{row.std:.4f}",
             *compared,

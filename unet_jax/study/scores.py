@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from etils import epath
 from jaxtyping import Bool, Float
 
 from unet_jax import metrics
-from unet_jax._files import csv_text, replace_text
+from unet_jax._files import csv_text, plain_cell, replace_text
 from unet_jax._types import InputError
 from unet_jax.data.records import Layout, Record
 from unet_jax.inference.evaluate import probs_and_truths
@@ -121,13 +122,29 @@ def read_scores(path: epath.Path) -> ScoreTable:
     Raises:
       InputError: the file is not a table of scores.
     """
-    rows = list(csv.DictReader(io.StringIO(path.read_text(), newline="")))
-    ids, class_names = (tuple(dict.fromkeys(row[column] for row in rows)) for column in ("id", "class"))
-    if len(rows) != len(ids) * len(class_names) or not rows or not set(SCORES) <= set(rows[0]):
+    try:
+        text = path.read_bytes().decode()
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        names = {column: tuple(dict.fromkeys(plain_cell(row[column]) for row in rows)) for column in ("id", "class")}
+        ids, class_names = names["id"], names["class"]
+        order = [(id_, name) for id_ in ids for name in class_names]
+        numbers = {name: [_score(row[name]) for row in rows] for name in SCORES}
+        is_whole = rows and [(plain_cell(row["id"]), plain_cell(row["class"])) for row in rows] == order
+    except (ValueError, KeyError, TypeError, AttributeError, csv.Error):
+        is_whole = False
+    if not is_whole:
         raise InputError(f"{path}: is not a table of scores. Remove it; the same command then writes it again.")
     shape = (len(ids), len(class_names))
-    values = {name: np.array([float(row[name]) for row in rows]).reshape(shape) for name in SCORES}
+    values = {name: np.array(column).reshape(shape) for name, column in numbers.items()}
     return ScoreTable(ids, class_names, values)
+
+
+def _score(text: str) -> float:
+    """Return a number of the table; raise ValueError for one that no score can be."""
+    value = float(text)
+    if not 0.0 <= value < math.inf:
+        raise ValueError(f"{text!r} is no score")
+    return value
 
 
 def stack_scores(tables: Sequence[Sequence[ScoreTable]]) -> ScoreTable:

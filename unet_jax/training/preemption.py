@@ -1,4 +1,7 @@
-"""Requests to stop: after SIGTERM or Ctrl-C, the step under way is finished and saved, so that nothing is lost."""
+"""Requests to stop: after SIGTERM or Ctrl-C, the step under way is finished and saved, so that nothing is lost.
+
+SIGHUP, which a closed terminal sends, and SIGUSR1, which SLURM sends before the time of a job ends, do the same.
+"""
 
 import contextlib
 import signal
@@ -9,24 +12,27 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+_OTHERS = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGUSR1") if hasattr(signal, name))  # not on Windows
+
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[int], bool]]:
-    """Turn SIGTERM and the first Ctrl-C during the block into requests to stop; a second Ctrl-C acts as outside of it.
+    """Turn SIGTERM, SIGHUP, SIGUSR1 and the first Ctrl-C during the block into requests to stop.
 
-    Signals can be watched in the main thread only. In any other thread, the block watches none.
+    A second Ctrl-C acts as outside of the block. Signals can be watched in the main thread only. In any other thread,
+    the block watches none.
 
     Yields:
       A function from the number of a step to True if training should stop after it. Every process must call it after
       every step. If `jax.distributed` connects processes, its service makes them agree on a step.
     """
     if jax.distributed.is_initialized():
-        # The service watches SIGTERM only, so Ctrl-C is passed on as SIGTERM.
-        with _handling({signal.SIGINT: lambda *_: signal.raise_signal(signal.SIGTERM)}):
+        # The service watches SIGTERM only, so the others are passed on as SIGTERM.
+        with _handling(dict.fromkeys((signal.SIGINT, *_OTHERS), lambda *_: signal.raise_signal(signal.SIGTERM))):
             yield multihost_utils.reached_preemption_sync_point
         return
     requested = threading.Event()
-    with _handling(dict.fromkeys((signal.SIGTERM, signal.SIGINT), lambda *_: requested.set())):
+    with _handling(dict.fromkeys((signal.SIGTERM, signal.SIGINT, *_OTHERS), lambda *_: requested.set())):
         yield lambda step: requested.is_set()
 
 
