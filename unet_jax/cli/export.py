@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -11,6 +11,7 @@ from unet_jax._types import InputError
 from unet_jax.cli.options import DeviceOptions, load
 from unet_jax.export.check import given_images, validation_images
 from unet_jax.export.contract import About
+from unet_jax.report.display import make_display
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +20,8 @@ class _Export:
 
     run: tyro.conf.Positional[str]
     """Run directory."""
-    to: Literal["onnx"]
-    """Kind of file."""
+    to: Literal["onnx", "stablehlo"]
+    """Kind of file: onnx (most other programs), stablehlo (jax without this run)."""
     out: str
     """File to write."""
     images: tuple[str, ...] = ()
@@ -34,7 +35,9 @@ class _Export:
     calibrated: bool = False
     """Export with the temperatures and thresholds that unet-jax calibrate has fitted."""
     heads: bool = False
-    """One output per class and float32 input of one size, as QGIS Deepness wants it."""
+    """onnx: one output per class and float32 input of one size, as QGIS Deepness wants it."""
+    platforms: tuple[Literal["cpu", "cuda", "rocm", "tpu"], ...] = ()
+    """stablehlo: kinds of devices to export for. By default cpu, cuda and tpu."""
     license: str = ""
     """Licence of the weights for the metadata, as an SPDX identifier such as CC-BY-4.0."""
     authors: tuple[str, ...] = ()
@@ -43,21 +46,41 @@ class _Export:
     """A sentence for the metadata on what the network is for."""
 
 
+_USED_BY = {"heads": ("onnx",), "platforms": ("stablehlo",)}
+"""Kinds of files that an option has an effect on."""
+
+
 def export(args: Sequence[str]) -> None:
     """Run `unet-jax export`."""
     options = tyro.cli(_Export, args=args, prog="unet-jax export")
-    needs("onnx", "onnx", "onnxruntime")
-    from unet_jax.export.onnx_model import export_heads, export_onnx
-
+    for name, kinds in _USED_BY.items():
+        if getattr(options, name) and options.to not in kinds:
+            raise InputError(f"--{name} has no effect on --to {options.to}, only on {', '.join(kinds)}. Leave it out.")
+    write = _writer(options)
     run = load(options.run, options.checkpoint, DeviceOptions(), calibrated=options.calibrated)
-    about = About(options.license, options.authors, options.description)
     if options.images:
         images = given_images(run, options.images, options.num_images)
     else:
         images = validation_images(run, options.data_root or run.config.data.root, options.num_images)
-    write = export_heads if options.heads else export_onnx
-    agreement = write(run, options.out, images, about=about)
+    about = About(options.license, options.authors, options.description)
+    with make_display().bar("checking", len(images), unit="images") as show:
+        agreement = write(run, options.out, images, about=about, on_progress=lambda done: show(done, ""))
     print(f"{options.out}: {agreement.describe()}")
+
+
+def _writer(options: _Export) -> Any:
+    """Return the function that exports, with the options that only it knows."""
+    match options.to:
+        case "onnx":
+            needs("onnx", "onnx", "onnxruntime")
+            from unet_jax.export.onnx_model import export_heads, export_onnx
+
+            return export_heads if options.heads else export_onnx
+        case "stablehlo":
+            from unet_jax.export.stablehlo import PLATFORMS, export_stablehlo
+
+            platforms = options.platforms or PLATFORMS
+            return lambda *args, **more: export_stablehlo(*args, **more, platforms=platforms)
 
 
 def needs(extra: str, *modules: str) -> None:

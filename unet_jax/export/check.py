@@ -77,8 +77,24 @@ class Agreement:
         )
 
 
-def validation_images(run: Run, root: str, most: int) -> Iterator[CheckImage]:
-    """Yield images of the run's split val with their masks, evenly spread over it.
+@dataclasses.dataclass(frozen=True)
+class CheckImages:
+    """Images for the check, each of which is read when it is needed."""
+
+    ids: Sequence[str]
+    """Names of the images."""
+    read: Callable[[int], CheckImage]
+    """Function that reads the image at a position."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[CheckImage]:
+        return map(self.read, range(len(self.ids)))
+
+
+def validation_images(run: Run, root: str, most: int = 0) -> CheckImages:
+    """Return images of the run's split val with their masks, evenly spread over it.
 
     Args:
       run: run from `load_run`.
@@ -102,16 +118,19 @@ def validation_images(run: Run, root: str, most: int) -> Iterator[CheckImage]:
             f"--data-root, or other images with --images."
         ) from error
     source = FileSource(layout, _spread(records, most), soft_masks=data.soft_masks, image_format=run.info.image_format)
-    for i, id_ in enumerate(source.ids):
+
+    def read(i: int) -> CheckImage:
         sample = source[i]
-        yield CheckImage(id_, sample.image, sample.mask >= 128)
+        return CheckImage(source.ids[i], sample.image, sample.mask >= 128)
+
+    return CheckImages(source.ids, read)
 
 
-def given_images(run: Run, inputs: Sequence[str], most: int) -> Iterator[CheckImage]:
-    """Yield images from files and folders, as `validation_images` does, without masks."""
+def given_images(run: Run, inputs: Sequence[str], most: int = 0) -> CheckImages:
+    """Return images from files and folders, as `validation_images` does, without masks."""
     files = find_inputs(inputs, run.config.data.image_patterns)
-    for id_ in _spread(list(files), most):
-        yield CheckImage(id_, read_as(files[id_], run.info.image_format), None)
+    ids = _spread(list(files), most)
+    return CheckImages(ids, lambda i: CheckImage(ids[i], read_as(files[ids[i]], run.info.image_format), None))
 
 
 def _spread(items: Sequence[Any], most: int) -> Sequence[Any]:

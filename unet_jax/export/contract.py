@@ -93,7 +93,8 @@ def input_limits(run: Run) -> tuple[np.dtype, tuple[tuple[float, ...], tuple[flo
     """Return the data type of a graph's input, and the limits of intensity that the graph maps it from.
 
     Images of 8 bits are taken as they are, without limits. For deeper images with limits, the input is the numbers of
-    the files: uint16 if all limits are whole numbers of that range, otherwise float32. Where the limits belong to each
+    the files: uint16 if they hold such numbers (if the run does not know it: if all limits are such numbers), otherwise
+    float32. Where the limits belong to each
     image or file (`data.intensity` image-percentiles, or depth), the input is uint16 that was mapped outside.
     """
     image_format = run.info.image_format
@@ -102,6 +103,10 @@ def input_limits(run: Run) -> tuple[np.dtype, tuple[tuple[float, ...], tuple[flo
     if not image_format.high:
         return np.dtype(np.uint16), None
     limits = image_format.low, image_format.high
-    numbers = np.asarray(limits)
-    fits = (numbers == np.rint(numbers)).all() and numbers.min() >= 0 and 255 < numbers.max() <= 65535
+    if image_format.types:
+        types = [image_format.types[channel] for channel in image_format.channels]
+        fits = set(types) <= {"uint8", "uint16"}
+    else:
+        numbers = np.asarray(limits)
+        fits = (numbers == np.rint(numbers)).all() and numbers.min() >= 0 and 255 < numbers.max() <= 65535
     return np.dtype(np.uint16 if fits else np.float32), limits

@@ -37,7 +37,7 @@ def convolve(x: Float[Array, "b h w c"], packed: PackedKernel) -> Float[Array, "
 
     if packed.strides != (1, 1) or packed.lhs_dilation != (1, 1):
         return by_library(x, kernel)
-    if x.shape[1] < kernel.shape[0] or x.shape[2] < kernel.shape[1]:
+    if _is_known(x) and (x.shape[1] < kernel.shape[0] or x.shape[2] < kernel.shape[1]):
         return by_patches(x, kernel)
     if _has_few_pixels(x, kernel):
         return jax.lax.platform_dependent(x, kernel, cpu=by_patches, default=by_library)
@@ -49,7 +49,12 @@ def _has_few_pixels(x: Array, kernel: Array) -> bool:
 
     A CPU then spends most of its time on the kernel and not on the pixels (docs/cpu.md).
     """
-    return math.prod(x.shape[:3]) <= kernel.shape[3]
+    return _is_known(x) and math.prod(x.shape[:3]) <= kernel.shape[3]
+
+
+def _is_known(x: Array) -> bool:
+    """Return whether batch, height and width are numbers; in an exported program they may be symbols."""
+    return all(isinstance(size, int) for size in x.shape[:3])
 
 
 def convolve_joined(

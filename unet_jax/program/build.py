@@ -9,8 +9,9 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
+from jaxtyping import Array
 
-from unet_jax._types import Batch, InputError
+from unet_jax._types import Batch, InputError, PyTree
 from unet_jax.config import Config, LossConfig, LossTermConfig, ModelConfig
 from unet_jax.config.loss_catalogue import LOSSES
 from unet_jax.config.packing import Factor, Packing, num_subpixels
@@ -106,6 +107,21 @@ def build_predict_step(config: ModelConfig, num_classes: int, backend: str | Non
     model = make_model(_with_factors(config, backend), num_classes)
     options = compiler_options(backend)
     return make_predict_step(model.apply, size_multiple=config.size_multiple, compiler_options=options)
+
+
+def build_logits(config: ModelConfig, num_classes: int, backend: str) -> Callable[[PyTree, Array], Array]:
+    """Build the function from variables and images to logits, not jitted, as it is best for the given kind of device.
+
+    Args:
+      config: settings of the network.
+      num_classes: number of classes.
+      backend: kind of device ("cpu", "gpu", "tpu"), which need not be present.
+
+    Returns:
+      A function `({"params": ..., "batch_stats": ...}, images) -> logits`, from `[b h w c]` float32 in [0, 1] to
+      `[b h w k]` float32, neither of them packed.
+    """
+    return functools.partial(make_model(_with_factors(config, backend), num_classes).apply, train=False)  # type: ignore
 
 
 def _with_factors(config: ModelConfig, backend: str) -> ModelConfig:
