@@ -389,7 +389,7 @@ def test_the_command_recommends_settings_that_it_takes(made_up, tmp_path, capsys
         taken.append(config)
         return ESTIMATE
 
-    monkeypatch.setattr("unet_jax.cli.plan.estimate", take)
+    monkeypatch.setattr("unet_jax.plan.estimate.estimate", take)
     call(capsys, "seed", *FLAGS, "--platform", "cpu", *use.removeprefix("use: ").split())
     assert taken == [replace(TINY, best)]
 

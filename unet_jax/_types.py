@@ -1,8 +1,9 @@
 """Containers that all parts of the library share, and its two exceptions that are not bugs: bad input and a signal."""
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 PyTree = Any
 
@@ -69,8 +70,8 @@ class Sample(NamedTuple):
       (4, 6, 2)
     """
 
-    image: np.ndarray  # [h w 3] uint8, RGB
-    mask: np.ndarray  # [h w k] uint8
+    image: "np.ndarray"  # [h w 3] uint8, RGB
+    mask: "np.ndarray"  # [h w k] uint8
 
 
 class Batch(NamedTuple):

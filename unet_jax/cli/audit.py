@@ -3,20 +3,20 @@
 import dataclasses
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import tyro
 from etils import epath
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from unet_jax._files import replace_text
+from unet_jax.cli.options import check_root
 from unet_jax.config import DataConfig
 from unet_jax.config.settings import check_used
-from unet_jax.report.audit_page import make_page
-from unet_jax.report.audit_text import overview, percent
-from unet_jax.report.display import Display
-from unet_jax.report.findings import Findings, look_through
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from unet_jax.report.findings import Findings
 
 NOT_TRAINABLE = 1
 """Exit status if the data set was looked through, and cannot be trained on."""
@@ -39,6 +39,14 @@ def audit(args: Sequence[str]) -> None:
     """Run `unet-jax audit`."""
     options = tyro.cli(_Audit, args=args, prog="unet-jax audit", config=(tyro.conf.FlagCreatePairsOff,))
     check_used(options, {})
+    check_root(options.data.root)
+    from rich.console import Console
+
+    from unet_jax.report.audit_page import make_page
+    from unet_jax.report.audit_text import overview
+    from unet_jax.report.display import Display
+    from unet_jax.report.findings import look_through
+
     page = epath.Path(options.page)
     if options.page:
         page.parent.mkdir(parents=True, exist_ok=True)  # an error before the work instead of after it
@@ -59,8 +67,13 @@ def audit(args: Sequence[str]) -> None:
     print("can be trained on")
 
 
-def _table(findings: Findings) -> Table:
+def _table(findings: "Findings") -> "Table":
     """Return a table with one row per class and split."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from unet_jax.report.audit_text import percent
+
     size = findings.audit.seen_at
     table = Table()
     for title in ("class", "split", "images", "with the class", f"at {size}", "pixels", "objects", f"vanish at {size}"):

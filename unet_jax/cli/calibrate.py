@@ -2,18 +2,17 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from unet_jax.cli.options import ON_DEVICES, DataOptions, DeviceOptions, load, select
-from unet_jax.devices.processes import connected, is_first
-from unet_jax.inference.calibrate import calibrate_run, calibration_path, save_calibration
-from unet_jax.metrics.calibration import Fit
-from unet_jax.report.display import make_display
+from unet_jax.cli.options import ON_DEVICES, DataOptions, DeviceOptions, check_run_and_root, load, select
+
+if TYPE_CHECKING:
+    from unet_jax.metrics.calibration import Fit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +32,19 @@ class _Calibrate:
 def calibrate(args: Sequence[str]) -> None:
     """Run `unet-jax calibrate`."""
     options = tyro.cli(_Calibrate, args=args, prog="unet-jax calibrate")
+    check_run_and_root(options.run, options.data, options.devices.processes)
+    from unet_jax.devices.processes import connected
+
     with connected(options.devices.processes):
         _calibrate(options)
 
 
 def _calibrate(options: _Calibrate) -> None:
     """Calibrate the run; only the first process saves and prints."""
+    from unet_jax.devices.processes import is_first
+    from unet_jax.inference.calibrate import calibrate_run, calibration_path, save_calibration
+    from unet_jax.report.display import make_display
+
     run = load(options.run, options.checkpoint, options.devices, calibrated=False)
     split, layout, records = select(run, options.data, options.split)
     display = make_display()
@@ -53,7 +59,7 @@ def _calibrate(options: _Calibrate) -> None:
     print(f"kept in {calibration_path(run.path)}; evaluate and predict use it with --calibrated")
 
 
-def _fit_table(fit: Fit, class_names: Sequence[str], title: str) -> Table:
+def _fit_table(fit: "Fit", class_names: Sequence[str], title: str) -> Table:
     """Return a table with one row per class: the calibration, and scores before and after it."""
     table = Table(title=title)
     for column in ("class", "temperature", "threshold", "cross entropy", "calibration error", "dice"):

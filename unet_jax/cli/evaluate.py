@@ -7,14 +7,8 @@ from typing import Literal
 
 import tyro
 from etils import epath
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from unet_jax.cli.options import ON_DEVICES, DataOptions, DeviceOptions, load, select
-from unet_jax.devices.processes import connected, is_first
-from unet_jax.inference.evaluate import copies_of_training, evaluate_run, summary, write_csv
-from unet_jax.report.display import make_display
+from unet_jax.cli.options import ON_DEVICES, DataOptions, DeviceOptions, check_run_and_root, load, select
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +32,23 @@ class _Evaluate:
 def evaluate(args: Sequence[str]) -> None:
     """Run `unet-jax evaluate`."""
     options = tyro.cli(_Evaluate, args=args, prog="unet-jax evaluate")
+    check_run_and_root(options.run, options.data, options.devices.processes)
+    from unet_jax.devices.processes import connected
+
     with connected(options.devices.processes):
         _evaluate(options)
 
 
 def _evaluate(options: _Evaluate) -> None:
     """Score the run; only the first process writes and prints."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from unet_jax.devices.processes import is_first
+    from unet_jax.inference.evaluate import copies_of_training, evaluate_run, summary, write_csv
+    from unet_jax.report.display import make_display
+
     if options.csv:
         # Made first, so that a folder that cannot be made is an error before the work instead of after it.
         epath.Path(options.csv).parent.mkdir(parents=True, exist_ok=True)

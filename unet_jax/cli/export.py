@@ -8,10 +8,7 @@ from typing import Any, Literal
 import tyro
 
 from unet_jax._types import InputError
-from unet_jax.cli.options import DeviceOptions, load
-from unet_jax.export.check import given_images, validation_images
-from unet_jax.export.contract import About
-from unet_jax.report.display import make_display
+from unet_jax.cli.options import DeviceOptions, check_run, load
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +53,11 @@ def export(args: Sequence[str]) -> None:
     for name, kinds in _USED_BY.items():
         if getattr(options, name) and options.to not in kinds:
             raise InputError(f"--{name} has no effect on --to {options.to}, only on {', '.join(kinds)}. Leave it out.")
+    check_run(options.run)
+    from unet_jax.export.check import given_images, validation_images
+    from unet_jax.export.contract import About
+    from unet_jax.report.display import make_display
+
     write = _writer(options)
     run = load(options.run, options.checkpoint, DeviceOptions(), calibrated=options.calibrated)
     if options.images:

@@ -3,14 +3,14 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from unet_jax._types import InputError
-from unet_jax.data.annotation_files import FORMATS
-from unet_jax.interop.annotations.import_masks import ImportedMasks, import_masks
-from unet_jax.report.display import make_display
+
+if TYPE_CHECKING:
+    from unet_jax.interop.annotations.import_masks import ImportedMasks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +56,15 @@ def import_masks_command(args: Sequence[str]) -> None:
     options = tyro.cli(_ImportMasks, args=args, prog="unet-jax import-masks")
     if not options.out:
         raise InputError("--out is empty: name the folder to make.")
+    from unet_jax.interop.annotations.import_masks import import_masks
+    from unet_jax.report.display import Display
+
     show: Callable[[int, str], None] | None = None
     with contextlib.ExitStack() as bar:
 
         def on_progress(done: int, total: int) -> None:
             nonlocal show
-            show = show or bar.enter_context(make_display().bar("importing", total, unit="images"))
+            show = show or bar.enter_context(Display().bar("importing", total, unit="images"))
             show(done, "")
 
         imported = import_masks(
@@ -95,8 +98,10 @@ def _pairs(entries: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-def _summary(imported: ImportedMasks, out: str) -> list[str]:
+def _summary(imported: "ImportedMasks", out: str) -> list[str]:
     """Return the lines that tell what was imported."""
+    from unet_jax.data.annotation_files import FORMATS
+
     empty = f", {imported.num_empty} of them without an object" if imported.num_empty else ""
     lines = [f"{out}: {imported.num_images} images{empty}, from {FORMATS[imported.format]} annotations"]
     width = max(len("class"), *(len(each.name) for each in imported.classes))

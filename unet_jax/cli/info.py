@@ -7,11 +7,6 @@ import tyro
 from etils import epath
 
 from unet_jax.config.dicts import flatten_config
-from unet_jax.data.images.format import describe_format
-from unet_jax.program.state import num_parameters
-from unet_jax.runs.info import load_info
-from unet_jax.runs.load import abstract_state, open_checkpoints
-from unet_jax.runs.verdict import verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +20,15 @@ class _Info:
 def info(args: Sequence[str]) -> None:
     """Run `unet-jax info`."""
     options = tyro.cli(_Info, args=args, prog="unet-jax info")
+    from unet_jax.runs.info import load_info
+
     path = epath.Path(options.run)
-    run_info = load_info(path)
+    run_info = load_info(path)  # an answer to a mistake, before what follows imports jax
+    from unet_jax.data.images.format import describe_format
+    from unet_jax.program.state import num_parameters
+    from unet_jax.runs.load import abstract_state, open_checkpoints
+    from unet_jax.runs.verdict import verdict
+
     print(f"run: {path}")
     prevalence = run_info.audit.get("prevalence")  # missing in an imported run, which has seen no data
     for k, name in enumerate(run_info.class_names):

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 import tyro
+from etils import epath
 
-from unet_jax.interop.keras import export_keras, import_keras
+from unet_jax._types import InputError
+from unet_jax.cli.options import check_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,10 @@ class _Export:
 def import_command(args: Sequence[str]) -> None:
     """Run `unet-jax import-keras`."""
     options = tyro.cli(_Import, args=args, prog="unet-jax import-keras")
+    if not epath.Path(options.file).exists():
+        raise InputError(f"{options.file}: there is no such file.")
+    from unet_jax.interop.keras import import_keras
+
     info = import_keras(
         options.file,
         options.out,
@@ -58,5 +64,8 @@ def import_command(args: Sequence[str]) -> None:
 def export_command(args: Sequence[str]) -> None:
     """Run `unet-jax export-keras`."""
     options = tyro.cli(_Export, args=args, prog="unet-jax export-keras")
+    check_run(options.run)
+    from unet_jax.interop.keras import export_keras
+
     export_keras(options.run, options.out, channels=options.channels, checkpoint=options.checkpoint)
     print(f"{options.out}: written for model.load_weights of Keras 3 ({options.channels} images)")

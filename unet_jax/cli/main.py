@@ -9,8 +9,6 @@ import sys
 from collections.abc import Sequence
 
 from unet_jax._types import InputError, Preempted
-from unet_jax.cli.preset import unknown
-from unet_jax.config.presets import PRESETS
 from unet_jax.devices.huge_pages import restart_with_huge_pages
 
 _USAGE = """usage: unet-jax COMMAND ...
@@ -93,13 +91,18 @@ def _run(args: list[str], *, is_process: bool) -> None:
     if args == ["--version"]:
         print(f"unet_jax {importlib.metadata.version('unet_jax')}")
         return
-    if not args or args[0] in ("-h", "--help", "help"):
+    wants_help = not args or args[0] in ("-h", "--help", "help")
+    if is_process and not wants_help:
+        restart_with_huge_pages()
+    # Imported here, because a restart would throw the imports away.
+    from unet_jax.cli.preset import unknown
+    from unet_jax.config.presets import PRESETS
+
+    if wants_help:
         print(_USAGE.format(presets=", ".join(PRESETS)))
         return
     if args[0] not in _COMMANDS:
         raise InputError(unknown("command", args[0], list(_COMMANDS)))
-    if is_process:
-        restart_with_huge_pages()
     _quiet_libraries()
     pkgutil.resolve_name(_COMMANDS[args[0]])([_with_home(arg) for arg in args[1:]])
 

@@ -1,19 +1,24 @@
-"""Options that several commands share, and functions that load the run and select the samples that they name."""
+"""Options that several commands share, and functions that load the run and select the samples that they name.
+
+A command looks at the folders and files that it was given before it imports jax (`check_run`, `check_root`), so that a
+mistake is answered at once. What computes is imported where it is used.
+"""
 
 import dataclasses
-from typing import Annotated, Literal
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from etils import epath
 
 from unet_jax._types import InputError
+from unet_jax.config import Config, DataConfig
 from unet_jax.config.processes import Processes
-from unet_jax.data.records import Layout, Record
-from unet_jax.devices.compilation import enable_compilation_cache
-from unet_jax.devices.mesh import make_mesh
-from unet_jax.inference.calibrate import with_calibration
-from unet_jax.inference.evaluate import select_records
-from unet_jax.runs.load import Run, load_run
+
+if TYPE_CHECKING:
+    from unet_jax.data.records import Layout, Record
+    from unet_jax.runs.load import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,21 +40,69 @@ class DeviceOptions:
     processes: Annotated[Processes, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Processes)
 
 
+_NOT_GIVEN = Processes()
 ON_DEVICES = Annotated[DeviceOptions, tyro.conf.arg(name="")]
 
 
-def load(path: str, checkpoint: Literal["best", "last"], devices: DeviceOptions, *, calibrated: bool) -> Run:
+def check_run(path: str, processes: Processes = _NOT_GIVEN) -> None:
+    """Raise `InputError` if a folder is not a run."""
+    if _is_alone(processes):
+        from unet_jax.runs.info import load_info
+
+        load_info(epath.Path(path))
+
+
+def check_root(root: str, processes: Processes = _NOT_GIVEN) -> None:
+    """Raise `InputError` if there is no folder where the data set should be."""
+    if _is_alone(processes) and not (root and epath.Path(root).is_dir()):
+        from unet_jax.data.layout import find_layout
+
+        find_layout(DataConfig(root=root))
+
+
+def check_run_and_root(path: str, given: DataOptions, processes: Processes = _NOT_GIVEN) -> None:
+    """Raise `InputError` if a folder is not a run, or if there is none where the data set should be."""
+    if _is_alone(processes):
+        from unet_jax.runs.info import load_info
+
+        check_root(_root(path, load_info(epath.Path(path)).config, given))
+
+
+def _root(path: object, config: Config, given: DataOptions) -> str:
+    """Return the folder of the data set: the one that was given, or the one that the run was trained on."""
+    root = given.root or config.data.root
+    if not given.root and not (root and epath.Path(root).is_dir()):
+        where = f"the data set that it was trained on, {root!r}, is not there" if root else "it was trained on no data"
+        raise InputError(f"{path}: {where}. Say where the images are: --data.root DIR.")
+    return root
+
+
+def _is_alone(processes: Processes) -> bool:
+    """Return whether this process is surely the only one of its command.
+
+    Connected processes end together by a message, which they cannot send before they are connected. So in a process
+    that may have others, the same mistakes are found later, by the functions that read the folders.
+    """
+    may_have_others = processes != _NOT_GIVEN or "SLURM_JOB_ID" in os.environ
+    return not may_have_others and not any(Path("/dev").glob("accel*")) and not Path("/dev/vfio/0").exists()
+
+
+def load(path: str, checkpoint: Literal["best", "last"], devices: DeviceOptions, *, calibrated: bool) -> "Run":
     """Load a run on the given devices, with its calibration if `calibrated` is True."""
+    from unet_jax.devices.compilation import enable_compilation_cache
+    from unet_jax.devices.mesh import make_mesh
+    from unet_jax.inference.calibrate import with_calibration
+    from unet_jax.runs.load import load_run
+
     enable_compilation_cache()
     run = load_run(path, checkpoint, mesh=make_mesh(space=devices.devices_per_image))
     return with_calibration(run) if calibrated else run
 
 
-def select(run: Run, given: DataOptions, split: str | None) -> tuple[str, Layout, list[Record]]:
+def select(run: "Run", given: DataOptions, split: str | None) -> tuple[str, "Layout", "list[Record]"]:
     """Select the samples of a split of the given data set, read with the settings of the run; see `select_records`."""
-    root = given.root or run.config.data.root
-    if not given.root and not epath.Path(root).is_dir():
-        where = f"the data set that it was trained on, {root!r}, is not there" if root else "it was trained on no data"
-        raise InputError(f"{run.path}: {where}. Say where the images are: --data.root DIR.")
+    from unet_jax.inference.evaluate import select_records
+
+    root = _root(run.path, run.config, given)
     data = dataclasses.replace(run.config.data, root=root, splits=given.splits, classes=run.class_names)
     return select_records(run, data, split)

@@ -3,22 +3,19 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from etils import epath
-from rich.console import Console
 
 from unet_jax._files import user_cache
 from unet_jax.cli.preset import preset_of
 from unet_jax.config import Config, DataConfig
 from unet_jax.config.dicts import replace
 from unet_jax.config.presets import PRESETS, check_settings
-from unet_jax.plan.estimate import LABEL, Estimate, estimate
-from unet_jax.plan.show import show, show_sweep
-from unet_jax.plan.sweep import overrides_of, recommend, sweep
-from unet_jax.plan.targets import Target, local_target, tpu_target
-from unet_jax.report.display import Display
+
+if TYPE_CHECKING:
+    from unet_jax.plan.targets import Target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +64,14 @@ def plan(args: Sequence[str]) -> None:
     config = options.config
     check_settings(config)
     num_channels = options.num_channels or _channels_named(config.data)
+    # Imported here, because these modules import jax, and neither help nor a mistake need wait for it.
+    from rich.console import Console
+
+    from unet_jax.plan.estimate import LABEL, Estimate, estimate
+    from unet_jax.plan.show import show, show_sweep
+    from unet_jax.plan.sweep import overrides_of, recommend, sweep
+    from unet_jax.report.display import Display
+
     target = _target(options)
     if options.images_per_device:
         config = replace(config, {"train.batch_size": options.images_per_device * len(target.devices)})
@@ -111,8 +116,10 @@ def _channels_named(data: DataConfig) -> int:
     return len(data.image_patterns) or (len(data.channels.split(",")) if data.channels else 3)
 
 
-def _target(options: _Plan) -> Target:
+def _target(options: _Plan) -> "Target":
     """Return the devices to compile for."""
+    from unet_jax.plan.targets import local_target, tpu_target
+
     if options.platform != "tpu":
         return local_target(options.platform)
     import jax

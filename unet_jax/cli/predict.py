@@ -7,12 +7,7 @@ from typing import Literal
 import tyro
 from etils import epath
 
-from unet_jax.cli.options import ON_DEVICES, DeviceOptions, load
-from unet_jax.devices.processes import connected, is_first
-from unet_jax.inference.inputs import find_inputs, unread_inputs
-from unet_jax.inference.predict import predict_files
-from unet_jax.report.display import make_display
-from unet_jax.runs.info import load_info
+from unet_jax.cli.options import ON_DEVICES, DeviceOptions, check_run, load
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +30,21 @@ class _Predict:
 def predict(args: Sequence[str]) -> None:
     """Run `unet-jax predict`."""
     options = tyro.cli(_Predict, args=args, prog="unet-jax predict")
+    check_run(options.run, options.devices.processes)
+    from unet_jax.devices.processes import connected
+
     with connected(options.devices.processes):
         _predict(options)
 
 
 def _predict(options: _Predict) -> None:
     """Predict all files; only the first process writes and prints."""
+    from unet_jax.devices.processes import is_first
+    from unet_jax.inference.inputs import find_inputs, unread_inputs
+    from unet_jax.inference.predict import predict_files
+    from unet_jax.report.display import make_display
+    from unet_jax.runs.info import load_info
+
     patterns = load_info(epath.Path(options.run)).config.data.image_patterns
     files, unread = find_inputs(options.inputs, patterns), unread_inputs(options.inputs, patterns)
     if unread:

@@ -5,14 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import tyro
-from rich.console import Console
 
-from unet_jax.devices.compilation import enable_compilation_cache
+from unet_jax.cli.options import check_root
 from unet_jax.study.config import load_study
-from unet_jax.study.display import GridDisplay
-from unet_jax.study.page import conclusion
-from unet_jax.study.report import show, write_results
-from unet_jax.study.run import run_study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +42,15 @@ def study(args: Sequence[str]) -> None:
         given |= {"train.num_epochs": options.epochs, "train.num_steps": 0}
     overrides = {name: value for name, value in given.items() if value is not None}
     loaded = load_study(options.file, out=options.out, config=overrides)
+    check_root(loaded.config.data.root)
+    from rich.console import Console
+
+    from unet_jax.devices.compilation import enable_compilation_cache
+    from unet_jax.study.display import GridDisplay
+    from unet_jax.study.page import conclusion
+    from unet_jax.study.report import show, write_results
+    from unet_jax.study.run import run_study
+
     enable_compilation_cache()
     run_study(loaded, display=GridDisplay())
     results = write_results(loaded)

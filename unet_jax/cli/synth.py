@@ -6,8 +6,6 @@ from collections.abc import Sequence
 import tyro
 from etils import epath
 
-from unet_jax.data.synthetic import write_synthetic
-
 
 @dataclasses.dataclass(frozen=True)
 class _Synth:
@@ -28,6 +26,8 @@ class _Synth:
 def synth(args: Sequence[str]) -> None:
     """Run `unet-jax synth`."""
     options = tyro.cli(_Synth, args=args, prog="unet-jax synth")
+    from unet_jax.data.synthetic import write_synthetic
+
     names = write_synthetic(
         epath.Path(options.out),
         num_images=options.num_images,

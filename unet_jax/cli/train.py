@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from unet_jax.cli.options import check_root
 from unet_jax.cli.preset import preset_of
 from unet_jax.config import Config
 from unet_jax.config.presets import PRESETS
@@ -29,7 +30,8 @@ def train(args: Sequence[str]) -> None:
         return
     default = _Train(out=tyro.MISSING, processes=Processes(), config=PRESETS[preset]())
     options = tyro.cli(_Train, args=args[1:], default=default, prog=f"unet-jax train {preset}")
-    # Imported here, because these modules import jax, and neither help nor a mistyped option need wait for it.
+    check_root(options.config.data.root, options.processes)
+    # Imported here, because these modules import jax, and neither help nor a mistake need wait for it.
     from unet_jax.devices.compilation import enable_compilation_cache
     from unet_jax.devices.processes import connected, is_first
     from unet_jax.training.loop import train as train_run

@@ -19,9 +19,12 @@ The same without a file, on made-up images (most of the time goes into compilati
     print(results.winner)  # no winner: with one seed nothing is ever called better
 """
 
-from unet_jax.study.config import Study as Study
-from unet_jax.study.config import Variant as Variant
-from unet_jax.study.config import load_study as load_study
-from unet_jax.study.report import write_results as write_results
-from unet_jax.study.results import Results as Results
-from unet_jax.study.run import run_study as run_study
+from etils import epy as _epy
+
+with _epy.lazy_api_imports(globals()):  # a mistake in the TOML file need not wait for jax
+    from unet_jax.study.config import Study as Study
+    from unet_jax.study.config import Variant as Variant
+    from unet_jax.study.config import load_study as load_study
+    from unet_jax.study.report import write_results as write_results
+    from unet_jax.study.results import Results as Results
+    from unet_jax.study.run import run_study as run_study
