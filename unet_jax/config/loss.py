@@ -5,7 +5,7 @@ import math
 from typing import Literal
 
 from unet_jax.config.checks import check_types, require
-from unet_jax.config.loss_catalogue import check_loss
+from unet_jax.config.loss_catalogue import check_loss, name_of_function
 from unet_jax.config.settings import setting
 
 
@@ -39,7 +39,8 @@ class LossTermConfig:
     """One term of a weighted sum of losses (docs/losses.md)."""
 
     name: str
-    """Name of a loss of the catalogue, or 'package.module:function' for a function of your own."""
+    """Name of a loss of the catalogue, or 'package.module:function' for a function of your own.
+    In Python, the function itself may be given."""
     weight: float = 1.0
     """Factor of the term in the sum."""
     options: dict[str, int | float | tuple[float, ...]] = dataclasses.field(default_factory=dict, hash=False)
@@ -55,6 +56,8 @@ class LossTermConfig:
 
     def __post_init__(self) -> None:
         field = "loss.terms"
+        if callable(self.name):
+            object.__setattr__(self, "name", name_of_function(self.name))
         check_types(self, f"{field}.")
         require(self.weight >= 0.0, f"{field}.weight", self.weight, "at least 0")
         require(isinstance(self.options, dict), f"{field}.options", self.options, "a table of options by name")

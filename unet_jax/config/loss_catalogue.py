@@ -5,8 +5,9 @@ Entry `NAME` is the function `unet_jax.losses.NAME_loss`. A new loss is added he
 
 import dataclasses
 import re
-from collections.abc import Collection
-from typing import Literal
+import sys
+from collections.abc import Callable, Collection
+from typing import Any, Literal
 
 from unet_jax._types import InputError
 from unet_jax.config.checks import did_you_mean
@@ -84,6 +85,21 @@ LOSSES: dict[str, LossEntry] = {
 def is_user_loss(name: str) -> bool:
     """Return whether a name means a Python function, as in 'package.module:function'."""
     return ":" in name
+
+
+def name_of_function(function: Callable[..., Any]) -> str:
+    """Return the name 'module:function' under which a run finds a function again.
+
+    Raises:
+      InputError: it is not found under its own name, as a lambda or a function inside of another one.
+    """
+    module, name = getattr(function, "__module__", "?"), getattr(function, "__qualname__", repr(function))
+    if getattr(sys.modules.get(module), name, None) is not function:
+        raise InputError(
+            f"loss {name!r} of {module!r} cannot be found again under its name. Define it with def at the top of a "
+            f"module."
+        )
+    return f"{module}:{name}"
 
 
 def check_loss(

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,9 @@ class RunInfo:
     changes: tuple[dict[str, Any], ...] = ()
     """Adjustable settings that were changed when the run continued: "step", from which they hold, and "settings", with
     the earlier and the later value by dotted name."""
+
+    loss_code: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Digest of the code of each loss 'module:function' (`unet_jax.runs.loss_code`), by its name."""
 
     @property
     def num_channels(self) -> int:
@@ -127,6 +131,7 @@ def save_info(path: epath.Path, info: RunInfo) -> None:
         "splits": info.splits,
         "images": info.image_format.to_dict() if info.image_format else None,
         "changes": list(info.changes),
+        "loss_code": dict(info.loss_code),
     }
     replace_text(info_path(path), json.dumps(values, indent=1) + "\n")
 
@@ -157,6 +162,7 @@ def load_info(path: epath.Path) -> RunInfo:
             versions=values["versions"],
             image_format=ImageFormat.from_dict(values["images"]) if values.get("images") else None,
             changes=tuple(values.get("changes", ())),
+            loss_code=values.get("loss_code", {}),
         )
     except InputError as error:
         raise InputError(f"{file}: {error} Restore the file, or train again.") from error

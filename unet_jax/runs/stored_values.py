@@ -35,6 +35,8 @@ def check_stored(values: dict[str, Any]) -> None:
     _require(all(map(_is_text, values["versions"].values())), "versions", "not an object of texts")
     _check_audit(values["audit"], len(values["class_names"]))
     _check_images(values.get("images"))
+    code = values.get("loss_code", {})
+    _require(_is_object(code) and all(map(_is_text, code.values())), "loss_code", "not an object of texts")
     for change in _list(values.get("changes", []), "changes"):
         settings = change.get("settings") if isinstance(change, dict) else None
         fine = isinstance(settings, dict) and all(isinstance(x, list) and len(x) == 2 for x in settings.values())

@@ -31,6 +31,7 @@ from unet_jax.report.display import Display
 from unet_jax.report.metrics_file import MetricsFile
 from unet_jax.runs.info import info_path, load_info
 from unet_jax.runs.load import load_run
+from unet_jax.runs.loss_code import check_loss_code
 from unet_jax.study.config import Study, Variant
 from unet_jax.study.cost import measure_costs
 from unet_jax.study.display import GridDisplay
@@ -189,7 +190,9 @@ def _check_runs(study: Study) -> None:
             if not info_path(path).exists():
                 continue
             remedy = "Give the variant another name, remove the folder, or choose another study.out."
-            check_same_run(path, load_info(path).config, study.run_config(variant, seed), remedy)
+            info, config = load_info(path), study.run_config(variant, seed)
+            check_same_run(path, info.config, config, remedy)
+            check_loss_code(path, info.loss_code, config.loss, remedy)
 
 
 def _check_paired(study: Study, path: epath.Path) -> None:

@@ -13,6 +13,7 @@ from unet_jax.data.records import Layout
 from unet_jax.data.splits import assign_splits
 from unet_jax.runs.checkpoints import committed_steps
 from unet_jax.runs.info import RunInfo, load_info
+from unet_jax.runs.loss_code import check_loss_code, loss_code
 
 
 def continue_info(config: Config, layout: Layout, out: epath.Path) -> tuple[RunInfo, list[str]]:
@@ -40,6 +41,9 @@ def continue_info(config: Config, layout: Layout, out: epath.Path) -> tuple[RunI
     adjustable = adjustable_settings(config)
     same = {name: value for name, (value, _) in changed_settings(info.config, config).items() if name in adjustable}
     check_same_run(out, info.config, replace(config, same), remedy)
+    check_loss_code(
+        out, info.loss_code, config.loss, f"To train on with this code, use --init-from {out} and another --out."
+    )
     _check_images(info, config, layout, out)
     return _changed(info, config, out)
 
@@ -72,7 +76,7 @@ def _changed(info: RunInfo, config: Config, out: epath.Path) -> tuple[RunInfo, l
     """Return the facts with the new config, and a line for each adjustable setting that differs from now on."""
     step = max(committed_steps(out / "checkpoints"), default=0)
     config = replace(config, {"optim.schedule_span": info.config.optim.schedule_span})
-    new = dataclasses.replace(info, config=config)
+    new = dataclasses.replace(info, config=config, loss_code={**loss_code(config.loss), **info.loss_code})
     adjustable = adjustable_settings(config)
     changes = {n: pair for n, pair in changed_settings(info.config, config).items() if n in adjustable}
     notes = [f"from step {step} on, {name} is {now!r}; it was {was!r}" for name, (was, now) in changes.items()]

@@ -21,6 +21,7 @@ from unet_jax.report.audit_text import format_lines, overview, remarks
 from unet_jax.report.display import Display
 from unet_jax.runs.checkpoints import committed_steps
 from unet_jax.runs.info import RunInfo, current_versions, info_path, load_info, save_info
+from unet_jax.runs.loss_code import loss_code
 from unet_jax.training.continuing import continue_info
 
 
@@ -106,7 +107,10 @@ def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display)
         splits[name] = [i for i in splits[name] if i in usable]
     if config.train.monitor == "dice" and cannot_choose(audit):
         raise InputError(f"{config.data.root}: {cannot_choose(audit)}")
-    info = RunInfo(config, layout.class_names, splits, audit.to_dict(), current_versions(), image_format)
+    code = loss_code(config.loss)
+    info = RunInfo(
+        config, layout.class_names, splits, audit.to_dict(), current_versions(), image_format, loss_code=code
+    )
     _ = info.order  # made only for its check, so that too few images are an error before anything is written
     _describe_data(layout, audit, splits, config.data, display)
     save_info(out, info)
