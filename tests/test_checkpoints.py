@@ -1,6 +1,10 @@
 """What the store keeps and gives back; that runs continue bit for bit is in test_training.py."""
 
 import dataclasses
+import errno
+import hashlib
+import json
+import shutil
 from typing import Any
 
 import jax
@@ -13,6 +17,7 @@ from unet_jax import InputError
 from unet_jax.devices.mesh import make_mesh, put_replicated
 from unet_jax.program.state import TrainState
 from unet_jax.runs.checkpoints import open_store
+from unet_jax.runs.integrity import damaged_files
 
 
 def state_at(step, mesh):
@@ -78,8 +83,101 @@ def test_a_damaged_checkpoint_is_named_with_the_remedy(tmp_path):
     options = {"keep_last": 1, "best_metric": "score", "best_is_larger": True}
     with open_store(epath.Path(tmp_path), **options) as store:
         abstract = jax.eval_shape(lambda: state_at(0, make_mesh()))
-        with pytest.raises(InputError, match=r"1: this checkpoint cannot be read .*Delete the folder"):
+        with pytest.raises(InputError, match=r"1: this checkpoint cannot be read .*delete the folder.*starts anew"):
             store.load(1, abstract, make_mesh())
+
+
+OPTIONS = {"keep_last": 2, "best_metric": "score", "best_is_larger": True}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Checkpoints 2 and 3; that of step 1 is not kept."""
+    folder = tmp_path_factory.mktemp("two")
+    with save_all(epath.Path(folder), [0.5, 0.9, 0.7], keep_last=2):
+        pass
+    return folder
+
+
+def load(folder, step=3):
+    with open_store(epath.Path(folder), **OPTIONS) as store:
+        return store.load(step, jax.eval_shape(lambda: state_at(0, make_mesh())), make_mesh())
+
+
+def test_digests_are_of_the_checkpoints_that_are_kept(two):
+    """Against hashlib."""
+    digests = json.loads((two / "digests.json").read_text())["checkpoints"]
+    assert digests.keys() == {"2", "3"}
+    files = {str(p.relative_to(two / "3")): p for p in (two / "3").rglob("*") if p.is_file()}
+    assert digests["3"] == {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+
+
+def zero(content):
+    return content[:100] + bytes(50) + content[150:]
+
+
+def swap(content):
+    return content[:100] + content[150:200] + content[100:150] + content[200:]
+
+
+def flip(content):
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+@pytest.mark.parametrize("damage", [zero, swap, flip])
+def test_other_bytes_are_refused_and_the_good_checkpoint_is_named(two, tmp_path, damage):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(two, folder)
+    largest = max((p for p in (folder / "3").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    largest.write_bytes(damage(largest.read_bytes()))
+    with pytest.raises(InputError, match=rf"3: .*{largest.name} has other bytes.*continues from step 2"):
+        load(folder)
+    assert load(folder, 2).step == 2
+    assert damaged_files(epath.Path(folder), 2) == []
+    assert damaged_files(epath.Path(folder), 3) == [f"{largest.relative_to(folder / '3')} has other bytes"]
+    (folder / "digests.json").unlink()  # as an earlier version left it
+    assert damaged_files(epath.Path(folder), 3) is None
+
+
+def test_a_damaged_file_of_digests_is_named_and_in_nobodys_way(two, tmp_path):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(two, folder)
+    for content in (b"", b"{", b"[]", b'{"format": 1, "checkpoints": {"3": {"a": 1}}}', b'{"format": 9}'):
+        (folder / "digests.json").write_bytes(content)
+        with pytest.raises(InputError, match=r"digests\.json: .*(delete it|format 9)"):
+            load(folder)
+    (folder / "digests.json").unlink()
+    assert load(folder).step == 3
+
+
+@pytest.mark.parametrize("content", [b"", b'{"score"', b"\xff", b"[]", b"{}", b'{"score": "high"}'])
+def test_damaged_metrics_are_named_and_the_checkpoint_can_be_used_without_them(two, tmp_path, content):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(two, folder)
+    (folder / "2/metrics/metrics").write_bytes(content)
+    with pytest.raises(InputError, match=r"2/metrics/metrics: is damaged.*Delete this file"):
+        load(folder)
+    (folder / "2/metrics/metrics").unlink()
+    assert load(folder).step == 3
+
+
+def test_a_full_disk_is_one_line_with_the_step_to_continue_from(two, tmp_path, monkeypatch):
+    """An OSError of the system while the checkpoint of step 4 is written; that of step 3 stays."""
+    folder = epath.Path(tmp_path / "checkpoints")
+    shutil.copytree(two, folder)
+    mesh = make_mesh(jax.devices()[:1])
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+
+    for place in ("save_checkpointables_async", "wait"):
+        with open_store(folder, **OPTIONS) as store:
+            monkeypatch.setattr(store._checkpointer, place, full)
+            with pytest.raises(InputError, match=r"4: .*cannot be saved \(.*No space left.*Make room.*from step 3"):
+                store.save(4, state_at(4, mesh), progress={"step": 4}, metrics=None)
+                store.wait()
+            monkeypatch.undo()
+        shutil.rmtree(folder / "4", ignore_errors=True)
 
 
 @jax.tree_util.register_dataclass

@@ -26,6 +26,7 @@ _USAGE = """usage: unet-jax COMMAND ...
   predict RUN INPUT... --out DIR
                                write a mask per class and an overlay for each image
   info RUN                     show what a run holds and how far it has got
+  verify RUN                   look whether the files of a run are as they were written
   study STUDY.toml             train several losses with several seeds on one data set, and compare them
   plan PRESET [--topology v5e:2x2] [--sweep]
                                estimate what a step costs on a TPU, by the TPU's compiler; no TPU is needed
@@ -50,6 +51,7 @@ _COMMANDS = {
     "calibrate": "unet_jax.cli.calibrate:calibrate",
     "predict": "unet_jax.cli.predict:predict",
     "info": "unet_jax.cli.info:info",
+    "verify": "unet_jax.cli.verify:verify",
     "plan": "unet_jax.cli.plan:plan",
     "study": "unet_jax.cli.study:study",
     "import-keras": "unet_jax.cli.keras:import_command",

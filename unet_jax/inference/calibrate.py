@@ -1,14 +1,16 @@
 """The calibration of a run, which is fitted to a held-out split and kept in RUN/calibration.json."""
 
 import dataclasses
+import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from unet_jax._files import replace_text
+from unet_jax._files import read_json, replace_text
 from unet_jax._types import InputError
 from unet_jax.data.records import Layout, Record
 from unet_jax.inference.evaluate import probs_and_truths
@@ -73,7 +75,7 @@ def save_calibration(run: Run, fit: Fit, *, split: str, num_images: int) -> None
         for k, name in enumerate(run.class_names)
     }
     values = {"format": _FORMAT, "step": run.step, "split": split, "num_images": num_images, "classes": classes}
-    replace_text(calibration_path(run.path), json.dumps(values, indent=1) + "\n")
+    replace_text(calibration_path(run.path), json.dumps({**values, "digest": _digest(values)}, indent=1) + "\n")
 
 
 def with_calibration(run: Run) -> Run:
@@ -85,18 +87,41 @@ def with_calibration(run: Run) -> Run:
     path = calibration_path(run.path)
     if not path.exists():
         raise InputError(f"{run.path}: is not calibrated. Do it once: unet-jax calibrate {run.path} --data.root DATA")
-    try:
-        values = json.loads(path.read_text())
-        if values["format"] != _FORMAT:
-            raise InputError(f"{path}: has format {values['format']!r}; this version of unet_jax reads {_FORMAT}.")
-        classes = [values["classes"][name] for name in run.class_names]
-        step = int(values["step"])
-        calibration = Calibration(*(tuple(float(c[name]) for c in classes) for name in ("temperature", "threshold")))
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: is damaged ({type(error).__name__}: {error}). Calibrate again.") from error
+    step, calibration = read_calibration(path, run.class_names)
     if step != run.step:
         raise InputError(
             f"{path}: belongs to the checkpoint of step {step}, but that of step {run.step} was loaded. Calibrate "
             f"again, or load the other checkpoint."
         )
     return dataclasses.replace(run, calibration=calibration)
+
+
+def read_calibration(path: epath.Path, class_names: Sequence[str]) -> tuple[int, Calibration]:
+    """Read a file that `save_calibration` wrote: the step of its checkpoint, and temperatures and thresholds.
+
+    Raises:
+      InputError: the file is damaged, or of another format.
+    """
+    try:
+        values = read_json(path)
+        if values["format"] != _FORMAT:
+            raise InputError(f"{path}: has format {values['format']!r}; this version of unet_jax reads {_FORMAT}.")
+        if "digest" in values and values.pop("digest") != _digest(values):
+            raise ValueError("its values are not those that were written")
+        classes = [values["classes"][name] for name in class_names]
+        step = int(values["step"])
+        calibration = Calibration(*(tuple(float(c[name]) for c in classes) for name in ("temperature", "threshold")))
+        if not all(0.0 < number < math.inf for number in calibration.temperature):
+            raise ValueError(f"temperatures are {calibration.temperature}, but must be positive")
+        if not all(0.0 < number < 1.0 for number in calibration.threshold):
+            raise ValueError(f"thresholds are {calibration.threshold}, but must be between 0 and 1")
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise InputError(f"{path}: is damaged ({type(error).__name__}: {error}). Calibrate again.") from error
+    return step, calibration
+
+
+def _digest(values: dict[str, Any]) -> str:
+    """Return a digest of the values of calibration.json, which tells a file that was damaged or edited."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]

@@ -3,14 +3,13 @@
 The training loop writes the metrics of a step one step later.
 """
 
-import contextlib
 import json
 import math
 from typing import Any
 
 from etils import epath
 
-from unet_jax._files import replace_text
+from unet_jax._files import replace_bytes, replace_text
 from unet_jax._types import InputError
 
 
@@ -21,24 +20,57 @@ class MetricsFile:
         self._path = path
 
     def read(self) -> list[dict[str, Any]]:
-        """Read all rows; lines that are not whole, as one that a kill cut off, are left out."""
-        if not self._path.exists():
-            return []
-        rows = []
-        for line in self._path.read_text().splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                rows.append(json.loads(line))
-        return [row for row in rows if isinstance(row, dict) and "step" in row]
+        """Read all rows. Lines that cannot be read are left out; `damaged_lines` returns their numbers."""
+        return [row for row in self._parsed() if row is not None]
 
-    def rewind(self, step: int) -> None:
-        """Drop the rows after `step`, because a run that resumes from there writes them again."""
+    def damaged_lines(self) -> list[int]:
+        """Return the numbers, from 1, of the lines that cannot be read, besides a last one that a kill cut off."""
+        rows = self._parsed()
+        numbers = [number for number, row in enumerate(rows, start=1) if row is None]
+        was_cut = rows and rows[-1] is None and not self._path.read_bytes().endswith(b"\n")
+        return numbers[:-1] if was_cut else numbers
+
+    def rewind(self, step: int) -> str:
+        """Drop the rows after `step`, because a run that resumes from there writes them again.
+
+        Returns:
+          A warning if lines could not be read, otherwise an empty text. The file is then kept under another name.
+        """
+        damaged = self.damaged_lines()
+        kept = self._path.parent / f"{self._path.name}.damaged"
+        if damaged:
+            replace_bytes(kept, self._path.read_bytes())
         rows = [row for row in self.read() if row["step"] <= step]
         replace_text(self._path, "".join(_line(row) for row in rows))
+        if not damaged:
+            return ""
+        return (
+            f"WARNING: {self._path}: {len(damaged)} lines cannot be read, the first is line {damaged[0]}. All others "
+            f"are kept, and training goes on. The file as it was is {kept}."
+        )
+
+    def _parsed(self) -> list[dict[str, Any] | None]:
+        """Return the row of each line, or None for a line that cannot be read."""
+        if not self._path.exists():
+            return []
+        return [_row(line) for line in self._path.read_bytes().splitlines()]
 
     def write(self, row: dict[str, Any]) -> None:
         """Append a row; one of its keys is `step`."""
         with self._path.open("a") as file:
             file.write(_line(row))
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """Return the row in a line of JSON, or None if it is none that this class wrote."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int or row["step"] < 0:
+        return None
+    fine = all(type(value) in (int, float) or value in ("nan", "inf", "-inf") for value in row.values())
+    return row if fine else None
 
 
 def _line(row: dict[str, Any]) -> str:

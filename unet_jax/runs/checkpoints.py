@@ -16,9 +16,12 @@ from etils import epath
 from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
+from unet_jax._files import read_json
 from unet_jax._types import InputError
 from unet_jax.devices.mesh import replicated
+from unet_jax.devices.processes import is_first
 from unet_jax.program.state import TrainState
+from unet_jax.runs.integrity import damaged_files, record_digests
 
 
 class _Saves:
@@ -53,11 +56,39 @@ class _Saves:
 _SAVES = _Saves()
 
 
+def first_line(error: BaseException) -> str:
+    """Return the beginning of an error's message, or the error's type if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200] or type(error).__name__
+
+
 def committed_steps(folder: epath.Path) -> list[int]:
     """Return the steps of the checkpoints in a folder that have their final names, in order, without opening them."""
     if not folder.is_dir():
         return []
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
+
+
+def check_metrics(checkpoint: epath.Path, best_metric: str) -> None:
+    """Raise `InputError` if the metrics that are stored with a checkpoint are damaged.
+
+    Args:
+      checkpoint: folder of one checkpoint; it may have no metrics.
+      best_metric: name of the metric that must be among them.
+    """
+    path = checkpoint / "metrics" / "metrics"
+    if not path.exists():
+        return
+    try:
+        values = read_json(path)
+        if not isinstance(values, dict) or not all(type(value) in (int, float) for value in values.values()):
+            raise ValueError("it is no object of numbers")
+        if best_metric not in values:
+            raise ValueError(f"it does not hold {best_metric!r}")
+    except ValueError as error:
+        raise InputError(
+            f"{path}: is damaged ({error}). Delete this file: the checkpoint can then be used as one that was not "
+            f"evaluated, and all others as before."
+        ) from error
 
 
 class CheckpointStore:
@@ -81,6 +112,9 @@ class CheckpointStore:
         )
         # Orbax needs absolute paths, but `absolute()` would treat the address of a bucket as a relative path.
         folder = folder if "://" in str(folder) else folder.absolute()
+        self._folder = folder
+        for step in committed_steps(folder):  # before Orbax reads the metrics of all of them
+            check_metrics(folder / str(step), best_metric)
         self._checkpointer = ocp.training.Checkpointer(folder, preservation_policy=keep)
         self._saving: Future[None] | None = None
 
@@ -102,10 +136,22 @@ class CheckpointStore:
         """
         self.wait()
         with _SAVES.turn():
-            self._checkpointer.save_checkpointables_async(
-                step, {"state": state}, force=True, metrics=cast(Any, metrics), custom_metadata=progress
-            )
-            self._saving = _SAVES.finish(self._checkpointer.wait)
+            try:
+                self._checkpointer.save_checkpointables_async(
+                    step, {"state": state}, force=True, metrics=cast(Any, metrics), custom_metadata=progress
+                )
+            except Exception as error:
+                raise self._not_saved(step, error) from error
+            self._saving = _SAVES.finish(lambda: self._commit(step))
+
+    def _commit(self, step: int) -> None:
+        """Wait until a save is committed, and record the digests of its files. It runs in a background thread."""
+        try:
+            self._checkpointer.wait()
+            if is_first():
+                record_digests(self._folder, step, committed_steps(self._folder))
+        except Exception as error:
+            raise self._not_saved(step, error) from error
 
     @property
     def latest_step(self) -> int | None:
@@ -140,14 +186,17 @@ class CheckpointStore:
           mesh: mesh of devices.
 
         Raises:
-          InputError: the checkpoint cannot be read.
+          InputError: the checkpoint cannot be read, or its files are not as they were saved.
         """
+        if damaged := damaged_files(self._folder, step):
+            more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+            raise self.unreadable(step, ValueError(f"{damaged[0]} than those that were saved{more}"))
         sharding = replicated(mesh)
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract_state)
         try:
             return self._checkpointer.load_checkpointables(step, {"state": target})["state"]
         except Exception as error:  # Orbax and TensorStore raise exceptions of many types for a damaged file
-            raise self._unreadable(step, error) from error
+            raise self.unreadable(step, error) from error
 
     def progress(self, step: int) -> dict[str, Any]:
         """Return the progress that was saved with a checkpoint.
@@ -158,19 +207,29 @@ class CheckpointStore:
         try:
             progress = self._checkpointer.checkpointables_metadata(step).custom_metadata
         except Exception as error:
-            raise self._unreadable(step, error) from error
+            raise self.unreadable(step, error) from error
         if not isinstance(progress, dict) or "step" not in progress:
-            raise self._unreadable(step, ValueError("it holds no progress"))
+            raise self.unreadable(step, ValueError("it holds no progress"))
         return dict(progress)
 
-    def _unreadable(self, step: int, error: Exception) -> InputError:
+    def unreadable(self, step: int, error: Exception) -> InputError:
         """Return the exception for a checkpoint that cannot be read."""
-        folder = self._checkpointer.directory / str(step)
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        others = [other for other in committed_steps(self._folder) if other != step]
+        good = next((other for other in reversed(others) if not damaged_files(self._folder, other)), None)
+        then = "starts anew, because no other checkpoint is good" if good is None else f"continues from step {good}"
+        other = "" if good is None else " For evaluate and predict, try --checkpoint last and --checkpoint best."
         return InputError(
-            f"{folder}: this checkpoint cannot be read ({reason}). Delete the folder: training then continues from the "
-            f"checkpoint before it, or starts anew if there is none. For evaluate and predict, choose another one with "
-            f"--checkpoint last or --checkpoint best."
+            f"{self._folder / str(step)}: this checkpoint cannot be read ({first_line(error)}). Restore it, or delete "
+            f"the folder: training then {then}.{other}"
+        )
+
+    def _not_saved(self, step: int, error: Exception) -> InputError:
+        """Return the exception for a checkpoint that cannot be saved, as on a full disk."""
+        before = max((other for other in committed_steps(self._folder) if other != step), default=None)
+        then = "from its first step" if before is None else f"from step {before}"
+        return InputError(
+            f"{self._folder / str(step)}: this checkpoint cannot be saved ({first_line(error)}). Make room there if "
+            f"the disk is full; the same command then continues {then}."
         )
 
     def wait(self) -> None:

@@ -2,13 +2,14 @@
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from etils import epath
 
-from unet_jax._files import replace_text
+from unet_jax._files import read_json, replace_text
 from unet_jax.devices.processes import is_first
 
 Seconds = dict[str, float]
@@ -75,16 +76,24 @@ class Ledger:
         """Count everything since the newest checkpoint as lost."""
         self._counted = _gone_back(self.seconds, self._at_checkpoint)
 
-    def resume(self, step: int, at_checkpoint: Seconds) -> None:
+    def resume(self, step: int, at_checkpoint: Seconds) -> str:
         """Add the time of earlier starts of the run, from goodput.json or from the checkpoint.
 
         Args:
           step: step of the checkpoint that the run continues from; 0 without one.
           at_checkpoint: seconds by phase stored with the checkpoint; empty if there is none.
+
+        Returns:
+          A warning if goodput.json is damaged, otherwise an empty text.
         """
         # If the file was written after the checkpoint, the time in between is lost. If it holds less time than the
         # checkpoint, it is missing or older, and the checkpoint counts.
-        newest = self._read()
+        nothing, warning = {"step": 0, "starts": 0, "seconds": {}}, ""
+        try:
+            newest = read_goodput(self._path) if self._path.exists() else nothing
+        except ValueError as error:
+            newest = nothing
+            warning = f"WARNING: {self._path}: is damaged ({error}). The record of time goes on from the checkpoint's."
         spent: Seconds = newest["seconds"]
         if newest["step"] > step:
             spent = _gone_back(spent, at_checkpoint)
@@ -92,15 +101,7 @@ class Ledger:
             spent = at_checkpoint
         self._counted = {phase: value + spent.get(phase, 0.0) for phase, value in self._counted.items()}
         self._starts = 1 + newest["starts"]
-
-    def _read(self) -> dict[str, Any]:
-        """Return the contents of goodput.json; zeros if it is missing or damaged."""
-        nothing = {"step": 0, "starts": 0, "seconds": {}}
-        try:
-            values = json.loads(self._path.read_text())
-        except (OSError, ValueError):  # a new run, or a damaged file, which is no reason to stop training
-            return nothing
-        return values if isinstance(values, dict) and values.keys() == nothing.keys() else nothing
+        return warning
 
     def write(self, step: int) -> None:
         """Replace goodput.json; `step` is the last finished step."""
@@ -123,6 +124,25 @@ class Ledger:
             f"wall time {total:.1f} s{starts}, of which",
             *(f"  {title:<12}{seconds[p]:>10.1f} s{seconds[p] / total:>8.1%}" for p, title in PHASES.items()),
         ]
+
+
+def read_goodput(path: epath.Path) -> dict[str, Any]:
+    """Read goodput.json: "step", the last finished one, "starts", and "seconds" by phase.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    values = read_json(path)
+    if not isinstance(values, dict) or values.keys() != {"step", "starts", "seconds"}:
+        raise ValueError("it does not hold step, starts and seconds")
+    if not all(type(values[name]) is int and values[name] >= 0 for name in ("step", "starts")):
+        raise ValueError("step and starts are not counts")
+    seconds = values["seconds"]
+    if not isinstance(seconds, dict) or not set(seconds) <= set(PHASES):
+        raise ValueError("seconds are not those of phases")
+    if not all(type(value) in (int, float) and 0.0 <= value < math.inf for value in seconds.values()):
+        raise ValueError("seconds are not numbers of at least 0")
+    return values
 
 
 def _gone_back(spent: Seconds, at_checkpoint: Seconds) -> Seconds:

@@ -74,8 +74,8 @@ class RunLog:
 
     def rewind(self, step: int) -> None:
         """Drop the metrics after a step, because a run that continues from there writes them again."""
-        if is_first():
-            self._metrics_file.rewind(step)
+        if is_first() and (warning := self._metrics_file.rewind(step)):
+            self._display.line(warning)
 
     def step(self, step: int, values: dict[str, float]) -> None:
         """Write the metrics of every tenth training step."""

@@ -97,7 +97,8 @@ def train(
         config = info.config
         store = stack.enter_context(open_checkpoints(out, config))
         state, progress, seconds = newest_state(info, store, mesh)
-        ledger.resume(progress.step, seconds)
+        if warning := ledger.resume(progress.step, seconds):
+            display.line(warning)
         if store.latest_step is not None:
             display.line(describe_start(out, info, progress))
         if not progress.finished:

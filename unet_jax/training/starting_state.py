@@ -32,13 +32,17 @@ def newest_state(info: RunInfo, store: CheckpointStore, mesh: Mesh) -> tuple[Tra
     step = store.latest_step
     if step is None:
         return put_replicated(initial_state(info, mesh), mesh), Progress(), {}
+    state = store.load(step, abstract_state(info), mesh)
     saved = store.progress(step)
-    progress = Progress.from_dict(saved)
+    try:
+        progress = Progress.from_dict(saved)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise store.unreadable(step, error) from error
     # Decided again, because a run that was finished may have become longer or more patient.
     train = info.config.train
     is_over = step >= info.num_steps or should_stop(progress.early_stop, train.early_stop_patience)
     progress = dataclasses.replace(progress, finished=progress.finished and is_over)
-    return store.load(step, abstract_state(info), mesh), progress, saved.get("goodput", {})
+    return state, progress, saved.get("goodput", {})
 
 
 def describe_start(out: epath.Path, info: RunInfo, progress: Progress) -> str:

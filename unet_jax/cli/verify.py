@@ -1,0 +1,82 @@
+"""The command `unet-jax verify`: look whether the files of a run are as they were written."""
+
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+
+import tyro
+from etils import epath
+
+from unet_jax._types import InputError
+
+DAMAGED = 1
+"""Exit status of `unet-jax verify` for a run with damaged files."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Verify:
+    """Look whether the files of a run are as they were written, and say what still works (docs/faults.md)."""
+
+    run: tyro.conf.Positional[str]
+    """Run directory."""
+
+
+def verify(args: Sequence[str]) -> None:
+    """Run `unet-jax verify`.
+
+    Raises:
+      SystemExit: a file is damaged.
+    """
+    options = tyro.cli(_Verify, args=args, prog="unet-jax verify")
+    damaged = False
+    for is_damaged, line in _findings(epath.Path(options.run)):
+        print(line)
+        damaged |= is_damaged
+    if damaged:
+        print("damaged, as said above")
+        sys.exit(DAMAGED)
+    print("nothing is damaged")
+
+
+def _findings(path: epath.Path) -> Iterator[tuple[bool, str]]:
+    """Yield whether a file of a run is damaged, and a line about it, for each file."""
+    # Imported here, because these modules import jax, and a mistyped option need not wait for it.
+    from unet_jax.inference.calibrate import calibration_path, read_calibration
+    from unet_jax.report.metrics_file import MetricsFile
+    from unet_jax.runs.checkpoints import check_metrics, committed_steps
+    from unet_jax.runs.info import info_path, load_info
+    from unet_jax.runs.integrity import damaged_files
+    from unet_jax.training.goodput import read_goodput
+
+    info = load_info(path)
+    yield False, f"{info_path(path)}: good"
+    checkpoints = path / "checkpoints"
+    for step in committed_steps(checkpoints):
+        folder = checkpoints / str(step)
+        try:
+            check_metrics(folder, info.config.train.monitor)
+            damaged = damaged_files(checkpoints, step)
+        except InputError as error:
+            yield True, str(error)
+            continue
+        if damaged is None:
+            yield False, f"{folder}: not checked, because it has no digests (an earlier version saved it)"
+        elif damaged:
+            yield True, f"{folder}: damaged: {'; '.join(damaged[:3])}. Other checkpoints are not affected."
+        else:
+            yield False, f"{folder}: good"
+    if lines := MetricsFile(path / "metrics.jsonl").damaged_lines():
+        shown = ", ".join(map(str, lines[:10]))
+        yield True, f"{path / 'metrics.jsonl'}: lines that cannot be read: {shown}. All others are used."
+    goodput = path / "goodput.json"
+    if goodput.exists():
+        try:
+            read_goodput(goodput)
+        except ValueError as error:
+            yield True, f"{goodput}: damaged ({error}). Only the record of time is affected."
+    calibration = calibration_path(path)
+    if calibration.exists():
+        try:
+            read_calibration(calibration, info.class_names)
+        except InputError as error:
+            yield True, str(error)
