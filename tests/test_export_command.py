@@ -57,14 +57,33 @@ def test_what_is_missing_is_said_in_one_line(run_path, tmp_path, capsys, monkeyp
     with pytest.raises(SystemExit):
         export(run_path, "--to", "onnx", "--out", tmp_path / "m.onnx", "--data-root", tmp_path)
     said = capsys.readouterr().err
-    assert "checked with the run's validation images, but" in said and "--data-root, or other images with" in said
+    assert "the export needs images of the run's split val, but" in said and "--data-root. Or check with other" in said
     unknown = tmp_path / "without"
     save_run(random_run(RGB8), epath.Path(unknown))
     with pytest.raises(SystemExit):
         export(unknown, "--to", "onnx", "--out", tmp_path / "m.onnx")
-    assert "has no validation images to check the export with" in capsys.readouterr().err
+    assert (
+        "has no images of the split val, which the export needs. Or check with other images" in capsys.readouterr().err
+    )
     with pytest.raises(InputError, match=r"needs the package not_there, .*pip install 'unet_jax\[onnx\]'"):
         cli.needs("onnx", "not_there")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--to", "onnx", "--quantize", "bfloat16"], "--quantize bfloat16 is for --to stablehlo, not for onnx"),
+        (["--to", "stablehlo", "--quantize", "int8"], "--quantize int8 is for --to onnx, not for stablehlo"),
+        (["--to", "stablehlo", "--heads"], "--heads is for --to onnx, not for stablehlo"),
+        (["--to", "onnx", "--platforms", "cpu"], "--platforms is for --to stablehlo, not for onnx"),
+        (["--to", "stablehlo"], "m.onnx: does not end in .stablehlo"),
+        (["--to", "onnx", "--heads", "--quantize", "int8"], "--quantize is not for --heads"),
+    ],
+)
+def test_options_without_effect_are_refused(flags, message, run_path, capsys):
+    with pytest.raises(SystemExit):
+        export(run_path, "--out", "m.onnx", *flags)
+    assert message in capsys.readouterr().err
 
 
 def test_export_keras_names_the_export_for_other_networks(tmp_path):

@@ -185,8 +185,8 @@ def test_a_graph_that_differs_is_not_written(tmp_path, monkeypatch):
     run = random_run()
     right = onnx_model.make_network
 
-    def wrong(config, *args, **options):
-        return right(dataclasses.replace(config, norm_eps=0.01), *args, **options)
+    def wrong(config, layers, **options):
+        return right(config, [layer._replace(bias=layer.bias + 0.01) for layer in layers], **options)
 
     monkeypatch.setattr(onnx_model, "make_network", wrong)
     with pytest.raises(InputError, match=r"m\.onnx: not written, because image 16x16 has the probability .* more than"):
@@ -200,6 +200,22 @@ def test_half_precision_reports_how_far_it_is(tmp_path):
     assert 1e-5 < agreement.largest_difference < 0.02
     kinds = {i.data_type for i in onnx.load(tmp_path / "m.onnx").graph.initializer if i.name.endswith("kernel")}
     assert kinds == {onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT}  # the last layer stays
+
+
+def test_eight_bits_report_how_far_they_are(tmp_path):
+    run = random_run(SIXTEEN, norm="group", group_size=2)
+    images = [check._replace(masks=np.zeros((*check.image.shape[:2], 2), bool)) for check in some_images(run)]
+    agreement = export_onnx(run, tmp_path / "m.onnx", images, dtype="int8", calibration_images=images)
+    assert 1e-4 < agreement.largest_difference < 0.2
+    assert (
+        agreement.dice and set(agreement.dice) == {"run", "export"} and "mean Dice of the run" in agreement.describe()
+    )
+    model = onnx.load(tmp_path / "m.onnx")
+    types = {i.data_type for i in model.graph.initializer if "kernel" in i.name and "quantized" in i.name}
+    assert onnx.TensorProto.INT8 in types
+    assert json.loads(next(p.value for p in model.metadata_props if p.key == "unet_jax"))["class_names"]
+    with pytest.raises(InputError, match="no image to measure the ranges"):
+        export_onnx(run, tmp_path / "n.onnx", images, dtype="int8")
 
 
 def test_heads_are_what_deepness_reads(tmp_path):

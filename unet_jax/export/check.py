@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,11 +70,20 @@ class Agreement:
     def describe(self) -> str:
         """Return one line for people."""
         count = sum(self.differing.values())
+        dice = ""
+        if self.dice:
+            run, export = self.dice["run"], self.dice["export"]
+            means = f"{np.mean(list(run.values())):.4f} and {np.mean(list(export.values())):.4f}"
+            classes = ", ".join(f"{name} {run[name]:.4f} and {export[name]:.4f}" for name in run)
+            dice = f"; mean Dice of the run and of the export {means} ({classes})"
         where = f" ({', '.join(f'{name}: {number}' for name, number in list(self.differing.items())[:5])})"
         return (
             f"checked on {self.num_images} images: probabilities within {self.largest_difference:.1e} of the run's, "
-            f"masks differ in {count} of {self.num_pixels} pixels{where if count else ''}"
+            f"masks differ in {count} of {self.num_pixels} pixels{where if count else ''}{dice}"
         )
+
+
+_REMEDY = "Or check with other images of the kind that the network will see: --images FILE_OR_FOLDER."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,29 +102,28 @@ class CheckImages:
         return map(self.read, range(len(self.ids)))
 
 
-def validation_images(run: Run, root: str, most: int = 0) -> CheckImages:
-    """Return images of the run's split val with their masks, evenly spread over it.
+def split_images(run: Run, root: str, split: Literal["train", "val"], most: int = 0) -> CheckImages:
+    """Return images of a split that the run has recorded, with their masks, evenly spread over it.
 
     Args:
       run: run from `load_run`.
       root: folder of the data set.
+      split: "train" or "val".
       most: largest number of images; 0 = all.
 
     Raises:
-      InputError: the data set or its validation images are not there.
+      InputError: the data set or its images are not there.
     """
-    if not run.info.splits["val"]:
-        raise InputError(
-            f"{run.path}: has no validation images to check the export with. Give some images of the kind that it "
-            f"will see: --images FILE_OR_FOLDER."
-        )
+    if not run.info.splits[split]:
+        remedy = "Export without --quantize int8." if split == "train" else _REMEDY
+        raise InputError(f"{run.path}: has no images of the split {split}, which the export needs. {remedy}")
     data = dataclasses.replace(run.config.data, root=root, splits=None, classes=run.class_names)
     try:
-        _, layout, records = select_records(run, data, "val")
+        _, layout, records = select_records(run, data, split)
     except InputError as error:
         raise InputError(
-            f"the export is checked with the run's validation images, but {error} Name the folder of the data set with "
-            f"--data-root, or other images with --images."
+            f"the export needs images of the run's split {split}, but {error} Name the folder of the data set with "
+            f"--data-root. {_REMEDY if split == 'val' else ''}".rstrip()
         ) from error
     source = FileSource(layout, _spread(records, most), soft_masks=data.soft_masks, image_format=run.info.image_format)
 
@@ -127,7 +135,7 @@ def validation_images(run: Run, root: str, most: int = 0) -> CheckImages:
 
 
 def given_images(run: Run, inputs: Sequence[str], most: int = 0) -> CheckImages:
-    """Return images from files and folders, as `validation_images` does, without masks."""
+    """Return images from files and folders, as `split_images` does, without masks."""
     files = find_inputs(inputs, run.config.data.image_patterns)
     ids = _spread(list(files), most)
     return CheckImages(ids, lambda i: CheckImage(ids[i], read_as(files[ids[i]], run.info.image_format), None))

@@ -5,17 +5,15 @@ width are accepted: as in `predict_probs_unresized`, sides are padded by mirrori
 poolings, and the result is cropped.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from jaxtyping import Float
 from onnx import TensorProto, helper, numpy_helper
 
-from unet_jax._types import PyTree
 from unet_jax.config import ModelConfig
-from unet_jax.model.architecture import list_convolutions
+from unet_jax.export.folded import Layer
 
 OPSET = 17
 """Version of ONNX's operators. Runtimes of 2022 and later know it."""
@@ -64,8 +62,7 @@ class Graph:
 
 def make_network(
     config: ModelConfig,
-    params: PyTree,
-    batch_stats: PyTree,
+    layers: Sequence[Layer],
     *,
     num_channels: int,
     num_classes: int,
@@ -81,8 +78,7 @@ def make_network(
 
     Args:
       config: settings of the network.
-      params: parameters, on the host.
-      batch_stats: running statistics of batch normalisation, on the host.
+      layers: its layers, from `folded_layers`.
       num_channels: number of channels c.
       num_classes: number of classes k.
       pixels: type and range of the input.
@@ -106,7 +102,7 @@ def make_network(
         inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, [num_channels]) for name in ("low", "high")]
     x = g.add("Div", x, g.constant(pixels.white, np.float32), name="unit_range")
     x = g.add("Transpose", x, name="channels_first", perm=[0, 3, 1, 2])
-    logits = add_layers(g, x, config, params, batch_stats, num_channels, num_classes, dtype)
+    logits = add_layers(g, x, config, layers, dtype)
     ends = g.add("Concat", height.size, width.size, name="crop/ends", axis=0)
     logits = g.add("Slice", logits, g.constant([0, 0]), ends, g.constant([2, 3]), name="crop")
     logits = g.add("Transpose", logits, name="channels_last", perm=[0, 2, 3, 1])
@@ -121,8 +117,7 @@ def make_network(
 
 def make_heads(
     config: ModelConfig,
-    params: PyTree,
-    batch_stats: PyTree,
+    layers: Sequence[Layer],
     *,
     num_channels: int,
     class_names: Sequence[str],
@@ -133,7 +128,7 @@ def make_heads(
     """Make the graph that QGIS Deepness wants: float32 `[b c h w]` in [0, 1] of one size, and one output per class.
 
     Args:
-      config, params, batch_stats, num_channels, temperature, dtype: the same as in `make_network`.
+      config, layers, num_channels, temperature, dtype: the same as in `make_network`.
       class_names: names of the classes; the outputs are probabilities/NAME.
       size: height and width of the input, which are fixed.
 
@@ -142,7 +137,7 @@ def make_heads(
     """
     g = Graph()
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", num_channels, *size])
-    logits = add_layers(g, "image", config, params, batch_stats, num_channels, len(class_names), dtype)
+    logits = add_layers(g, "image", config, layers, dtype)
     outputs = []
     for k, name in enumerate(class_names):
         only = g.add("Slice", logits, g.constant([k]), g.constant([k + 1]), g.constant([1]), name=f"class{k}")
@@ -183,91 +178,28 @@ def _map_intensities(g: Graph, x: str, low: Sequence[float], high: Sequence[floa
     return g.add("Round", x, name="intensity")
 
 
-def add_layers(
-    g: Graph,
-    x: str,
-    config: ModelConfig,
-    params: PyTree,
-    batch_stats: PyTree,
-    num_channels: int,
-    num_classes: int,
-    dtype: str,
-) -> str:
-    """Add the U-Net to a graph: from images `[b c h w]` in [0, 1] to logits `[b k h w]`, float32.
-
-    Raises:
-      ValueError: there are parameters that the graph does not use, which would be an error of this library.
-    """
-    weights = _Weights(params, batch_stats, np.dtype(dtype))
+def add_layers(g: Graph, x: str, config: ModelConfig, layers: Sequence[Layer], dtype: str) -> str:
+    """Add the U-Net to a graph: from images `[b c h w]` in [0, 1] to logits `[b k h w]`, float32."""
     skips: list[str] = []
     if dtype == "float16":
         x = g.add("Cast", x, name="half", to=TensorProto.FLOAT16)
-    for conv in list_convolutions(config, num_classes, num_channels):
+    for conv, kernel, bias, group_norm in layers:
         name = f"{conv.stage}/conv{conv.index}"
         if conv.index == 0 and conv.stage.startswith("up"):
             x = _joined(g, skips.pop(), x, conv.stage)
         elif conv.index == 0 and conv.level > 0:
             skips.append(x)
             x = g.add("MaxPool", x, name=conv.stage, kernel_shape=[2, 2], strides=[2, 2])
-        if conv.stage == "head":
+        if conv.stage == "head":  # always in float32
             x = g.add("Cast", x, name="head", to=TensorProto.FLOAT) if dtype == "float16" else x
-            x = _convolution(g, x, "head", *weights.take("head", dtype=np.float32))
-        elif config.norm == "batch":
-            x = _convolution(g, x, name, *weights.take_folded(conv.stage, conv.index, config.norm_eps))
-        else:
-            x = _convolution(g, x, name, *weights.take(conv.stage, f"conv{conv.index}"))
-        if config.norm == "group" and conv.stage != "head":
-            scale, bias = weights.take_pair(conv.stage, f"norm{conv.index}")
+            return _convolution(g, x, "head", kernel, bias)
+        x = _convolution(g, x, name, kernel.astype(dtype), bias.astype(dtype))
+        if group_norm:
             group_size = min(config.group_size, conv.outputs)
-            x = _group_norm(g, x, f"{conv.stage}/norm{conv.index}", scale, bias, group_size, config.norm_eps)
-        x = g.add("Relu", x, name=name) if conv.stage != "head" else x
-    weights.check_all_used()
-    return x
-
-
-class _Weights:
-    """The parameters of a network, each of which must be taken once."""
-
-    def __init__(self, params: Mapping[str, Any], batch_stats: Mapping[str, Any], dtype: np.dtype) -> None:
-        self._params, self._stats, self._dtype = _flatten(params), _flatten(batch_stats), dtype
-
-    def take(self, *path: str, dtype: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return kernel `[d c kh kw]` and bias `[d]` of a convolution."""
-        kernel, bias = self._pop(self._params, *path, "kernel"), self._pop(self._params, *path, "bias")
-        dtype = dtype or self._dtype
-        return kernel.transpose(3, 2, 0, 1).astype(dtype), bias.astype(dtype)
-
-    def take_folded(self, stage: str, index: int, eps: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return kernel and bias of a convolution with the batch normalisation that follows it."""
-        norm, conv = f"norm{index}", f"conv{index}"
-        mean, var = (self._pop(self._stats, stage, norm, name) for name in ("mean", "var"))
-        scale, offset = (self._pop(self._params, stage, norm, name) for name in ("scale", "bias"))
-        kernel, bias = (self._pop(self._params, stage, conv, name) for name in ("kernel", "bias"))
-        slope = scale / np.sqrt(var + eps)
-        folded = (kernel * slope).transpose(3, 2, 0, 1)
-        return folded.astype(self._dtype), (offset + (bias - mean) * slope).astype(self._dtype)
-
-    def take_pair(self, *path: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return scale and bias of a normalisation."""
-        scale, bias = (self._pop(self._params, *path, name) for name in ("scale", "bias"))
-        return scale.astype(self._dtype), bias.astype(self._dtype)
-
-    def check_all_used(self) -> None:
-        """Raise ValueError if parameters are left over."""
-        left = ["/".join(path) for path in (*self._params, *self._stats)]
-        if left:
-            raise ValueError(f"the network has parameters that the exporter does not know: {', '.join(sorted(left))}")
-
-    @staticmethod
-    def _pop(tree: dict[tuple[str, ...], np.ndarray], *path: str) -> Float[np.ndarray, "..."]:
-        return np.asarray(tree.pop(path), np.float64)
-
-
-def _flatten(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], np.ndarray]:
-    flat = {}
-    for name, value in tree.items():
-        flat |= _flatten(value, (*path, name)) if isinstance(value, Mapping) else {(*path, name): value}
-    return flat
+            scale, offset = (value.astype(dtype) for value in group_norm)
+            x = _group_norm(g, x, f"{conv.stage}/norm{conv.index}", scale, offset, group_size, config.norm_eps)
+        x = g.add("Relu", x, name=name)
+    raise ValueError("the network has no last layer")
 
 
 def _joined(g: Graph, skip: str, below: str, name: str) -> str:
@@ -278,6 +210,7 @@ def _joined(g: Graph, skip: str, below: str, name: str) -> str:
 
 
 def _convolution(g: Graph, x: str, name: str, kernel: np.ndarray, bias: np.ndarray) -> str:
+    kernel = kernel.transpose(3, 2, 0, 1)
     margins = [size // 2 for size in kernel.shape[2:]]
     inputs = x, g.weight(f"{name}/kernel", kernel), g.weight(f"{name}/bias", bias)
     return g.add("Conv", *inputs, name=name, kernel_shape=list(kernel.shape[2:]), pads=[*margins, *margins])

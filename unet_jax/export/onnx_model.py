@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.resources
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -13,10 +13,13 @@ from etils import epath
 
 from unet_jax._files import replace_bytes
 from unet_jax._types import InputError
+from unet_jax.data.pixels import resize_image
 from unet_jax.export import predict_onnx
 from unet_jax.export.check import TOLERANCE, Agreement, CheckImage, Target, compare
 from unet_jax.export.contract import KEY, NOTHING, About, input_limits, make_contract, network_size
+from unet_jax.export.folded import Layer, folded_layers
 from unet_jax.export.onnx_graph import Input, make_heads, make_network
+from unet_jax.export.quantization import quantize
 from unet_jax.runs.load import Run
 
 
@@ -26,7 +29,8 @@ def export_onnx(
     images: Iterable[CheckImage],
     *,
     about: About = NOTHING,
-    dtype: Literal["float32", "float16"] = "float32",
+    dtype: Literal["float32", "float16", "int8"] = "float32",
+    calibration_images: Iterable[CheckImage] = (),
     on_progress: Callable[[int], Any] = lambda done: None,
 ) -> Agreement:
     """Write the network of a run as an ONNX file, and `predict_onnx.py` beside it.
@@ -40,9 +44,10 @@ def export_onnx(
     Args:
       run: run from `load_run`, with the calibration to export if it has one.
       out: file to write; its name must end in `.onnx`.
-      images: images to check the export with, from `validation_images` or `given_images`.
+      images: images to check the export with, from `split_images` or `given_images`.
       about: licence, authors and description for the metadata.
-      dtype: type of weights and activations. With float16 the differences are reported, and not bounded.
+      dtype: type of weights and activations. With float16 and int8 the differences are reported, and not bounded.
+      calibration_images: for int8, images that the ranges of the activations are measured on; training images.
       on_progress: called with the number of images checked.
 
     Returns:
@@ -53,7 +58,7 @@ def export_onnx(
 
     Example:
       >>> run = unet_jax.load_run("RUN")  # doctest: +SKIP
-      >>> agreement = export_onnx(run, "model.onnx", validation_images(run, "DATA", most=50))  # doctest: +SKIP
+      >>> agreement = export_onnx(run, "model.onnx", split_images(run, "DATA", "val", most=50))  # doctest: +SKIP
       >>> agreement.largest_difference < 1e-4  # doctest: +SKIP
       True
     """
@@ -61,18 +66,26 @@ def export_onnx(
     type_, limits = input_limits(run)
     model = make_network(
         run.config.model,
-        *jax.device_get((run.state.params, run.state.batch_stats)),
+        layers_of(run),
         num_channels=run.info.num_channels,
         num_classes=len(run.class_names),
         pixels=Input(type_, 255.0 if run.info.image_dtype == np.uint8 else 65535.0, limits),
         temperature=run.calibration.temperature if run.calibration else None,
-        dtype=dtype,
+        dtype="float16" if dtype == "float16" else "float32",
     )
+    if dtype == "int8":
+        model = quantize(model, _feeds(run, calibration_images, type_, limits is not None))
     contract = make_contract(run, "pixels", type_.name, about)
     agreement = check_model(run, model, contract, images, str(out), dtype == "float32", on_progress)
     write_model(out, model, contract, agreement)
     write_script(out.parent)
     return agreement
+
+
+def _feeds(run: Run, images: Iterable[CheckImage], dtype: np.dtype, has_limits: bool) -> Iterator[dict[str, Any]]:
+    """Yield the inputs of a graph for images as the network sees them."""
+    for check in images:
+        yield predict_onnx.feeds(resize_image(check.image, *network_size(run))[None], dtype, has_limits)
 
 
 def export_heads(
@@ -111,7 +124,7 @@ def export_heads(
         )
     model = make_heads(
         run.config.model,
-        *jax.device_get((run.state.params, run.state.batch_stats)),
+        layers_of(run),
         num_channels=run.info.num_channels,
         class_names=run.class_names,
         size=(height, width),
@@ -128,6 +141,13 @@ def export_heads(
     contract = make_contract(run, "heads", "float32", about)
     write_model(out, model, contract, agreement, deepness_metadata(run.class_names, thresholds[0], height))
     return agreement
+
+
+def layers_of(run: Run) -> list[Layer]:
+    """Return the layers of a run's network."""
+    params, batch_stats = jax.device_get((run.state.params, run.state.batch_stats))
+    sizes = {"num_channels": run.info.num_channels, "num_classes": len(run.class_names)}
+    return folded_layers(run.config.model, params, batch_stats, **sizes)
 
 
 def deepness_metadata(class_names: Sequence[str], threshold: float, size: int) -> dict[str, str]:

@@ -112,13 +112,18 @@ def predict_probs(model: Model, image: np.ndarray) -> np.ndarray:
 def run_network(model: Model, images: np.ndarray) -> np.ndarray:
     """Return the network's probabilities of images `[b h w c]`, uint8 or uint16, before calibration."""
     session, contract = model
-    feeds = {"pixels": images}
-    overridable = [value.name for value in session.get_overridable_initializers()]
-    if "low" in overridable:  # the intensities are mapped already
-        feeds["low"] = np.zeros(images.shape[-1], np.float32)
-        feeds["high"] = np.full(images.shape[-1], _WHITE, np.float32)
-    feeds["pixels"] = images.astype(contract["input"]["dtype"], copy=False)
-    return session.run(["uncalibrated" if contract["temperatures"] else "probabilities"], feeds)[0]
+    has_limits = any(value.name == "low" for value in session.get_overridable_initializers())
+    output = "uncalibrated" if contract["temperatures"] else "probabilities"
+    return session.run([output], feeds(images, contract["input"]["dtype"], has_limits))[0]
+
+
+def feeds(images: np.ndarray, dtype: Any, has_limits: bool) -> dict[str, np.ndarray]:
+    """Return the inputs of the graph for images `[b h w c]` whose intensities are mapped already."""
+    inputs = {"pixels": images.astype(dtype, copy=False)}
+    if has_limits:
+        inputs["low"] = np.zeros(images.shape[-1], np.float32)
+        inputs["high"] = np.full(images.shape[-1], _WHITE, np.float32)
+    return inputs
 
 
 def calibrate(probs: np.ndarray, temperatures: list[float] | None) -> np.ndarray:

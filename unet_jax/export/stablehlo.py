@@ -125,7 +125,7 @@ def export_stablehlo(
     Args:
       run: run from `load_run`, with the calibration to export if it has one.
       out: file to write; its name must end in `.stablehlo`.
-      images: images to check the export with, from `validation_images` or `given_images`.
+      images: images to check the export with, from `split_images` or `given_images`.
       platforms: kinds of devices: "cpu", "cuda", "rocm", "tpu".
       about: licence, authors and description for the metadata.
       dtype: type of activations. With bfloat16 the differences are reported, and not bounded.
@@ -139,7 +139,7 @@ def export_stablehlo(
 
     Example:
       >>> run = unet_jax.load_run("RUN")  # doctest: +SKIP
-      >>> images = validation_images(run, "DATA", most=50)  # doctest: +SKIP
+      >>> images = split_images(run, "DATA", "val", most=50)  # doctest: +SKIP
       >>> export_stablehlo(run, "model.stablehlo", images).largest_difference < 1e-4  # doctest: +SKIP
       True
     """
