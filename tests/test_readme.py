@@ -1,7 +1,12 @@
-"""The README's Python runs as printed."""
+"""The Python of README and docs/python.md runs as printed."""
 
+import functools
 import re
 from pathlib import Path
+
+import jax
+import pytest
+from etils import epath
 
 import unet_jax
 from unet_jax.data.synthetic import write_synthetic
@@ -9,13 +14,15 @@ from unet_jax.data.synthetic import write_synthetic
 REPOSITORY = Path(__file__).parent.parent
 
 
-def test_python_example_runs(tmp_path, monkeypatch, capsys):
-    """But with a smaller network, which is compiled sooner."""
-    from etils import epath
+@pytest.fixture
+def smaller(monkeypatch):
+    """The preset "small" with a smaller network, which is compiled sooner."""
+    network = {"model.widths": (4,), "model.center_width": 8, "model.num_convs_down": 1, "model.num_convs_up": 1}
+    config = unet_jax.replace(unet_jax.PRESETS["small"](), network)
+    monkeypatch.setitem(unet_jax.PRESETS, "small", lambda: config)
 
-    network = {"model.widths": (4, 8), "model.center_width": 8, "model.num_convs_down": 1, "model.num_convs_up": 1}
-    smaller = unet_jax.replace(unet_jax.PRESETS["small"](), network)
-    monkeypatch.setitem(unet_jax.PRESETS, "small", lambda: smaller)
+
+def test_python_example_runs(tmp_path, monkeypatch, capsys, smaller):
     write_synthetic(epath.Path(tmp_path / "DATA"), num_images=20, image_size=48, num_classes=2, seed=0)
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), flags=re.S)
@@ -23,6 +30,29 @@ def test_python_example_runs(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out.split()
     assert said[0] == "disk" and said[2] == "square"
     assert all(0.0 <= float(share) <= 1.0 for share in said[1::2])
+
+
+def test_programs_of_the_python_page_run(tmp_path, monkeypatch, capsys, smaller):
+    """All in one process and on one device, as in a notebook. A block after `<!-- file: NAME -->` is a file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    fit = functools.partial(unet_jax.fit, mesh=unet_jax.make_mesh(jax.devices()[:1]))
+    monkeypatch.setattr(unet_jax, "fit", fit)
+    text = (REPOSITORY / "docs" / "python.md").read_text()
+    names, said = {"__name__": "notebook"}, []
+    for name, code in re.findall(r"(?:<!-- file: (\S+) -->\n)?```python\n(.*?)```", text, flags=re.S):
+        assert len([line for line in code.splitlines() if line.strip()]) < 20
+        if name:
+            (tmp_path / name).write_text(code)
+            continue
+        exec(compile(code, "docs/python.md", "exec"), names)
+        said.append(capsys.readouterr().out)
+    arrays, _, curves, prediction, _, own = said
+    assert 0.0 <= float(arrays) <= 1.0 and float(own) > 0.0
+    assert [line.split()[0] for line in curves.splitlines()] == ["2", "4"]
+    assert "Run('VOLUME': checkpoint" in prediction and "(64, 64, 2)" in prediction
+    terms = unet_jax.load_run("EDGES").config.loss.terms
+    assert [term.name for term in terms] == ["my_losses:edge_loss", "soft_dice"]
 
 
 def test_every_file_the_readme_links_to_exists():

@@ -15,6 +15,7 @@ with _epy.lazy_api_imports(globals()):
     from unet_jax.config import Config as Config
     from unet_jax.config.dicts import replace as replace
     from unet_jax.config.presets import PRESETS as PRESETS
+    from unet_jax.data.array_source import ArraySource as ArraySource
     from unet_jax.data.images.files import read_channels as read_channels
     from unet_jax.data.images.files import read_image as read_image
     from unet_jax.data.images.files import read_pixels as read_pixels
@@ -26,10 +27,12 @@ with _epy.lazy_api_imports(globals()):
     from unet_jax.model import UNet as UNet
     from unet_jax.runs.load import Run as Run
     from unet_jax.runs.load import load_run as load_run
+    from unet_jax.training.fit import fit as fit
     from unet_jax.training.loop import train as train
 
 __all__ = [
     "PRESETS",
+    "ArraySource",
     "Batch",
     "Config",
     "InputError",
@@ -37,6 +40,7 @@ __all__ = [
     "Run",
     "Sample",
     "UNet",
+    "fit",
     "load_exported",
     "load_run",
     "make_mesh",

@@ -73,6 +73,21 @@ def _row(line: bytes) -> dict[str, Any] | None:
     return row if fine else None
 
 
+def read_history(run: epath.Path) -> list[dict[str, Any]]:
+    """Read the evaluations of a run, one record each, which `pandas.DataFrame` takes as they are.
+
+    Returns:
+      The rows of metrics.jsonl that an evaluation wrote, oldest first, with numbers that are not finite as floats.
+    """
+    rows = MetricsFile(run / "metrics.jsonl").read()
+    return [{k: _number(v) for k, v in row.items()} for row in rows if "eval/loss" in row]
+
+
+def _number(value: Any) -> Any:
+    """Return a number that `_line` wrote as text."""
+    return float(value) if value in ("nan", "inf", "-inf") else value
+
+
 def _line(row: dict[str, Any]) -> str:
     """Return a row as a line of JSON. JSON has no NaN, so numbers that are not finite become text ("nan", "inf")."""
     clean = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}

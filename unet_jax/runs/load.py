@@ -14,14 +14,15 @@ from unet_jax.config import Config
 from unet_jax.devices.mesh import make_mesh, put_replicated
 from unet_jax.metrics.calibration import Calibration
 from unet_jax.program.initial_state import state_shapes
-from unet_jax.program.state import TrainState, averaged
+from unet_jax.program.state import TrainState, averaged, num_parameters
+from unet_jax.report.metrics_file import read_history
 from unet_jax.runs.checkpoints import CheckpointStore, committed_steps, open_store
 from unet_jax.runs.info import RunInfo, load_info
 
 _NUM_TRIES = 20
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Run:
     """A trained network with its settings, loaded from one checkpoint of a run directory by `load_run`.
 
@@ -60,6 +61,23 @@ class Run:
         """Probability above which a pixel belongs to the class: `[k]` float32, one per class."""
         same = (self.config.train.threshold,) * len(self.class_names)
         return np.asarray(self.calibration.threshold if self.calibration else same, np.float32)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Evaluations of the whole run, oldest first, as records: `pandas.DataFrame(run.history)`."""
+        return read_history(self.path)
+
+    def __repr__(self) -> str:
+        scores = "".join(f", {name} {value:.4f}" for name, value in self.metrics.items())
+        height, width = self.config.data.height_and_width
+        return (
+            f"Run({str(self.path)!r}: checkpoint {self.step} of {self.info.num_steps}{scores}\n"
+            f"    classes {', '.join(self.class_names)}; images of {self.info.num_channels} channels, seen at "
+            f"{width}x{height}\n"
+            f"    {num_parameters(self.state.params):,} parameters on {self.mesh.size} "
+            f"{self.mesh.devices.flat[0].device_kind} device{'s' if self.mesh.size > 1 else ''}"
+            f"{', calibrated' if self.calibration else ''})"
+        )
 
 
 def _unpickle(values: dict[str, Any]) -> Run:

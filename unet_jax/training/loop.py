@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from etils import epath
@@ -16,6 +17,7 @@ from unet_jax.program.build import Program, batch_shapes, build, check_divisible
 from unet_jax.program.state import TrainState, num_parameters
 from unet_jax.program.steps import TrainStep
 from unet_jax.report.display import Display, make_display
+from unet_jax.report.metrics_file import read_history
 from unet_jax.runs.load import open_checkpoints
 from unet_jax.runs.lock import lock_run
 from unet_jax.runs.progress import Progress
@@ -43,6 +45,11 @@ class TrainResult:
     best_metrics: dict[str, float]
     """Scores of the best checkpoint on val: mean per-image Dice of the classes that occur there ("dice"), and loss
     ("loss")."""
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Evaluations of the whole run, oldest first, as records: `pandas.DataFrame(result.history)`."""
+        return read_history(self.path)
 
 
 def train(
