@@ -18,6 +18,7 @@ REPOSITORY = Path(__file__).parent.parent
 def smaller(monkeypatch):
     """The preset "small" with a smaller network, which is compiled sooner."""
     network = {"model.widths": (4,), "model.center_width": 8, "model.num_convs_down": 1, "model.num_convs_up": 1}
+    network |= {"train.num_pictures": 0}
     config = unet_jax.replace(unet_jax.PRESETS["small"](), network)
     monkeypatch.setitem(unet_jax.PRESETS, "small", lambda: config)
 
@@ -49,7 +50,7 @@ def test_programs_of_the_python_page_run(tmp_path, monkeypatch, capsys, smaller)
         said.append(capsys.readouterr().out)
     arrays, _, curves, prediction, _, own = said
     assert 0.0 <= float(arrays) <= 1.0 and float(own) > 0.0
-    assert [line.split()[0] for line in curves.splitlines()] == ["2", "4"]
+    assert [line.split()[0] for line in curves.splitlines()] == ["1", "2"]
     assert "Run('VOLUME': checkpoint" in prediction and "(64, 64, 2)" in prediction
     terms = unet_jax.load_run("EDGES").config.loss.terms
     assert [term.name for term in terms] == ["my_losses:edge_loss", "soft_dice"]
