@@ -26,6 +26,7 @@ from unet_jax.data.layout import find_layout
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.inference.evaluate import evaluate_run, select_records
 from unet_jax.study import run as running
+from unet_jax.study import tables
 from unet_jax.study.compare import Winner
 from unet_jax.study.config import Study, Variant
 from unet_jax.study.cost import read_costs
@@ -159,6 +160,23 @@ def test_interrupted_anywhere_it_ends_with_the_same_scores(done, synthetic_root,
     assert not scores_path(again, variant, int(seed)).exists()
     run_study(again, display=quiet(), mesh=ONE_DEVICE)
     assert all_files(again) == all_files(study)
+
+
+def test_variants_of_networks_and_batches(synthetic_root, tmp_path):
+    wide = Variant("wide", BCE.loss, {"model.center_width": 12, "train.batch_size": 4})
+    config = replace(tiny_config(synthetic_root), {"train.num_epochs": 1})
+    study = Study(str(tmp_path / "out"), config, (BCE, wide), (0,), "bce")
+    run_study(study, display=quiet(), mesh=ONE_DEVICE)
+    configs = [load_run(study.run_path(variant, 0), mesh=ONE_DEVICE).config for variant in study.variants]
+    assert [(c.model.center_width, c.train.batch_size) for c in configs] == [(8, 8), (12, 4)]
+    costs = read_costs(study)
+    # The time per image, and not that of a step, is compared: steps of the two have 8 and 4 images.
+    ratio = costs["wide"].step_ms / 4 / (costs["bce"].step_ms / 8)
+    assert 0.5 < costs["wide"].relative_time / ratio < 2.0
+    assert set(all_files(study)) == {("bce", 0), ("wide", 0)}
+    html = make_page(study, read_results(study), dict.fromkeys(("differences", "ranking", "curves"), b""))
+    assert "model.center_width = 12, train.batch_size = 4" in html and "Study of 2 variants" in html
+    assert "began with the same weights" not in html and "saw the same batches" not in html
 
 
 def test_a_finished_study_trains_nothing(done, monkeypatch):
@@ -333,6 +351,26 @@ def test_tables_are_the_runs_scores(done, page):
     assert costs[1].split(",")[2] == "1.000"  # the baseline's own
 
 
+def test_tables_for_papers_have_the_numbers_of_the_table(done, page):
+    out = epath.Path(done[0].out)
+    rows = list(csv.DictReader(io.StringIO((out / "table.csv").read_text())))
+    rows = {row["variant"]: row for row in rows if (row["score"], row["class"]) == ("dice", "mean of classes")}
+    markdown = [[c.strip() for c in line.split("|")[1:-1]] for line in (out / "table.md").read_text().splitlines()]
+    lines = (out / "table.tex").read_text().splitlines()
+    latex = [[c.strip() for c in line.removesuffix(r"\\").split("&")] for line in lines if line.endswith(r"\\")]
+    assert [line[0] for line in latex[1:]] == [line[0] for line in markdown[2:]] and len(latex) == 1 + len(rows)
+    assert len({len(line) for line in (*markdown, *latex)}) == 1 and len(markdown[0]) == 7 + 2
+    for name, mean, std, difference, *_ in (*markdown[2:], *latex[1:]):
+        row = rows[name]
+        assert abs(float(mean) - float(row["mean"])) < 1e-4 and abs(float(std) - float(row["std_over_seeds"])) < 1e-4
+        assert difference == "baseline" if name == "bce" else abs(float(difference) - float(row["difference"])) < 1e-4
+    assert lines[0] == r"\begin{tabular}{lrrrrrrrr}" and lines[-1] == r"\end{tabular}"
+
+
+def test_special_characters_in_latex():
+    assert tables._escape("a_b & 5 %") == r"a\_b \& 5 \%" and tables._escape("\\{") == r"\textbackslash{}\{"
+
+
 def test_a_winner_is_named_where_there_is_one(done):
     study, _, _ = done
     results = read_results(study)
@@ -340,6 +378,7 @@ def test_a_winner_is_named_where_there_is_one(done):
     assert conclusion(study, winner).startswith("focal has the best Dice and is better than every other variant.")
     none = dataclasses.replace(results, winner=Winner(None, "focal", ("bce",)))
     assert conclusion(study, none).startswith(
+        "With 2 seeds, hardly any difference can be told from chance: give at least 3. "
         "No winner. focal has the highest mean Dice, but cannot be told apart from bce."
     )
 

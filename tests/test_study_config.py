@@ -1,5 +1,6 @@
 """What a study file may say."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -8,9 +9,10 @@ import pytest
 from etils import epath
 
 from unet_jax import InputError
-from unet_jax.config import LossConfig, LossTermConfig
+from unet_jax.config import DataConfig, LossConfig, LossTermConfig
 from unet_jax.data.splits import read_splits
 from unet_jax.program.build import make_loss
+from unet_jax.study import config as study_config
 from unet_jax.study.config import load_study
 
 STUDIES = Path(__file__).parent.parent / "docs" / "studies"
@@ -97,11 +99,26 @@ def test_arguments_go_before_the_file(tmp_path):
         ('preset = "small"', 'split = "all"', "one of 'train', 'val', 'test'"),
         ("num_epochs = 2", "num_epoch = 2", "'train.num_epoch' does not exist. Did you mean 'train.num_epochs'"),
         ("num_epochs = 2", "num_epochs = 0", "train.num_epochs is 0"),
-        ("num_epochs = 2", "[config.loss]\nbce_weight = 1.0", "[[variant]] the losses"),
+        ("num_epochs = 2", "[config.loss]\nbce_wait = 1.0", "'loss.bce_wait' does not exist"),
         ('"data.image_size" = 64', "seed = 5", "[study] has the seeds"),
         ("dice_weight = 0.0", "dice_wait = 0.0", "variant 'bce': the field 'dice_wait' does not exist"),
         ("dice_weight = 0.0", "dice_weight = -1.0", "variant 'bce': loss.dice_weight is -1.0"),
         ("dice_weight = 0.0", "terms = 3", "a list of tables"),
+        ("dice_weight = 0.0", "config = 3", "variant.config is 3"),
+        ("dice_weight = 0.0", "config.model.nom = 'group'", "variant 'bce': config field 'model.nom' does not exist"),
+        ("dice_weight = 0.0", "config.model.norm = 'gruop'", "variant 'bce': model.norm is 'gruop'"),
+        (
+            "dice_weight = 0.0",
+            "config.seed = 3",
+            "config.seed cannot differ between variants: every variant is trained",
+        ),
+        (
+            "dice_weight = 0.0",
+            "config.data.root = 'x'",
+            "config.data.root cannot differ between variants: all variants",
+        ),
+        ("dice_weight = 0.0", "config.loss.dice_weight = 0.0", "config.loss.dice_weight cannot differ"),
+        ("dice_weight = 0.0", "config.train.devices_per_image = 2", "use the same devices"),
         ("dice_weight = 0.0", 'bce_weight = 1.0\nterms = [{name = "bce"}]', "variant 'bce': terms replaces bce_weight"),
         ('name = "tversky"', 'name = "tverski"', "Did you mean 'tversky'?"),
         ('name = "tversky"', "", "variant 'tversky+bce': terms"),
@@ -119,6 +136,28 @@ def test_what_is_wrong_is_named(tmp_path, old, new, said):
     with pytest.raises(InputError) as error:
         load_study(path)
     assert str(path) in str(error.value) and said in str(error.value)
+
+
+def test_variants_have_settings_of_their_own(tmp_path):
+    own = "config.model.norm = 'group'\nconfig.data.image_size = [32, 64]\nconfig.augment.rotate = 15.0"
+    text = GOOD.replace("dice_weight = 0.0", own).replace(
+        "[config.train]", "[config.loss]\nbce_weight = 2.0\n[config.train]"
+    )
+    study = load_study(written(tmp_path, text))
+    bce, tversky = (study.run_config(variant, 3) for variant in study.variants)
+    assert (bce.model.norm, bce.data.image_size, bce.augment.rotate) == ("group", (32, 64), 15.0)
+    assert bce.loss == LossConfig(bce_weight=2.0)  # that of the study, because the variant names none
+    assert (tversky.model, tversky.data, tversky.augment) == (
+        study.config.model,
+        study.config.data,
+        study.config.augment,
+    )
+    assert tversky.loss == study.variants[1].loss
+
+
+def test_settings_that_variants_may_have_exist():
+    known = {field.name for field in dataclasses.fields(DataConfig)}
+    assert set(study_config._VARIED_DATA) <= known
 
 
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.toml")), ids=lambda path: path.stem)

@@ -57,4 +57,4 @@ def study(args: Sequence[str]) -> None:
     console = Console(width=max(150, Console().width))
     console.print(show(results))
     print(conclusion(loaded, results))
-    print(f"page: {loaded.out}/study.html; tables: results.csv, table.csv, cost.csv")
+    print(f"page: {loaded.out}/study.html; tables: results.csv, table.csv, table.md, table.tex, cost.csv")

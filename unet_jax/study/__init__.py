@@ -1,6 +1,6 @@
-"""Studies: several losses, each trained with several seeds on one data set, and compared pair by pair.
+"""Studies: several losses or settings, each trained with several seeds on one data set, and compared pair by pair.
 
-A study trains every variant of the loss with every seed. All else is equal, so runs of the same seed are paired, and
+A study trains every variant with every seed. All else is equal, so runs of the same seed are paired, and
 statistics say which conclusions hold (docs/studies.md):
 
     study = load_study("STUDY.toml")

@@ -7,7 +7,7 @@ import dataclasses
 import re
 import tomllib
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from etils import epath
@@ -22,27 +22,55 @@ _PATHS = ("data.root", "data.splits", "data.cache_dir")
 _STUDY_FIELDS = ("out", "seeds", "baseline", "preset", "split", "devices_per_run")
 _LOSS_FIELDS = tuple(field.name for field in dataclasses.fields(LossConfig))
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
+_VARIED_DATA = (
+    *("image_size", "mask_interpolation"),
+    *("channels", "intensity", "intensity_percentiles", "intensity_limits"),
+)
+"""Settings of the data that a variant may have: what the network sees, but not which images, masks and splits."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One of the losses that a study compares.
+    """One of the losses, networks or recipes that a study compares.
+
+    Raises:
+      InputError: a setting belongs to the whole study, such as the seed or the images.
 
     Example:
       >>> from unet_jax.config import LossConfig
       >>> Variant("bce", LossConfig(dice_weight=0.0)).loss.bce_weight
       1.0
+      >>> Variant("group", LossConfig(), {"model.norm": "group"}).settings
+      {'model.norm': 'group'}
     """
 
     name: str
     """Name in tables and pictures, and name of the folder of the variant's runs."""
     loss: LossConfig
     """Loss that the variant's runs minimise."""
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Values that replace the study's, by dotted name, such as "model.norm" or "augment.rotate"."""
+
+    def __post_init__(self) -> None:
+        for setting in self.settings:
+            section, _, field = setting.partition(".")
+            reason = {
+                "seed": "every variant is trained with every seed of [study]",
+                "loss": "the loss is given by the variant's own fields, such as bce_weight or terms",
+                "train.devices_per_image": "all runs of a study use the same devices",
+            }
+            if section == "data" and field not in _VARIED_DATA:
+                varied = ", ".join(f"data.{name}" for name in _VARIED_DATA)
+                why = f"all variants must have the same images, masks and splits (only {varied} may differ)"
+            else:
+                why = reason.get(setting, reason.get(section, ""))
+            if why:
+                raise InputError(f"config.{setting} cannot differ between variants: {why}.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A plan to train every variant once with every seed, with all other settings equal.
+    """A plan to train every variant once with every seed, with all settings equal that the variants do not name.
 
     Raises:
       InputError: a value cannot be used; the message names the field, the value and the requirement.
@@ -58,9 +86,10 @@ class Study:
     out: str
     """Folder of the study."""
     config: Config
-    """Settings of all runs. Each run replaces `config.seed` and `config.loss` by those of its seed and its variant."""
+    """Settings of all runs. Each run replaces `config.seed` and `config.loss` by those of its seed and its variant, and
+    the settings that its variant names."""
     variants: tuple[Variant, ...]
-    """Losses to compare: at least two, with names that differ by more than upper and lower case."""
+    """Variants to compare: at least two, with names that differ by more than upper and lower case."""
     seeds: tuple[int, ...]
     """Seeds that every variant is trained with, from 0 to 2**31 - 1: at least one, and none twice."""
     baseline: str
@@ -93,7 +122,11 @@ class Study:
 
     def run_config(self, variant: Variant, seed: int) -> Config:
         """Return the complete config of the run of one variant and one seed."""
-        return dataclasses.replace(self.config, seed=seed, loss=variant.loss)
+        try:
+            config = replace(self.config, dict(variant.settings))
+        except InputError as error:
+            raise InputError(f"variant {variant.name!r}: {error}") from error
+        return dataclasses.replace(config, seed=seed, loss=variant.loss)
 
     def run_path(self, variant: Variant, seed: int) -> epath.Path:
         """Return the run directory of one variant and one seed: OUT/runs/VARIANT/seedN."""
@@ -111,7 +144,8 @@ def load_study(path: str | epath.Path, *, out: str = "", config: dict[str, Any] 
 
     Returns:
       The study, with all values checked. Where the file leaves them out, the seeds are 0, 1 and 2, the baseline is the
-      first variant, the preset is "small", and runs draw no pictures (`train.num_pictures` is 0).
+      first variant, the preset is "small", and runs draw no pictures (`train.num_pictures` is 0). A variant that names
+      no field of the loss has that of `[config.loss]`, or the preset's.
 
     Raises:
       InputError: the file cannot be read, is not TOML, or holds an unknown name or a value that cannot be used.
@@ -159,25 +193,28 @@ def _study(values: dict[str, Any], folder: epath.Path, out: str, overrides: dict
     require(preset in PRESETS, "study.preset", preset, f"one of {', '.join(PRESETS)}")
     flat = _flatten(_table("config", values.get("config", {})))
     for name in (*flat, *overrides):
-        refused = name == "seed" or name.startswith("loss.")
-        require(not refused, "config", name, "another setting: [study] has the seeds and [[variant]] the losses")
+        require(name != "seed", "config", name, "another setting: [study] has the seeds")
     flat |= {name: str(folder / flat[name]) for name in _PATHS if flat.get(name) and isinstance(flat[name], str)}
     # A study has many runs, and drawing each one's pictures takes time; the file may still ask for them.
     config = replace(PRESETS[preset](), {"train.num_pictures": 0, **flat, **overrides})
-    variants = tuple(_variant(table, i) for i, table in enumerate(tables))
+    variants = tuple(_variant(table, i, config.loss) for i, table in enumerate(tables))
     own_out = str(folder / study["out"]) if study.get("out") else ""
     baseline = study.get("baseline", variants[0].name if variants else "")
     rest = {name: study[name] for name in ("split", "devices_per_run") if name in study}
-    return Study(out or own_out, config, variants, tuple(seeds), baseline, **rest)
+    result = Study(out or own_out, config, variants, tuple(seeds), baseline, **rest)
+    for variant in variants:
+        result.run_config(variant, seeds[0])  # an unknown setting or value of a variant is found here
+    return result
 
 
-def _variant(table: Any, index: int) -> Variant:
-    """Make a variant from a [[variant]] table; `index` counts from 0."""
+def _variant(table: Any, index: int, loss: LossConfig) -> Variant:
+    """Make a variant from a [[variant]] table, with this loss if it names none; `index` counts from 0."""
     table = dict(_table("variant", table))
     name = table.pop("name", "")
     require(isinstance(name, str) and bool(name), f"variant {index + 1}: name", name, "given as text")
+    settings = _flatten(_table("variant.config", table.pop("config", {})))
     try:
-        _check_names("field", table, _LOSS_FIELDS)
+        _check_names("field", table, (*_LOSS_FIELDS, "config"))
         terms = table.get("terms", [])
         ok = isinstance(terms, list) and all(isinstance(term, dict) for term in terms)
         require(ok, "terms", terms, 'a list of tables, as in [{name = "bce"}, {name = "tversky", weight = 0.5}]')
@@ -187,7 +224,7 @@ def _variant(table: Any, index: int) -> Variant:
         for term in terms:
             _check_names("field of a term", term, typing.get_type_hints(LossTermConfig))
             require("name" in term, "terms", term, "tables that each have a name")
-        return Variant(name, config_from_dict(table, LossConfig, "loss."))
+        return Variant(name, config_from_dict(table, LossConfig, "loss.") if table else loss, settings)
     except InputError as error:
         raise InputError(f"variant {name!r}: {error}") from error
 

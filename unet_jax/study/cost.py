@@ -1,4 +1,4 @@
-"""Time and memory of a training step with each variant's loss.
+"""Time and memory of each variant's training step.
 
 The steps of all variants are timed in turn, round by round, in one process. The times of the runs themselves also
 depend on what else the machine did meanwhile; ratios of interleaved steps do not.
@@ -19,6 +19,7 @@ from unet_jax._files import csv_text, plain_cell, replace_text
 from unet_jax._types import Batch, InputError
 from unet_jax.devices.mesh import put_batch, put_replicated
 from unet_jax.program.build import batch_shapes
+from unet_jax.program.state import TrainState
 from unet_jax.runs.info import load_info
 from unet_jax.study.config import Study
 from unet_jax.study.display import GridDisplay
@@ -35,7 +36,7 @@ class Cost:
     step_ms: float
     """Time of a step in milliseconds, median over rounds."""
     relative_time: float
-    """Time of a step divided by that of the baseline's step in the same round, median over rounds."""
+    """Time per image divided by that of the baseline in the same round, median over rounds."""
     step_bytes: int | None
     """Bytes of arguments and temporaries on one device, as reported by the compiler; None if it reports none."""
 
@@ -58,33 +59,42 @@ def measure_costs(study: Study, programs: SharedPrograms, mesh: Mesh, display: G
         return
     info = load_info(study.run_path(study.variants[0], study.seeds[0]))
     num_classes = len(info.class_names)
-    steps, num_bytes = {}, {}
-    batch, state = None, None
+    steps, num_bytes, num_images = {}, {}, {}
+    kinds: dict[str, str] = {}
+    batches: dict[str, Batch] = {}
+    states: dict[str, TrainState] = {}
     for variant in study.variants:
         config = study.run_config(variant, study.seeds[0])
+        info = load_info(study.run_path(variant, study.seeds[0]))
         program = programs(config, num_classes, info.num_steps)
-        if state is None:  # all variants have the same network and optimizer, so that one state fits all steps
+        # Variants that differ only in their losses share one state and one batch, which saves memory.
+        kind = kinds[variant.name] = repr(sorted(variant.settings.items()))
+        if kind not in states:
             pixels = {"num_channels": info.num_channels, "image_dtype": info.image_dtype}
-            batch = _made_up_batch(batch_shapes(config, num_classes, program.packing, mesh, **pixels), mesh)
+            shapes = batch_shapes(config, num_classes, program.packing, mesh, **pixels)
+            batches[kind] = _made_up_batch(shapes, mesh)
             init = jax.jit(program.init, static_argnums=1)
-            state = put_replicated(init(jax.random.key(0), info.num_channels), mesh)
-        steps[variant.name] = program.train_step.lower(state, batch).compile()  # type: ignore[attr-defined]
+            states[kind] = put_replicated(init(jax.random.key(0), info.num_channels), mesh)
+        step = program.train_step.lower(states[kind], batches[kind])  # type: ignore[attr-defined]
+        steps[variant.name] = step.compile()
         num_bytes[variant.name] = programs.step_bytes(config, num_classes, info.num_steps)
+        num_images[variant.name] = config.train.batch_size
     times: dict[str, list[float]] = {name: [] for name in steps}
     with display.bar("timing steps", _NUM_WARM_UP + _NUM_ROUNDS, unit="rounds") as show:
         for done in range(1, _NUM_WARM_UP + _NUM_ROUNDS + 1):
             for name, step in steps.items():
-                start = time.perf_counter()
-                state, metrics = step(state, batch)
-                jax.block_until_ready((state, metrics))
+                kind, start = kinds[name], time.perf_counter()
+                states[kind], metrics = step(states[kind], batches[kind])
+                jax.block_until_ready((states[kind], metrics))
                 times[name].append(time.perf_counter() - start)
             show(done, "")
     counted = {name: np.array(values[_NUM_WARM_UP:]) for name, values in times.items()}
+    per_image = {name: values / num_images[name] for name, values in counted.items()}
     rows = [
         (
             name,
             f"{1e3 * np.median(values):.3f}",
-            f"{np.median(values / counted[study.baseline]):.3f}",
+            f"{np.median(per_image[name] / per_image[study.baseline]):.3f}",
             num_bytes[name] or "",
         )
         for name, values in counted.items()

@@ -25,6 +25,8 @@ th:first-child, td:first-child, .left { text-align: left; }
 img { max-width: 100%; } .note { color: #555; font-size: 13px; } code { font-size: 12px; white-space: pre-wrap; }
 .wide { overflow-x: auto; }
 """
+_MIN_SEEDS = 3
+"""Number of seeds from which on Student's interval over seeds is narrow enough to exclude anything."""
 _TITLES = {
     "dice": "Dice",
     "iou": "IoU",
@@ -36,7 +38,10 @@ _TITLES = {
 
 
 def conclusion(study: Study, results: Results) -> str:
-    """Say in two sentences whether there is a winner, and which variants are better or worse than the baseline."""
+    """Say whether there is a winner, and which variants are better or worse than the baseline.
+
+    With fewer than three seeds, the first sentence says why there can be none.
+    """
     winner, score = results.winner, _TITLES[PRIMARY]
     compared = [row for row in results.primary_rows() if row.comparison is not None]
     better, worse = (
@@ -51,6 +56,9 @@ def conclusion(study: Study, results: Results) -> str:
         if not SCORES[PRIMARY]:
             first = first.replace("highest", "lowest")
     base, better_names, worse_names = study.baseline, ", ".join(better) or "none", ", ".join(worse) or "none"
+    if winner.name is None and len(study.seeds) < _MIN_SEEDS:
+        number = "1 seed" if len(study.seeds) == 1 else f"{len(study.seeds)} seeds"
+        first = f"With {number}, hardly any difference can be told from chance: give at least {_MIN_SEEDS}. {first}"
     return f"{first} Better than {base}: {better_names}. Worse than {base}: {worse_names}."
 
 
@@ -71,11 +79,10 @@ def make_page(study: Study, results: Results, pictures: Mapping[str, bytes]) -> 
         else f" The p-value of Friedman's test is {escape(_p(results.friedman_p))}."
     )
     parts = [
-        f"<h1>Study of {len(study.variants)} losses</h1>",
+        f"<h1>Study of {len(study.variants)} {_kind(study)}</h1>",
         f"<p>The study has {num_runs} runs: {len(study.variants)} variants, each trained with {len(study.seeds)} "
         f"seed(s): {seeds}. The runs were scored on {len(scores.ids)} images of the split {escape(study.split)}. "
-        f"The classes are {escape(', '.join(scores.class_names))}. All runs of one seed began with the same weights "
-        f"and saw the same batches with the same augmentation.</p>",
+        f"The classes are {escape(', '.join(scores.class_names))}. {_what_is_equal(study)}</p>",
         f'<p class="verdict">{escape(conclusion(study, results))}</p>',
         _caveats(study, results),
         "<h2>Differences to the baseline</h2>",
@@ -101,8 +108,24 @@ def make_page(study: Study, results: Results, pictures: Mapping[str, bytes]) -> 
     parts += [_costs(results), _settings(study, results)]
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
-    head += f"<title>Study of {len(study.variants)} losses</title><style>{_STYLE}</style>"
+    head += f"<title>Study of {len(study.variants)} {_kind(study)}</title><style>{_STYLE}</style>"
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(parts) + "\n</body></html>\n"
+
+
+def _kind(study: Study) -> str:
+    """Return what the study compares."""
+    return "variants" if any(variant.settings for variant in study.variants) else "losses"
+
+
+def _what_is_equal(study: Study) -> str:
+    """Say what the runs of one seed have in common."""
+    names = {name for variant in study.variants for name in variant.settings}
+    weights, batches = "began with the same weights", "saw the same batches with the same augmentation"
+    equal = [] if any(name.startswith(("model.", "init_from", "data.channels")) for name in names) else [weights]
+    if not any(name.startswith(("data.", "augment.", "train.")) for name in names):
+        equal.append(batches)
+    said = f"All runs of one seed {' and '.join(equal)}." if equal else "Runs of one seed have the same images."
+    return said + (" What differs is listed at the end." if names else "")
 
 
 def _caveats(study: Study, results: Results) -> str:
@@ -116,10 +139,6 @@ def _caveats(study: Study, results: Results) -> str:
         "Intervals over images say what to expect of these trained networks on other images like these. Intervals over "
         "seeds say what to expect of other seeds on these images. Neither says anything about other data sets.",
     ]
-    if len(study.seeds) < 3:
-        lines.append(
-            f"With {len(study.seeds)} seed(s), hardly any difference can be distinguished from chance: give at least 3."
-        )
     if len(results.scores.ids) < 20:
         lines.append(f"{len(results.scores.ids)} images are few for a bootstrap: the intervals are too narrow.")
     if study.split != "test":
@@ -173,8 +192,9 @@ def _costs(results: Results) -> str:
         rows.append((name, f"{cost.relative_time:.2f}", f"{cost.step_ms:.1f}", memory, ""))
     note = (
         '<p class="note">The steps of all variants were timed in turn; the table shows medians over rounds. The '
-        "relative time is the ratio to the baseline's step in the same round, which holds on a busy machine too. The "
-        "memory is that of the step's arguments and temporaries on one device, as reported by the compiler.</p>"
+        "relative time is the time per image divided by the baseline's in the same round, which holds on a busy "
+        "machine too. The memory is that of the step's arguments and temporaries on one device, as reported by the "
+        "compiler.</p>"
     )
     header = ("variant", "relative time", "time in ms", "memory in MB", "")
     return "<h2>Training step</h2>" + _table(header, rows) + note
@@ -182,14 +202,20 @@ def _costs(results: Results) -> str:
 
 def _settings(study: Study, results: Results) -> str:
     losses = [(variant.name, _loss(config_to_dict(variant.loss))) for variant in study.variants]
+    varied = [
+        (variant.name, ", ".join(f"{name} = {value}" for name, value in variant.settings.items()) or "none of its own")
+        for variant in study.variants
+    ]
+    own = "<h2>Settings of variants</h2>" + _table(("variant", "settings"), varied, left=True)
     hidden = ("seed", "data.root", "data.splits", "data.cache_dir")  # local folders, and seeds, which stand above
     flat = flatten_config(study.config)
     settings = [(k, str(v)) for k, v in flat.items() if k not in hidden and not k.startswith("loss.")]
     sizes = [(name, str(len(ids))) for name, ids in results.info.splits.items()]
     return (
-        "<h2>Losses</h2>"
+        (own if _kind(study) == "variants" else "")
+        + "<h2>Losses</h2>"
         + _table(("variant", "loss"), losses, left=True)
-        + "<h2>Settings of all runs</h2>"
+        + "<h2>Settings of all runs, but for those of variants</h2>"
         + _table(("split", "images"), sizes, left=True)
         + _table(("setting", "value"), settings, left=True)
         + _table(("package", "version"), results.info.versions.items(), left=True)

@@ -2,6 +2,7 @@
 
 OUT/results.csv      all scores of every image, class, variant and seed
 OUT/table.csv        means, standard deviations over seeds, and comparisons with the baseline
+OUT/table.md, .tex   the main table for a page or a paper, as Markdown and as LaTeX (booktabs)
 OUT/pictures/        learning curves, differences, ranking
 OUT/study.html       means, comparisons and pictures in one file that needs no other
 """
@@ -23,12 +24,14 @@ from unet_jax.study.plots import Curves
 from unet_jax.study.results import Results, read_results
 from unet_jax.study.run import evaluations
 from unet_jax.study.scores import SCORES
+from unet_jax.study.tables import latex_table, markdown_table
 
 
 def write_results(study: Study) -> Results:
     """Write the tables, pictures and HTML page of a finished study into its folder.
 
-    The files are results.csv, table.csv, pictures/ and study.html. The docstring of `unet_jax.study` has an example.
+    The files are results.csv, table.csv, table.md, table.tex, pictures/ and study.html. The docstring of
+    `unet_jax.study` has an example.
 
     Args:
       study: a study whose runs are all done, which `run_study` ensures.
@@ -43,6 +46,8 @@ def write_results(study: Study) -> Results:
     by_image = csv_text(("variant", "seed", "id", "class", *SCORES), _image_rows(study, results))
     replace_text(out / "results.csv", by_image)
     replace_text(out / "table.csv", csv_text(_TABLE_COLUMNS, [_table_row(row) for row in results.rows]))
+    replace_text(out / "table.md", markdown_table(results))
+    replace_text(out / "table.tex", latex_table(results))
     folder = out / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.png" for name in ("differences", "ranking", "curves")}

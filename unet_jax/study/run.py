@@ -94,9 +94,10 @@ def _meshes(study: Study, mesh: Mesh) -> list[Mesh]:
     if size > mesh.size:
         raise InputError(f"study.devices_per_run is {size}, but there are {mesh.size} devices: use at most that many.")
     devices = list(mesh.devices.flat)
-    config, starts = study.config, range(0, len(devices) - size + 1, size)
-    meshes = [make_mesh(devices[i : i + size], space=config.train.devices_per_image) for i in starts]
-    check_divisible(config, meshes[0])
+    space, starts = study.config.train.devices_per_image, range(0, len(devices) - size + 1, size)
+    meshes = [make_mesh(devices[i : i + size], space=space) for i in starts]
+    for variant in study.variants:
+        check_divisible(study.run_config(variant, study.seeds[0]), meshes[0])
     return meshes
 
 
@@ -171,7 +172,10 @@ def _check_data(study: Study) -> Layout:
             f"the best checkpoints were chosen)."
         )
     for variant in study.variants:
-        check_settings(study.run_config(variant, study.seeds[0]))
+        try:
+            check_settings(study.run_config(variant, study.seeds[0]))
+        except InputError as error:
+            raise InputError(f"variant {variant.name!r}: {error}") from error
         for term in variant.loss.terms:
             if term.class_weight and len(term.class_weight) != len(layout.class_names):
                 raise InputError(
