@@ -76,7 +76,7 @@ def test_second_opening_reads_no_file(root, monkeypatch):
     seen = []
     cached(config, on_progress=lambda *numbers: seen.append(numbers))
     assert seen == [(i, 6) for i in range(1, 7)]
-    monkeypatch.setattr("unet_jax.data.disk_cache.read_bytes", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr("unet_jax.data.file_identity.read_bytes", lambda path: pytest.fail(f"{path} was read"))
     monkeypatch.setattr("unet_jax.data.pixels.read_bytes", lambda path: pytest.fail(f"{path} was read"))
     assert cached(config, on_progress=lambda *numbers: pytest.fail("was built"))[3].image.shape == (32, 32, 3)
 

@@ -50,6 +50,8 @@ def info(args: Sequence[str]) -> None:
     for change in run_info.changes:
         for name, (was, now) in change["settings"].items():
             print(f"from step {change['step']} on: {name} = {now!r}, before {was!r}")
+        if changed := change.get("changed_files"):
+            print(f"from step {change['step']} on: {len(changed)} samples with other files, the first is {changed[0]}")
     print("versions: " + ", ".join(f"{name} {version}" for name, version in run_info.versions.items()))
     for name, value in flatten_config(run_info.config).items():
         print(f"  {name} = {value!r}")

@@ -68,9 +68,12 @@ def check_run_and_root(path: str, given: DataOptions, processes: Processes = _NO
         check_root(_root(path, load_info(epath.Path(path)).config, given))
 
 
-def _root(path: object, config: Config, given: DataOptions) -> str:
+def _root(path: str | epath.Path, config: Config, given: DataOptions) -> str:
     """Return the folder of the data set: the one that was given, or the one that the run was trained on."""
-    root = given.root or config.data.root
+    from unet_jax.runs.data_files import load_identities
+
+    recorded = None if given.root else load_identities(epath.Path(path))  # with an absolute path
+    root = given.root or (recorded[0] if recorded else config.data.root)
     if not given.root and not (root and epath.Path(root).is_dir()):
         where = f"the data set that it was trained on, {root!r}, is not there" if root else "it was trained on no data"
         raise InputError(f"{path}: {where}. Say where the images are: --data.root DIR.")

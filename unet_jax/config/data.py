@@ -72,6 +72,8 @@ class DataConfig:
     """Interpolation when masks are resized and warped. linear makes soft borders, as the Keras original did."""
     on_bad_sample: Literal["error", "skip"] = "error"
     """A sample that cannot be used stops the run (error), or is left out, counted and reported (skip)."""
+    changed_files: Literal["refuse", "accept"] = setting("refuse", may_change=True)
+    """Images or masks of train or val with other content than when the run began (accept: it goes on with them)."""
     cache: Literal["auto", "memory", "disk", "none"] = setting("auto", may_change=True)
     """Place for decoded, resized samples: memory, or files that later runs find again.
     auto is memory below 2 GiB and disk above."""

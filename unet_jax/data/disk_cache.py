@@ -1,9 +1,9 @@
 """Cache of decoded, resized samples in files: built once, then memory-mapped by every epoch, run and worker process.
 
-One folder holds `images.npy`, `masks.npy` (8 mask values in a byte where masks are hard) and `meta.json`, which records
-the settings and the files that the cache was built from. The folder appears under its name by one rename, when it is
-complete: a build that was killed leaves nothing that looks finished, and of two builds at once the first to finish
-wins.
+One folder holds `images.npy`, `masks.npy` (8 mask values in a byte where masks are hard), `digests.npy` (of every
+sample, compared when it is first read) and `meta.json`, which records the settings and the files that the cache was
+built from. The folder appears under its name by one rename, when it is complete: a build that was killed leaves nothing
+that looks finished, and of two builds at once the first to finish wins.
 
 The cache is used only while the files it was built from have the same content. Their size and time of change are
 compared first; the content is read again where only the time differs, as after a copy.
@@ -18,6 +18,7 @@ import os
 import shutil
 import time
 import weakref
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,9 +31,10 @@ from etils import epath
 from unet_jax._files import unfinished_folder, user_cache
 from unet_jax._types import InputError, Sample
 from unet_jax.config import DataConfig
+from unet_jax.data.file_identity import content_digest, stat_of
 from unet_jax.data.images.format import RGB8, ImageFormat
 from unet_jax.data.masks.index_values import listed
-from unet_jax.data.pixels import BadSampleError, read_bytes
+from unet_jax.data.pixels import BadSampleError
 from unet_jax.data.sources import FileSource, ResizedSource
 from unet_jax.data.threads import one_thread_opencv
 
@@ -64,6 +66,9 @@ class DiskSource:
                 descriptor = os.dup(file.fileno())
             self._files.append((descriptor, os.fstat(descriptor).st_size))
             weakref.finalize(self, os.close, descriptor)
+        digests = folder / "digests.npy"
+        self._digests = _read_digests(digests, len(ids)) if digests.exists() else None  # earlier versions wrote none
+        self._is_checked = bytearray(len(ids))
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         return DiskSource, (self._folder, self._ids, self._size, self._num_classes, self._as_bits)
@@ -90,11 +95,31 @@ class DiskSource:
                 )
         images, masks = self._arrays
         mask = masks[index]
+        if self._digests is not None and not self._is_checked[index]:  # once in every process, when it is first read
+            if _digests_of(images[index], mask) != tuple(self._digests[index]):
+                raise BadSampleError(
+                    f"{self._folder}: sample {self._ids[index]!r} is damaged: its bytes are not those that were "
+                    f"written. {_REMEDY}"
+                )
+            self._is_checked[index] = True
         if self._as_bits:
             mask = np.unpackbits(mask, count=math.prod(self._size) * self._num_classes)
             np.negative(mask, out=mask)  # 1 becomes 255
             mask = mask.reshape(*self._size, self._num_classes)
         return Sample(images[index], mask)
+
+
+def _read_digests(path: Path, num_samples: int) -> np.ndarray:
+    """Return the digests of image and mask of each sample, `[n 2]` uint32."""
+    try:
+        digests = np.load(path)
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise InputError(f"{path}: is damaged ({error}). {_REMEDY}") from error
+    if digests.shape != (num_samples, 2) or digests.dtype != np.uint32:
+        raise InputError(
+            f"{path}: is {digests.dtype} {digests.shape}, but must be uint32 ({num_samples}, 2). {_REMEDY}"
+        )
+    return digests
 
 
 def _map(file: BinaryIO) -> np.ndarray:
@@ -229,18 +254,15 @@ def _settings(source: FileSource, config: DataConfig) -> dict[str, Any]:
     }
 
 
-def _identity(path: epath.Path, *, content: bool = True) -> list[Any]:
-    """Return size in bytes, time of the last change in ns, and digest of the content ("" without `content`)."""
-    try:
-        if "://" in str(path):
-            stat = path.stat()
-            size, changed = stat.length, int(stat.mtime * 1e9)
-        else:
-            local = os.stat(path)
-            size, changed = local.st_size, local.st_mtime_ns
-    except OSError as error:
-        raise BadSampleError(f"{path}: cannot be read ({error}). Restore the file or remove the sample.") from error
-    return [size, changed, hashlib.blake2b(read_bytes(path), digest_size=16).hexdigest() if content else ""]
+def _identity(path: epath.Path) -> list[Any]:
+    """Return size in bytes, time of the last change in ns, digest of the content, and time of any change in ns."""
+    size, changed, any_change = stat_of(path)
+    return [size, changed, content_digest(path), any_change]
+
+
+def _digests_of(image: np.ndarray, mask: np.ndarray) -> tuple[int, int]:
+    """Return the digests of a sample as it is stored."""
+    return zlib.crc32(np.ascontiguousarray(image).data), zlib.crc32(np.ascontiguousarray(mask).data)
 
 
 def _build(
@@ -270,11 +292,13 @@ def _build(
             record = source.records[index]
             identities = [_identity(path) if path else None for path in record.files]
             image, mask = resized[index]
-            for name, array in (("images", image), ("masks", np.packbits(mask >= 128) if as_bits else mask)):
+            mask = np.packbits(mask >= 128) if as_bits else mask
+            digests[index] = _digests_of(image, mask)
+            for name, array in (("images", image), ("masks", mask)):
                 _write_at(files[name].fileno(), array, starts[name] + index * array.nbytes)
             return identities
 
-        identities = []
+        identities, digests = [], np.zeros((len(source), 2), np.uint32)
         with ThreadPoolExecutor(num_threads) as pool:
             try:
                 for done, of_sample in enumerate(pool.map(write, range(len(source))), start=1):
@@ -285,6 +309,7 @@ def _build(
                 raise
         for file in files.values():
             os.fsync(file.fileno())
+        np.save(new / "digests.npy", digests)
         with open(new / "meta.json", "w") as file:
             json.dump({"format": _FORMAT, "settings": settings, "files": identities}, file)
             file.flush()
@@ -349,15 +374,15 @@ def _check_file(folder: Path, id_: str, path: epath.Path | None, kept: list[Any]
                 f"when the cache was built ({path}). {_REMEDY}"
             )
         return
-    size, changed, _ = _identity(path, content=False)
-    if [size, changed] == kept[:2]:
+    size, changed, any_change = stat_of(path)
+    if [size, changed] == kept[:2] and any_change == (kept[3] if len(kept) > 3 else any_change):
         return
     if size != kept[0]:
         raise InputError(
             f"{folder}: is stale: {path} (sample {id_!r}) had {kept[0]} bytes when the cache was built, now {size}. "
             f"{_REMEDY}"
         )
-    digest = _identity(path)[2]
+    digest = content_digest(path)
     if digest != kept[2]:
         raise InputError(
             f"{folder}: is stale: the content of {path} (sample {id_!r}) changed since the cache was built (digest "

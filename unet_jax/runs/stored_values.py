@@ -41,6 +41,7 @@ def check_stored(values: dict[str, Any]) -> None:
         settings = change.get("settings") if isinstance(change, dict) else None
         fine = isinstance(settings, dict) and all(isinstance(x, list) and len(x) == 2 for x in settings.values())
         _require(fine and _is_count(change.get("step")), "changes", "not a list of steps and settings")
+        _require(_is_texts(change.get("changed_files", [])), "changes", "not a list of ids")
 
 
 def _check_ids(ids: Any, field: str) -> None:

@@ -1,6 +1,7 @@
 """Preparation of a run before its first step: audit of the data set, and beginning or check of the run directory."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from etils import epath
 
@@ -20,9 +21,11 @@ from unet_jax.devices.processes import is_first, wait_for_all
 from unet_jax.report.audit_text import format_lines, overview, remarks
 from unet_jax.report.display import Display
 from unet_jax.runs.checkpoints import committed_steps
+from unet_jax.runs.data_files import RememberingSource, save_identities
 from unet_jax.runs.info import RunInfo, current_versions, info_path, load_info, save_info
 from unet_jax.runs.loss_code import loss_code
 from unet_jax.training.continuing import continue_info
+from unet_jax.training.data_check import check_data
 
 
 def begin_run(config: Config, out: epath.Path, display: Display) -> tuple[RunInfo, Layout]:
@@ -61,24 +64,32 @@ def _begun_or_new(config: Config, layout: Layout, out: epath.Path, display: Disp
         return _new_info(config, layout, out, display)
     try:
         info, notes = continue_info(config, layout, out)
+        info, more = check_data(info, layout, out, display)
     except InputError as error:
         if committed_steps(out / "checkpoints"):
             raise
         display.line(f"{error}\nNo step of that run was saved, so a new run takes its place.")
         return _new_info(config, layout, out, display)
-    for note in notes:
+    for note in [*notes, *more]:
         display.line(note)
     if info != load_info(out):
         save_info(out, info)
     return info
 
 
+S = TypeVar("S", bound=FileSource)
+
+
 def split_source(
-    layout: Layout, ids: Sequence[str], data: DataConfig, image_format: ImageFormat | None = None
-) -> FileSource:
+    layout: Layout,
+    ids: Sequence[str],
+    data: DataConfig,
+    image_format: ImageFormat | None = None,
+    make: type[S] = FileSource,
+) -> S:
     """Return a source of the samples with these ids, in this order."""
     by_id = {r.id: r for r in layout.records}
-    return FileSource(layout, [by_id[i] for i in ids], soft_masks=data.soft_masks, image_format=image_format)
+    return make(layout, [by_id[i] for i in ids], soft_masks=data.soft_masks, image_format=image_format)
 
 
 def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display) -> RunInfo:
@@ -90,7 +101,8 @@ def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display)
             raise InputError(reason)
     in_splits = {id_ for ids in splits.values() for id_ in ids}
     image_format = _find_format(layout, splits["train"], config, display)
-    source = split_source(layout, [r.id for r in layout.records if r.id in in_splits], config.data, image_format)
+    ids = [r.id for r in layout.records if r.id in in_splits]
+    source = split_source(layout, ids, config.data, image_format, RememberingSource)
     with display.bar("reading data", len(source), unit="images") as show:
         audit = audit_source(
             source,
@@ -113,6 +125,8 @@ def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display)
     )
     _ = info.order  # made only for its check, so that too few images are an error before anything is written
     _describe_data(layout, audit, splits, config.data, display)
+    out.mkdir(parents=True, exist_ok=True)
+    save_identities(out, config.data.root, {record.id: [] for record in layout.records} | source.identities)
     save_info(out, info)
     return info
 
