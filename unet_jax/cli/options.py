@@ -29,6 +29,8 @@ class DataOptions:
     """Folder of the data set (docs/data.md). By default the one that the run was trained on."""
     splits: str | None = None
     """CSV file with the columns id,split. By default the splits that were recorded when the run began."""
+    mask_orientation: Literal["auto", "shown", "stored"] | None = None
+    """Pixels that masks were drawn on, where an image is shown turned (docs/data.md). By default as in the run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,5 +109,11 @@ def select(run: "Run", given: DataOptions, split: str | None) -> tuple[str, "Lay
     from unet_jax.inference.evaluate import select_records
 
     root = _root(run.path, run.config, given)
-    data = dataclasses.replace(run.config.data, root=root, splits=given.splits, classes=run.class_names)
+    data = dataclasses.replace(
+        run.config.data,
+        root=root,
+        splits=given.splits,
+        classes=run.class_names,
+        mask_orientation=given.mask_orientation or run.config.data.mask_orientation,
+    )
     return select_records(run, data, split)

@@ -64,6 +64,9 @@ class DataConfig:
     Black is outside."""
     missing_masks: Literal["error", "empty"] = "error"
     """Meaning of a mask file that is not there: an error, or a class that does not occur in that image."""
+    mask_orientation: Literal["auto", "shown", "stored"] = setting("auto", adjustable=True)
+    """Pixels that masks were drawn on, where an image is shown turned (EXIF) and its masks carry no orientation.
+    shown: those that viewers show. stored: those in the file. auto: what sizes tell, else an error."""
     soft_masks: bool = setting(False, not_with=("index_map",))
     """Accept gray levels between black and white in mask files as partial membership of a class."""
     instance_masks: bool = setting(False, not_with=("index_map", "soft_masks"))

@@ -251,6 +251,7 @@ def _settings(source: FileSource, config: DataConfig) -> dict[str, Any]:
         "mask_reader": _MASK_READER,
         **json.loads(json.dumps(pixels)),
         **({"instance_masks": True} if layout.has_objects else {}),
+        **({"mask_orientation": "stored"} if layout.mask_orientation == "stored" else {}),
     }
 
 

@@ -10,6 +10,7 @@ from unet_jax._types import InputError
 from unet_jax.config import DataConfig
 from unet_jax.data.listing import describe_endings
 from unet_jax.data.masks.index_values import Values
+from unet_jax.data.masks.placement import MaskOrientation
 from unet_jax.data.pixels import IMAGE_SUFFIXES
 
 SPLITS = ("train", "val", "test")
@@ -61,6 +62,7 @@ class Layout:
     known_values: Values = ()  # values that the index map may hold, also of classes not chosen
     has_colors: bool = False  # the index values are colours, red * 65536 + green * 256 + blue
     has_objects: bool = False  # the values in mask files are numbers of objects
+    mask_orientation: MaskOrientation = "shown"  # pixels that masks were drawn on, where an image is shown turned
     channel_names: tuple[str, ...] = ()  # names of the channels, if each is in a file of its own
     bad: tuple[str, ...] = ()  # one reason per sample that was left out because a file is missing
     unread: tuple[tuple[str, int], ...] = ()  # endings that are not read, and how many files have them
@@ -120,4 +122,5 @@ def checked_layout(
         bad=tuple(bad),
         unread=tuple(endings.most_common()),
         has_objects=config.instance_masks,
+        mask_orientation=config.mask_orientation,
     )

@@ -11,6 +11,7 @@ from unet_jax.config import DataConfig
 from unet_jax.data.images.format import ImageFormat, read_as
 from unet_jax.data.masks.index_values import color_text, is_in, listed
 from unet_jax.data.masks.large_arrays import values_of
+from unet_jax.data.masks.placement import ShownImage, placed, shown_image
 from unet_jax.data.masks.read import read_class_numbers, read_colors, read_mask
 from unet_jax.data.pixels import BadSampleError, resize_image, resize_mask
 from unet_jax.data.records import Layout, Record
@@ -72,30 +73,31 @@ class FileSource:
     def __getitem__(self, index: int) -> Sample:
         """Decode a sample; raise BadSampleError, which names the file, the value found and the remedy, if it is bad."""
         record = self._records[index]
-        image = read_as(record.images, self._image_format)
+        pixels = read_as(record.images, self._image_format)
+        image = shown_image(record.image, pixels)
         if self._layout.index_values:
             mask = self._classes_of(record.masks[0], image)
         else:
             planes = [self._plane(paths, image) for paths in record.masks]
             mask = np.stack(planes, axis=-1)
-        return Sample(image, mask)
+        return Sample(pixels, mask)
 
-    def _plane(self, paths: Sequence[epath.Path], image: np.ndarray) -> np.ndarray:
+    def _plane(self, paths: Sequence[epath.Path], image: ShownImage) -> np.ndarray:
         """Read the mask of one class, `[h w]` uint8: the union of its files; without any it is empty."""
         union = None
         for path in paths:
             plane = read_mask(path, soft=self._soft, instances=self._layout.has_objects)
-            _check_size(path, plane, image)
+            plane = placed(plane, path, image, self._layout.mask_orientation)
             union = plane if union is None else np.maximum(union, plane, out=union)
-        return np.zeros(image.shape[:2], np.uint8) if union is None else union
+        return np.zeros(image.size, np.uint8) if union is None else union
 
-    def _classes_of(self, paths: Sequence[epath.Path], image: np.ndarray) -> np.ndarray:
+    def _classes_of(self, paths: Sequence[epath.Path], image: ShownImage) -> np.ndarray:
         """Read the masks of all classes, `[h w k]` uint8, from an index map; without a file they are empty."""
         if not paths:
-            return np.zeros((*image.shape[:2], len(self._layout.class_names)), np.uint8)
+            return np.zeros((*image.size, len(self._layout.class_names)), np.uint8)
         path = paths[0]
         numbers = read_colors(path) if self._layout.has_colors else read_class_numbers(path)
-        _check_size(path, numbers, image)
+        numbers = placed(numbers, path, image, self._layout.mask_orientation)
         values = values_of(numbers)
         for value in values:
             if not is_in(value, self._layout.known_values):
@@ -118,17 +120,6 @@ class FileSource:
         raise BadSampleError(
             f"{path}: has the value {value} (row {y}, column {x}), but the known values, 0 and those of "
             f"data.index_values, are {known}. Name the class of this value there, or correct the file."
-        )
-
-
-def _check_size(path: epath.Path, mask: np.ndarray, image: np.ndarray) -> None:
-    """Raise BadSampleError unless mask and image have the same size."""
-    if mask.shape[:2] != image.shape[:2]:
-        is_rotated = mask.shape[1::-1] == image.shape[:2]
-        remedy = "One of them is rotated: apply its EXIF rotation." if is_rotated else "Export both at the same size."
-        raise BadSampleError(
-            f"{path}: is {mask.shape[1]}x{mask.shape[0]} pixels (width x height), but its image is "
-            f"{image.shape[1]}x{image.shape[0]}. {remedy}"
         )
 
 

@@ -60,9 +60,8 @@ def format_lines(found: FoundFormat) -> list[str]:
     lines = [found.description] if found.description else []
     if found.rotated:
         lines.append(
-            f"{WARNING}: {len(found.rotated)} images carry an orientation (EXIF or TIFF), the first is "
-            f"{found.rotated[0]}. It is applied to the image, and to a mask only if the mask file carries one too: see "
-            f"that they match, in the pictures of unet-jax audit or in pictures/validation.png of a run."
+            f"{len(found.rotated)} images carry an orientation (EXIF or TIFF) and are read as viewers show them; the "
+            f"first is {found.rotated[0]}. So are masks that carry one; for the others see data.mask_orientation."
         )
     return lines
 

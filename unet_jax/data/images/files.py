@@ -10,6 +10,7 @@ from etils import epath
 from PIL import Image
 
 from unet_jax.data.images.tiff import TIFF_SUFFIXES, read_tiff, tiff_header
+from unet_jax.data.orientation import read_orientation, turned
 from unet_jax.data.pixels import BadSampleError, read_bytes
 
 _ANIMATED_SUFFIXES = (".gif", ".webp")
@@ -96,8 +97,10 @@ def read_pixels(path: str | epath.Path, *, pages: str = "error") -> np.ndarray:
     else:
         if suffix in _ANIMATED_SUFFIXES:
             _refuse_stack(path, data)
-        pixels = _decode(path, data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+        # OpenCV knows the orientations of some formats only.
+        pixels = _decode(path, data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if pixels.ndim == 3 else pixels[..., None]
+        pixels = np.ascontiguousarray(turned(pixels, read_orientation(io.BytesIO(data)) or 1))
     return _checked(path, pixels)
 
 
@@ -160,18 +163,22 @@ def read_header(path: epath.Path, *, pages: str = "error") -> ImageHeader:
             with path.open("rb") as file:
                 start = file.read(26)
                 file.seek(0)
+                orientation = read_orientation(file)  # type: ignore[arg-type]
+                file.seek(0)
                 with Image.open(file) as picture:  # type: ignore[arg-type]
-                    mode, orientation = picture.mode, picture.getexif().get(0x0112, 1)
+                    mode = picture.mode
         except Exception:  # whatever is wrong with the file, decoding says it
             pixels = read_pixels(path, pages=pages)
             return ImageHeader(pixels.shape[-1], pixels.dtype, False)
-        is_rotated = orientation in range(2, 9)
+        is_rotated = orientation not in (None, 1)
         if suffix == ".png" and start[1:4] == b"PNG":  # Pillow does not tell RGB of 16 bits from RGB of 8
             dtype = np.dtype(np.uint16 if start[24] == 16 else np.uint8)
             return ImageHeader(_PNG_CHANNELS.get(start[25], 3), dtype, is_rotated)
         return ImageHeader(1 if mode in _ONE_CHANNEL_MODES else 3, np.dtype(np.uint8), is_rotated)
     pixels = read_pixels(path, pages=pages)
-    return ImageHeader(pixels.shape[-1], pixels.dtype, False)
+    with path.open("rb") as file:
+        orientation = read_orientation(file)  # type: ignore[arg-type]
+    return ImageHeader(pixels.shape[-1], pixels.dtype, orientation not in (None, 1))
 
 
 def _decode(path: epath.Path, data: bytes, flags: int) -> np.ndarray:

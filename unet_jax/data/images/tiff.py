@@ -8,6 +8,7 @@ import numpy as np
 import tifffile
 from etils import epath
 
+from unet_jax.data.orientation import turned
 from unet_jax.data.pixels import BadSampleError, read_bytes
 
 # Compressions that OpenCV decodes bit for bit as imagecodecs does, for the photometric interpretations below. Others,
@@ -84,7 +85,7 @@ def read_tiff(path: object, data: bytes, *, pages: str) -> np.ndarray:
             pixels = _inverted(path, pixels)
         elif page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
             pixels = ~pixels
-        return _oriented(pixels, _orientation(page))
+        return np.ascontiguousarray(turned(pixels, _orientation(page)))
 
 
 def tiff_header(path: object, data: bytes, *, pages: str) -> TiffHeader:
@@ -209,14 +210,3 @@ def _orientation(page: Any) -> int:
     """Return the orientation tag of a page, 1 to 8; 1 if there is none."""
     value = getattr(page.tags.get("Orientation"), "value", 1)
     return value if value in range(1, 9) else 1
-
-
-def _oriented(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Apply a TIFF or EXIF orientation, 1 to 8."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)

@@ -32,14 +32,3 @@ def is_inverting(palette: np.ndarray) -> bool:
 
 def native(values: np.ndarray) -> np.ndarray:
     return values.astype(values.dtype.newbyteorder("="), copy=False)
-
-
-def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Apply a TIFF or EXIF orientation, 1 to 8, to `[h w]` or `[h w c]` pixels."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return pixels

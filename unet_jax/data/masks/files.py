@@ -10,11 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 from etils import epath
-from PIL import Image, ImageOps
+from PIL import Image
 
-from unet_jax.data.masks.content import MaskFile, is_inverting, largest, native, turned
+from unet_jax.data.masks.content import MaskFile, is_inverting, largest, native
 from unet_jax.data.masks.memory import open_picture, refuse_beyond_memory
 from unet_jax.data.masks.tiff import read_tiff_mask
+from unet_jax.data.orientation import read_orientation, turned
 from unet_jax.data.pixels import BadSampleError, read_bytes
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -34,7 +35,7 @@ def read_mask_file(path: epath.Path) -> MaskFile:
     try:
         if data[:6] == b"\x93NUMPY":
             return _npy(path, data)
-        file = read_tiff_mask(path, data) if data[:4] in _TIFF_STARTS else _picture(path, data)
+        file = read_tiff_mask(path, data) if data[:4] in _TIFF_STARTS else _as_shown(_picture(path, data), data)
     except BadSampleError:
         raise
     except MemoryError as error:
@@ -71,8 +72,15 @@ def _npy(path: epath.Path, data: bytes) -> MaskFile:
     return MaskFile(native(values), largest(values.dtype))
 
 
+def _as_shown(file: MaskFile, data: bytes) -> MaskFile:
+    """Turn a mask as the orientation says that its file carries."""
+    orientation = read_orientation(io.BytesIO(data)) or 1
+    alpha = None if file.alpha is None else turned(file.alpha, orientation)
+    return file._replace(values=turned(file.values, orientation), alpha=alpha)
+
+
 def _picture(path: epath.Path, data: bytes) -> MaskFile:
-    """Decode a file that Pillow reads, but for TIFF."""
+    """Decode a file that Pillow reads, but for TIFF, as it is stored."""
     picture = open_picture(data)
     size, count = picture.size, getattr(picture, "n_frames", 1)
     if count > 1:
@@ -86,11 +94,9 @@ def _picture(path: epath.Path, data: bytes) -> MaskFile:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if pixels is None:
             raise BadSampleError(f"{path}: is not a readable image ({len(data)} bytes). Replace it.")
-        pixels = turned(pixels, _exif(picture))
         return MaskFile(pixels[..., 2::-1], 65535, pixels[..., 3] if pixels.shape[2] == 4 else None)
     transparency = picture.info.get("transparency")
     picture.load()
-    ImageOps.exif_transpose(picture, in_place=True)
     is_lossy = picture.format in ("JPEG", "MPO", "AVIF") or (picture.format == "WEBP" and b"VP8L" not in data)
     if picture.mode == "P":
         return _with_palette(picture, transparency)
@@ -127,9 +133,3 @@ def _with_palette(picture: Image.Image, transparency: Any) -> MaskFile:
     # GIF has a field for the background. Programs that do not care leave 0 there, which says nothing.
     background = picture.info.get("background") if picture.format == "GIF" else None
     return MaskFile(np.asarray(picture), 255, None, palette, len(colors), clear, background or None)
-
-
-def _exif(picture: Image.Image) -> int:
-    """Return the orientation of a picture, 1 to 8; 1 if there is none."""
-    value = picture.getexif().get(0x0112, 1)
-    return value if value in range(1, 9) else 1

@@ -7,8 +7,9 @@ import numpy as np
 import tifffile
 from etils import epath
 
-from unet_jax.data.masks.content import MaskFile, is_inverting, largest, native, turned
+from unet_jax.data.masks.content import MaskFile, is_inverting, largest, native
 from unet_jax.data.masks.memory import open_picture, refuse_beyond_memory
+from unet_jax.data.orientation import turned
 from unet_jax.data.pixels import BadSampleError
 
 _LOSSY = {6, 7, 33007, 34712, 34892, 33003, 33004, 33005, 50001}  # JPEG, JPEG 2000, lossy JPEG of DNG, WebP

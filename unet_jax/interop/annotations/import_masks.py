@@ -257,6 +257,7 @@ def _drawing_notes(counts: Sequence[SampleCounts]) -> list[str]:
     if turned["unsure"]:
         notes.append(
             f"{turned['unsure']} images are shown rotated or mirrored (EXIF), and the annotations do not say whether "
-            f"they were made on the image as shown; it is taken so. Look at the masks"
+            f"they were made on the image as shown; the masks are drawn so. Look at them, and train with "
+            f"--data.mask-orientation shown, or stored if they must be turned"
         )
     return notes

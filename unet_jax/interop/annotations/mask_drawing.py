@@ -16,13 +16,13 @@ from PIL import Image
 from unet_jax._types import InputError
 from unet_jax.data.images.files import read_pixels
 from unet_jax.data.listing import is_read, stem_and_ending
+from unet_jax.data.orientation import read_orientation
 from unet_jax.data.pixels import BadSampleError
 from unet_jax.interop.annotations.pixel_runs import count, fill, from_bitmap, union
 from unet_jax.interop.annotations.regions import AnnotatedImage, Drawn, Region
 
 _ENDINGS = {"mpo": "jpeg", "jpeg2000": "jp2"}  # by Pillow's name of the format, where they are not the same
 _ROUNDING = 0.01  # pixels that percents and fractions may be beyond the border without being said
-_ORIENTATION = 0x0112  # EXIF
 _TURNS = {  # by EXIF orientation: how a stored picture becomes the one that is shown
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -216,11 +216,8 @@ def _turn(
 
 
 def _orientation(image_file: Path) -> int:
-    try:
-        with Image.open(image_file) as picture:
-            return picture.getexif().get(_ORIENTATION, 1)
-    except Exception:  # a file that Pillow cannot read
-        return 1
+    with open(image_file, "rb") as file:
+        return read_orientation(file) or 1
 
 
 def _draw(region: Region, height: int, width: int, turn: Image.Transpose | None) -> Drawn:
