@@ -27,6 +27,7 @@ with _epy.lazy_api_imports(globals()):
     from unet_jax.model import UNet as UNet
     from unet_jax.runs.load import Run as Run
     from unet_jax.runs.load import load_run as load_run
+    from unet_jax.training.auto import choose_config as choose_config
     from unet_jax.training.fit import fit as fit
     from unet_jax.training.loop import train as train
 
@@ -40,6 +41,7 @@ __all__ = [
     "Run",
     "Sample",
     "UNet",
+    "choose_config",
     "fit",
     "load_exported",
     "load_run",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import tyro
 from etils import epath
+from rich.console import Console
 
 from unet_jax.config.dicts import flatten_config
 
@@ -26,6 +27,7 @@ def info(args: Sequence[str]) -> None:
     run_info = load_info(path)  # an answer to a mistake, before what follows imports jax
     from unet_jax.data.images.format import describe_format
     from unet_jax.program.state import num_parameters
+    from unet_jax.report.choices_table import choices_table
     from unet_jax.runs.load import abstract_state, open_checkpoints
     from unet_jax.runs.verdict import verdict
 
@@ -53,5 +55,7 @@ def info(args: Sequence[str]) -> None:
         if changed := change.get("changed_files"):
             print(f"from step {change['step']} on: {len(changed)} samples with other files, the first is {changed[0]}")
     print("versions: " + ", ".join(f"{name} {version}" for name, version in run_info.versions.items()))
+    if run_info.choices:
+        Console(width=120).print(choices_table(run_info.choices))
     for name, value in flatten_config(run_info.config).items():
         print(f"  {name} = {value!r}")

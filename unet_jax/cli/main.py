@@ -17,8 +17,10 @@ _USAGE = """usage: unet-jax COMMAND ...
   import-masks FILE... --out DATA [--images DIR]
                                make a data set from annotations: COCO, LabelMe, Label Studio, VIA, QuPath, YOLO, Kaggle
   audit --data.root DIR        look through a data set before training, and write a page of what is found
+  auto --data.root DIR [--minutes 10]
+                               show the settings that `train auto` would choose for the data and this machine
   train PRESET --data.root DIR --out RUN
-                               train a run, or continue it; presets: {presets}
+                               train a run, or continue it; presets: auto, {presets}
   evaluate RUN [--data.root DIR] [--split test]
                                score the best checkpoint; the last line printed is JSON
   calibrate RUN [--data.root DIR]
@@ -46,6 +48,7 @@ _COMMANDS = {
     "synth": "unet_jax.cli.synth:synth",
     "import-masks": "unet_jax.cli.import_masks:import_masks_command",
     "audit": "unet_jax.cli.audit:audit",
+    "auto": "unet_jax.cli.auto:auto",
     "train": "unet_jax.cli.train:train",
     "evaluate": "unet_jax.cli.evaluate:evaluate",
     "calibrate": "unet_jax.cli.calibrate:calibrate",

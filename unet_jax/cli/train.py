@@ -2,14 +2,15 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
+from unet_jax.cli.auto import TrainAuto, config_and_choices
 from unet_jax.cli.options import check_root
 from unet_jax.cli.preset import preset_of
 from unet_jax.config import Config
-from unet_jax.config.presets import PRESETS
+from unet_jax.config.presets import PRESETS, auto
 from unet_jax.config.processes import Processes
 
 
@@ -25,11 +26,13 @@ class _Train:
 
 def train(args: Sequence[str]) -> None:
     """Run `unet-jax train`."""
-    preset = preset_of("train", args)
+    presets = {"auto": auto, **PRESETS}
+    preset = preset_of("train", args, presets)
     if preset is None:
         return
-    default = _Train(out=tyro.MISSING, processes=Processes(), config=PRESETS[preset]())
-    options = tyro.cli(_Train, args=args[1:], default=default, prog=f"unet-jax train {preset}")
+    kind: Any = TrainAuto if preset == "auto" else _Train
+    default = kind(out=tyro.MISSING, processes=Processes(), config=presets[preset]())
+    options = tyro.cli(kind, args=args[1:], default=default, prog=f"unet-jax train {preset}")
     check_root(options.config.data.root, options.processes)
     # Imported here, because these modules import jax, and neither help nor a mistake need wait for it.
     from unet_jax.devices.compilation import enable_compilation_cache
@@ -38,7 +41,8 @@ def train(args: Sequence[str]) -> None:
 
     with connected(options.processes):
         enable_compilation_cache()
-        result = train_run(options.config, options.out)
+        config, choices = config_and_choices(options, args[1:]) if preset == "auto" else (options.config, [])
+        result = train_run(config, options.out, choices=choices)
     if not is_first():
         return
     scores = ", ".join(f"{name} {value:.4f}" for name, value in result.best_metrics.items())

@@ -1,5 +1,6 @@
 """Named configs, and the check of settings that somebody gave but that are not used."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -61,6 +62,12 @@ def small() -> Config:
         optim=OptimConfig(name="adamw", learning_rate=4e-3, schedule="cosine", warmup_fraction=0.2),
         train=TrainConfig(num_epochs=15, batch_size=8),
     )
+
+
+def auto() -> Config:
+    """The settings that `unet-jax auto` begins with; it chooses size, network, batch and length for a data set."""
+    config = default()
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, batch_norm_correction=True))
 
 
 PRESETS: dict[str, Callable[[], Config]] = {"default": default, "seed": seed, "small": small}

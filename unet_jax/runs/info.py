@@ -13,6 +13,7 @@ from etils import epath
 from unet_jax._files import read_json, replace_text
 from unet_jax._types import InputError
 from unet_jax.config import Config
+from unet_jax.config.choices import Choice
 from unet_jax.config.dicts import config_from_dict, config_to_dict
 from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.order import TrainOrder, steps_per_epoch
@@ -42,6 +43,8 @@ class RunInfo:
     changes: tuple[dict[str, Any], ...] = ()
     """Adjustable settings that were changed when the run continued: "step", from which they hold, and "settings", with
     the earlier and the later value by dotted name."""
+    choices: tuple[Choice, ...] = ()
+    """Table of the settings that were chosen for the data set and the machine (preset `auto`), with reasons."""
 
     loss_code: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Digest of the code of each loss 'module:function' (`unet_jax.runs.loss_code`), by its name."""
@@ -132,6 +135,7 @@ def save_info(path: epath.Path, info: RunInfo) -> None:
         "images": info.image_format.to_dict() if info.image_format else None,
         "changes": list(info.changes),
         "loss_code": dict(info.loss_code),
+        "choices": [choice.to_dict() for choice in info.choices],
     }
     replace_text(info_path(path), json.dumps(values, indent=1) + "\n")
 
@@ -163,6 +167,7 @@ def load_info(path: epath.Path) -> RunInfo:
             image_format=ImageFormat.from_dict(values["images"]) if values.get("images") else None,
             changes=tuple(values.get("changes", ())),
             loss_code=values.get("loss_code", {}),
+            choices=tuple(Choice.from_dict(choice) for choice in values.get("choices", ())),
         )
     except InputError as error:
         raise InputError(f"{file}: {error} Restore the file, or train again.") from error

@@ -42,6 +42,10 @@ def check_stored(values: dict[str, Any]) -> None:
         fine = isinstance(settings, dict) and all(isinstance(x, list) and len(x) == 2 for x in settings.values())
         _require(fine and _is_count(change.get("step")), "changes", "not a list of steps and settings")
         _require(_is_texts(change.get("changed_files", [])), "changes", "not a list of ids")
+    for choice in _list(values.get("choices", []), "choices"):
+        fine = _is_object(choice) and set(choice) == {"name", "value", "reason", "given"}
+        fine = fine and _is_text(choice["name"]) and _is_text(choice["reason"])
+        _require(fine, "choices", "not a list of settings with reasons")
 
 
 def _check_ids(ids: Any, field: str) -> None:
@@ -63,6 +67,10 @@ def _check_audit(audit: dict[str, Any], num_classes: int) -> None:
     digests, vanished = audit.get("digests", {}), audit.get("vanished", {})
     _require(_is_object(digests) and all(map(_is_text, digests.values())), "audit.digests", "not an object of texts")
     _require(_is_object(vanished) and all(map(_is_texts, vanished.values())), "audit.vanished", "not lists of ids")
+    val = audit.get("splits", {}).get("val", {}) if _is_object(audit.get("splits", {})) else None
+    fine = _is_object(val) and all(_is_list(val.get(name, [])) for name in ("constant_dice", "num_seen"))
+    fine = fine and all(map(_is_share, val.get("constant_dice", [])))  # type: ignore[union-attr]
+    _require(fine, "audit.splits", "not the facts about each split")
     for name in ("imported_from", "channels"):
         _require(_is_text(audit.get(name, "")), f"audit.{name}", "not a text")
 
@@ -109,6 +117,10 @@ def _is_text(value: Any) -> bool:
 
 def _is_texts(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str) and all(map(_is_text, value))
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
 
 
 def _is_object(value: Any) -> bool:

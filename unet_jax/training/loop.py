@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from unet_jax._types import Preempted
 from unet_jax.config import Config
+from unet_jax.config.choices import Choice
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.program.build import Program, batch_shapes, build, check_divisible, make_term_gradients
 from unet_jax.program.state import TrainState, num_parameters
@@ -60,6 +61,7 @@ def train(
     mesh: Mesh | None = None,
     make_program: Callable[[Config, int, int], Program] = build,
     stop_at: Callable[[int], bool] | None = None,
+    choices: Sequence[Choice] = (),
 ) -> TrainResult:
     """Train a run to its end, or continue it from its newest checkpoint.
 
@@ -72,6 +74,7 @@ def train(
       make_program: function that is called in the place of `build`. A study uses it to share compiled steps among runs.
       stop_at: function from the number of each step to True if training should stop after it, as after SIGTERM. By
         default SIGTERM and Ctrl-C are watched, which only the main thread can do.
+      choices: table from `choose_config`, to be kept in run.json if the run is new.
 
     Returns:
       The last step, and the best checkpoint with its scores.
@@ -100,7 +103,7 @@ def train(
     check_divisible(config, mesh)
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock_run(out))
-        info, layout = begin_run(config, out, display)
+        info, layout = begin_run(config, out, display, choices)
         config = info.config
         store = stack.enter_context(open_checkpoints(out, config))
         state, progress, seconds = newest_state(info, store, mesh)

@@ -7,6 +7,7 @@ from etils import epath
 
 from unet_jax._types import InputError
 from unet_jax.config import Config, DataConfig
+from unet_jax.config.choices import Choice
 from unet_jax.config.presets import check_settings
 from unet_jax.data.audit import Audit, audit_source, cannot_choose
 from unet_jax.data.fit import fit_of
@@ -28,7 +29,9 @@ from unet_jax.training.continuing import continue_info
 from unet_jax.training.data_check import check_data
 
 
-def begin_run(config: Config, out: epath.Path, display: Display) -> tuple[RunInfo, Layout]:
+def begin_run(
+    config: Config, out: epath.Path, display: Display, choices: Sequence[Choice] = ()
+) -> tuple[RunInfo, Layout]:
     """Return the fixed facts of a run, and the layout of its data set.
 
     If `out` is new, the facts are collected from the data set and written to run.json. Otherwise they are read from
@@ -39,13 +42,14 @@ def begin_run(config: Config, out: epath.Path, display: Display) -> tuple[RunInf
       config: settings of the run.
       out: run directory.
       display: place for lines and progress bars.
+      choices: table of the settings that were chosen for this run, to be kept in run.json.
 
     Raises:
       InputError: the data set cannot be used, or `out` holds a run with other settings, classes or images.
     """
     layout = find_layout(config.data)
     if is_first():
-        info = _begun_or_new(config, layout, out, display)
+        info = _begun_or_new(config, layout, out, display, choices)
         wait_for_all("begun")
         return info, layout
     wait_for_all("begun")
@@ -54,14 +58,16 @@ def begin_run(config: Config, out: epath.Path, display: Display) -> tuple[RunInf
     return continue_info(config, layout, out)[0], layout
 
 
-def _begun_or_new(config: Config, layout: Layout, out: epath.Path, display: Display) -> RunInfo:
+def _begun_or_new(
+    config: Config, layout: Layout, out: epath.Path, display: Display, choices: Sequence[Choice]
+) -> RunInfo:
     """Return the facts of the run in `out`, brought up to date, or those of a new run.
 
     A run without a checkpoint would begin at its first step anyway. So it does not hold its folder: if it cannot
     continue, a new one takes its place.
     """
     if not info_path(out).exists():
-        return _new_info(config, layout, out, display)
+        return _new_info(config, layout, out, display, choices)
     try:
         info, notes = continue_info(config, layout, out)
         info, more = check_data(info, layout, out, display)
@@ -69,7 +75,7 @@ def _begun_or_new(config: Config, layout: Layout, out: epath.Path, display: Disp
         if committed_steps(out / "checkpoints"):
             raise
         display.line(f"{error}\nNo step of that run was saved, so a new run takes its place.")
-        return _new_info(config, layout, out, display)
+        return _new_info(config, layout, out, display, choices)
     for note in [*notes, *more]:
         display.line(note)
     if info != load_info(out):
@@ -92,7 +98,7 @@ def split_source(
     return make(layout, [by_id[i] for i in ids], soft_masks=data.soft_masks, image_format=image_format)
 
 
-def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display) -> RunInfo:
+def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display, choices: Sequence[Choice]) -> RunInfo:
     """Audit the data set, print the findings, and write run.json."""
     check_settings(config)
     splits = assign_splits(layout, config.data)
@@ -119,9 +125,15 @@ def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display)
         splits[name] = [i for i in splits[name] if i in usable]
     if config.train.monitor == "dice" and cannot_choose(audit):
         raise InputError(f"{config.data.root}: {cannot_choose(audit)}")
-    code = loss_code(config.loss)
     info = RunInfo(
-        config, layout.class_names, splits, audit.to_dict(), current_versions(), image_format, loss_code=code
+        config,
+        layout.class_names,
+        splits,
+        audit.to_dict(),
+        current_versions(),
+        image_format,
+        choices=tuple(choices),
+        loss_code=loss_code(config.loss),
     )
     _ = info.order  # made only for its check, so that too few images are an error before anything is written
     _describe_data(layout, audit, splits, config.data, display)
