@@ -9,6 +9,7 @@ from etils import epath
 from rich.console import Console
 
 from unet_jax._types import InputError
+from unet_jax.cli.options import check_root
 from unet_jax.config import Config
 from unet_jax.config.choices import Choice
 from unet_jax.config.dicts import flatten_config, replace
@@ -32,7 +33,8 @@ class _Auto:
 def auto(args: Sequence[str]) -> None:
     """Run `unet-jax auto`."""
     options = tyro.cli(_Auto, args=args, default=_Auto(config=auto_preset()), prog="unet-jax auto")
-    from unet_jax.devices.compilation import enable_compilation_cache
+    check_root(options.config.data.root)
+    from unet_jax.devices.compilation import enable_compilation_cache  # imports jax, which help need not wait for
 
     enable_compilation_cache()
     given = given_settings(args, options.config)

@@ -185,6 +185,8 @@ def choose_num_steps_in_time(
     if steps > max(3 * NUM_UPDATES, most):
         steps = max(3 * NUM_UPDATES, most)
         reason = f"{steps * batch_size / num_images:.0f} passes; more time would bring nothing"
+    if steps < FEW_UPDATES:
+        reason += "; few: more minutes would help"
     steps = max(1, steps)
     return [
         Choice("train.num_steps", steps, reason),

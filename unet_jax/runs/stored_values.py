@@ -67,10 +67,12 @@ def _check_audit(audit: dict[str, Any], num_classes: int) -> None:
     digests, vanished = audit.get("digests", {}), audit.get("vanished", {})
     _require(_is_object(digests) and all(map(_is_text, digests.values())), "audit.digests", "not an object of texts")
     _require(_is_object(vanished) and all(map(_is_texts, vanished.values())), "audit.vanished", "not lists of ids")
-    val = audit.get("splits", {}).get("val", {}) if _is_object(audit.get("splits", {})) else None
-    fine = _is_object(val) and all(_is_list(val.get(name, [])) for name in ("constant_dice", "num_seen"))
-    fine = fine and all(map(_is_share, val.get("constant_dice", [])))  # type: ignore[union-attr]
+    splits = audit.get("splits", {})
+    fine = _is_object(splits) and all(map(_is_object, splits.values()))
     _require(fine, "audit.splits", "not the facts about each split")
+    val = splits.get("val", {})
+    fine = all(_is_list(val.get(name, [])) for name in ("constant_dice", "num_seen"))
+    _require(fine and all(map(_is_share, val.get("constant_dice", []))), "audit.splits.val", "not lists of shares")
     for name in ("imported_from", "channels"):
         _require(_is_text(audit.get(name, "")), f"audit.{name}", "not a text")
 

@@ -16,18 +16,16 @@ from unet_jax.config.choices import Choice
 from unet_jax.config.dicts import flatten_config, replace
 from unet_jax.config.presets import auto
 from unet_jax.data.images.format import ImageFormat, describe_format
-from unet_jax.data.images.intensity import find_format
 from unet_jax.data.layout import find_layout
 from unet_jax.data.object_sizes import ObjectSizes, object_sizes
 from unet_jax.data.pixels import BadSampleError
 from unet_jax.data.splits import assign_splits, empty_split
-from unet_jax.data.threads import num_cores
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.plan import choose
 from unet_jax.plan.choose import StepCost
 from unet_jax.plan.step_cost import device_memory, measure_steps
 from unet_jax.report.display import Display, make_display
-from unet_jax.training.setup import split_source
+from unet_jax.training.setup import find_image_format, split_source
 
 _MOST_SAMPLES = 200
 """Training images whose objects are measured, evenly spread over the data set."""
@@ -111,9 +109,7 @@ def _look(config: Config, display: Display) -> _Data:
     for name in ("train", "val"):
         if reason := empty_split(splits, name, data):
             raise InputError(reason)
-    train = set(splits["train"])
-    paths = [record.image for record in layout.records if record.id in train]
-    found = find_format(paths, data, num_threads=data.num_threads or num_cores())
+    found = find_image_format(layout, splits["train"], data, display)
     ids = [splits["train"][i] for i in _spread(len(splits["train"]), _MOST_SAMPLES)]
     source = split_source(layout, ids, data, found.format)
     sizes, begin = [], time.monotonic()
@@ -128,7 +124,7 @@ def _look(config: Config, display: Display) -> _Data:
         source[0]  # raises what is wrong with it
     seconds = (time.monotonic() - begin) / len(ids)
     num_val = len(splits["val"])
-    return _Data(len(train), num_val, len(layout.class_names), found.format, sizes, seconds)
+    return _Data(len(splits["train"]), num_val, len(layout.class_names), found.format, sizes, seconds)
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -12,7 +12,7 @@ from unet_jax.config.presets import check_settings
 from unet_jax.data.audit import Audit, audit_source, cannot_choose
 from unet_jax.data.fit import fit_of
 from unet_jax.data.images.format import ImageFormat
-from unet_jax.data.images.intensity import find_format
+from unet_jax.data.images.intensity import FoundFormat, find_format
 from unet_jax.data.layout import find_layout
 from unet_jax.data.records import Layout
 from unet_jax.data.sources import FileSource
@@ -106,7 +106,10 @@ def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display,
         if reason := empty_split(splits, name, config.data):
             raise InputError(reason)
     in_splits = {id_ for ids in splits.values() for id_ in ids}
-    image_format = _find_format(layout, splits["train"], config, display)
+    found = find_image_format(layout, splits["train"], config.data, display)
+    image_format = found.format
+    for line in format_lines(found):
+        display.line(line)
     ids = [r.id for r in layout.records if r.id in in_splits]
     source = split_source(layout, ids, config.data, image_format, RememberingSource)
     with display.bar("reading data", len(source), unit="images") as show:
@@ -143,21 +146,18 @@ def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display,
     return info
 
 
-def _find_format(layout: Layout, train_ids: Sequence[str], config: Config, display: Display) -> ImageFormat:
-    """Find the channels and intensities of the training images, and print them."""
+def find_image_format(layout: Layout, train_ids: Sequence[str], config: DataConfig, display: Display) -> FoundFormat:
+    """Find the channels and intensities of the training images."""
     train = set(train_ids)
     images = [record.images for record in layout.records if record.id in train]
     with display.bar("reading intensities", len(images), unit="images") as show:
-        found = find_format(
+        return find_format(
             images,
-            config.data,
+            config,
             names=layout.channel_names,
-            num_threads=config.data.num_threads or num_cores(),
+            num_threads=config.num_threads or num_cores(),
             on_progress=lambda done, _: show(done, ""),
         )
-    for line in format_lines(found):
-        display.line(line)
-    return found.format
 
 
 def _describe_data(
