@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import tifffile
 from etils import epath
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from unet_jax import InputError
 from unet_jax.config import DataConfig
 from unet_jax.data.images.files import read_header, read_image, read_pixels
 from unet_jax.data.images.format import RGB8, ImageFormat
 from unet_jax.data.images.intensity import find_format
+from unet_jax.data.masks.memory import open_picture
 
 RNG = np.random.default_rng(0)
 SIZE = (35, 67)  # neither square nor a multiple of anything
@@ -336,3 +337,13 @@ def test_images_of_another_kind_than_the_runs_are_refused():
         RGB8.apply(noise(5, "uint8"), "x.png")
     with pytest.raises(InputError, match="has uint16 values, but this run's images have 8 bits"):
         RGB8.apply(noise(3, "uint16"))
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PCX", "TGA", "SGI"])
+def test_pillow_opens_only_the_formats_that_are_read(kind, monkeypatch):
+    """A mask called .png that holds PostScript must not start Ghostscript."""
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, kind)
+    assert Image.open(io.BytesIO(stream.getvalue())).format == kind
+    with pytest.raises(UnidentifiedImageError):
+        open_picture(stream.getvalue())

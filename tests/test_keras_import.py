@@ -16,7 +16,8 @@ import pytest
 
 from unet_jax import InputError, load_run, predict_probs_unresized
 from unet_jax.config import ModelConfig
-from unet_jax.interop import export_keras, import_keras, read_network, write_network
+from unet_jax.interop import export_keras, import_keras, keras_reader, read_network, write_network
+from unet_jax.interop.keras_files import read_content
 from unet_jax.interop.keras_network import infer_model_config
 from unet_jax.model import UNet
 from unet_jax.model.architecture import list_convolutions
@@ -27,6 +28,12 @@ GOLDEN = Path(__file__).parent / "golden"
 SCRIPT = Path(__file__).parent.parent / "scripts" / "make_golden_keras.py"
 FILES = ("keras3.weights.h5", "keras3.keras", "keras_legacy_weights.h5", "keras_legacy_model.h5")
 CONVS = 2 * 2 + 2 + 2 * 3 + 1
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """Files are read here: a process for each of them would take seconds. tests/test_hostile_keras.py starts some."""
+    monkeypatch.setattr(keras_reader, "_read_apart", lambda content, file: read_content(content, str(file)))
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +209,57 @@ def change_layer(kind, **changes):
     return edit
 
 
+def layers_of(config, kind):
+    return [x for x in config["config"]["layers"] if x["class_name"] == kind]
+
+
+def inputs_of(layer):
+    """The history of the tensor that a layer reads: a list of the layer's name and two numbers."""
+    argument = layer["inbound_nodes"][0]["args"][0]
+    return [x["config"]["keras_history"] for x in (argument if isinstance(argument, list) else [argument])]
+
+
+def inner_activation(config):
+    layers_of(config, "Conv2D")[1]["config"]["activation"] = "elu"
+
+
+def skip_of_another_layer(config):
+    joins = layers_of(config, "Concatenate")
+    first, second = inputs_of(joins[0])[0], inputs_of(joins[1])[0]
+    first[:], second[:] = second[:], first[:]
+
+
+def no_activation(config):
+    """The pooling and the skip read the normalisation itself."""
+    pool = layers_of(config, "MaxPooling2D")[0]
+    relu = inputs_of(pool)[0][0]
+    before = next(x for x in config["config"]["layers"] if x["config"]["name"] == relu)
+    for layer in config["config"]["layers"]:
+        for history in inputs_of(layer) if layer["inbound_nodes"] else []:
+            if history[0] == relu:
+                history[0] = inputs_of(before)[0][0]
+    config["config"]["layers"].remove(before)
+
+
+def relu_before_normalisation(config):
+    relu, norm = layers_of(config, "Activation")[0], layers_of(config, "BatchNormalization")[0]
+    conv = inputs_of(norm)[0][0]
+    for layer in config["config"]["layers"]:
+        for history in inputs_of(layer) if layer["inbound_nodes"] else []:
+            if history[0] == relu["config"]["name"]:
+                history[0] = norm["config"]["name"]
+    inputs_of(norm)[0][0], inputs_of(relu)[0][0] = relu["config"]["name"], conv
+    layers = config["config"]["layers"]
+    i, j = layers.index(norm), layers.index(relu)
+    layers[i], layers[j] = layers[j], layers[i]
+
+
+def leaky(config):
+    relu = layers_of(config, "Activation")[2]
+    relu["class_name"] = "ReLU"
+    relu["config"] = {"name": relu["config"]["name"], "max_value": 6.0, "negative_slope": 0.0, "threshold": 0.0}
+
+
 def join_the_other_way(config):
     layer = next(x for x in config["config"]["layers"] if x["class_name"] == "Concatenate")
     layer["inbound_nodes"][0]["args"][0].reverse()
@@ -216,6 +274,15 @@ def join_the_other_way(config):
         (change_layer("Conv2D", padding="valid"), "padding is 'valid'"),
         (join_the_other_way, "not a skip connection and then UpSampling2D"),
         (lambda config: config["config"]["layers"][-1]["config"].update(activation="softmax"), "with softmax"),
+        (inner_activation, "applies elu before the normalisation"),
+        (skip_of_another_layer, "not what is pooled at the same resolution|reads .*not layers before it"),
+        (no_activation, "is not followed by an ordinary ReLU"),
+        (relu_before_normalisation, "is not followed by normalisation"),
+        (leaky, "is not followed by an ordinary ReLU"),
+        (change_layer("BatchNormalization", axis=[1]), "axis is"),
+        (change_layer("UpSampling2D", data_format="channels_first"), "channels_first"),
+        (lambda config: config["config"]["layers"][3].pop("config"), "description of the model is damaged"),
+        (lambda config: config["config"].update(layers=5), "description of the model is damaged"),
         (lambda config: config["config"]["layers"][4].update(class_name="AveragePooling2D"), "no such layer"),
     ],
 )

@@ -6,6 +6,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from unet_jax.data.pixels import pillow_formats
+
 _TAG = 274  # of TIFF and EXIF
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -50,7 +52,7 @@ def read_orientation(file: BinaryIO) -> int | None:
                 return _checked(tag.value if tag else None)
         if start == _PNG_START:  # Pillow would decode the pixels to find it
             return _exif(_png_exif(file))
-        with Image.open(file) as picture:
+        with Image.open(file, formats=pillow_formats()) as picture:
             return _exif(picture.info.get("exif", b""))
     except Exception:
         return None

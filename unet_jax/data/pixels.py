@@ -1,10 +1,12 @@
 """Bytes of files, writing of pictures, and resizing of arrays with any number of channels."""
 
+import functools
 from collections.abc import Callable
 
 import cv2
 import numpy as np
 from etils import epath
+from PIL import Image
 
 from unet_jax._files import replace_bytes
 from unet_jax._types import InputError
@@ -13,6 +15,19 @@ IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".avif", ".jp2", ".ppm", ".pgm", ".pnm"),
     ".npy",
 )
+
+
+_PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "AVIF", "JPEG2000", "PPM")
+
+
+@functools.cache
+def pillow_formats() -> tuple[str, ...]:
+    """Return the formats that Pillow may find in a file, whatever its name: those of `IMAGE_SUFFIXES` that it has.
+
+    Without such a list it would find PostScript too, and start a program that runs it.
+    """
+    Image.init()
+    return tuple(name for name in _PILLOW_FORMATS if name in Image.OPEN)
 
 
 class BadSampleError(InputError):

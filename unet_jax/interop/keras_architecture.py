@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from unet_jax._types import InputError
+from unet_jax.interop.keras_graph import find_differences, nodes_of
 
 # Layers of the U-Net, and layers that do nothing in prediction (dropout, noise).
 _KNOWN = {
@@ -37,6 +38,18 @@ def read_architecture(model_config: dict[str, Any] | None, file: epath.Path) -> 
     """
     if model_config is None:
         return Architecture(None, None, None)
+    try:
+        return _checked(model_config, file)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+        raise InputError(
+            f"{file}: its description of the model is damaged ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _checked(model_config: dict[str, Any], file: epath.Path) -> Architecture:
+    """Return the settings of a Keras model; see `read_architecture`."""
     layers = model_config["config"]
     layers = layers["layers"] if isinstance(layers, dict) else layers
     problems = [problem for layer in layers for problem in _problems(layer, layers)]
@@ -50,6 +63,7 @@ def read_architecture(model_config: dict[str, Any] | None, file: epath.Path) -> 
     settings = {(norm["epsilon"], norm["momentum"]) for norm in norms}
     if len(settings) > 1:
         problems.append(f"normalisations differ in (epsilon, momentum): {sorted(settings)}")
+    problems = problems or find_differences(nodes_of(layers))
     if problems:
         raise InputError(f"{file}: is another network than this library's U-Net:\n  " + "\n  ".join(problems))
     eps, momentum = settings.pop() if settings else (None, None)
@@ -74,33 +88,18 @@ def _problems(layer: dict[str, Any], layers: list[dict[str, Any]]) -> list[str]:
             wanted = {"size": (2, 2), "interpolation": "nearest"}
         case "Activation":
             wanted = {"activation": "relu"}
+        case "BatchNormalization":
+            wanted = {"scale": True, "center": True}
     if kind == "Activation" and config.get("activation") == "sigmoid" and layer is layers[-1]:
         return []
     given = {key: config[key] for key in wanted if key in config}
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    if config.get("data_format") == "channels_first":
+        return [f"{name}: data_format is 'channels_first', not 'channels_last'"]
+    if kind in ("BatchNormalization", "Concatenate") and config.get("axis", -1) not in (-1, 3, [-1], [3]):
+        return [f"{name}: axis is {config['axis']}, not that of the channels"]
     wrong = [f"{name}: {key} is {value!r}, not {wanted[key]!r}" for key, value in given.items() if value != wanted[key]]
-    if kind == "Concatenate":
-        kinds = {other["config"].get("name", other.get("name")): other["class_name"] for other in layers}
-        inputs = [kinds.get(source) for source in _sources(layer.get("inbound_nodes", []))]
-        if inputs and (len(inputs) != 2 or inputs[0] == "UpSampling2D"):
-            wrong.append(f"{name}: joins {' and '.join(map(str, inputs))}, not a skip connection and then UpSampling2D")
     return wrong
-
-
-def _sources(node: Any) -> list[str]:
-    """Return the names of the layers that a layer reads, in order.
-
-    Keras 2 stores them as [[['name', 0, 0, {}], ...]], Keras 3 as nested dictionaries.
-    """
-    if isinstance(node, dict):
-        if node.get("class_name") == "__keras_tensor__":
-            return [node["config"]["keras_history"][0]]
-        return [name for value in node.values() for name in _sources(value)]
-    if isinstance(node, list):
-        if len(node) >= 3 and isinstance(node[0], str) and isinstance(node[1], int):
-            return [node[0]]
-        return [name for value in node for name in _sources(value)]
-    return []
 
 
 def _activation(config: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Reader of the files in which Keras stores weights. It needs h5py, but not Keras.
+"""Reader of the content of files in which Keras stores weights. It needs h5py, but not Keras.
 
 | written by | file | where the layers are |
 |---|---|---|
@@ -19,13 +19,17 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from etils import epath
 
 from unet_jax._types import InputError
 
 _ZIP_MEMBER = "model.weights.h5"
 _LEGACY_ORDER = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
-_WANTED = "a Keras 3 .weights.h5 or .keras file, or a Keras 2 .h5 file"
+_MOST_BYTES = 2**32
+_MOST_COMPRESSED = 1100
+"""Largest factor between an array and what deflate makes of it."""
+_MOST_ZIPPED = 100
+"""Largest factor, beyond 64 MiB, between weights and a zip file of them; real weights hardly shrink."""
+WANTED = "a Keras 3 .weights.h5 or .keras file, or a Keras 2 .h5 file"
 
 
 class KerasLayer(NamedTuple):
@@ -75,19 +79,28 @@ def import_h5py() -> Any:
     return h5py
 
 
-def read_keras_file(file: epath.Path) -> KerasFile:
-    """Read all weights of a Keras file.
+def read_content(content: bytes, file: str) -> KerasFile:
+    """Read all weights in the content of a Keras file.
+
+    Only numbers that stand in the file itself are read: links, data in other files, virtual data sets and references
+    are refused, and so is an array that is larger than what the file can hold. HDF5's own code still handles the bytes,
+    so content of unknown origin is read by `unet_jax.interop.keras_reader`, in a process of its own.
+
+    Args:
+      content: the file's bytes.
+      file: its name, for messages.
 
     Raises:
-      InputError: the file does not exist, is damaged, or is not one in which Keras saves weights.
+      InputError: it is damaged, or is not a file in which Keras saves weights.
     """
-    with _open_h5(file) as (h5, model_config):
-        root = h5.get("model_weights", h5)
+    budget = _Budget(file, len(content))
+    with _open_h5(content, file) as (h5, model_config):
+        root = _child(h5, "model_weights", budget) if "model_weights" in h5 else h5
         if _attribute_list(root, "layer_names") is not None:
-            layers = _legacy_layers(root, file)
+            layers = _legacy_layers(root, budget)
             model_config = model_config or h5.attrs.get("model_config")
         else:
-            layers = _keras3_layers(root, file)
+            layers = _keras3_layers(root, budget)
     return KerasFile(
         convs=[x for x in layers if x.is_conv],
         norms=[x for x in layers if x.is_norm],
@@ -96,49 +109,91 @@ def read_keras_file(file: epath.Path) -> KerasFile:
     )
 
 
+class _Budget:
+    """Name of a file, and the number of bytes that its arrays may still have, by its size and up to 4 GiB."""
+
+    def __init__(self, file: str, num_bytes: int):
+        self.file, self.left = file, min(_MOST_BYTES, _MOST_COMPRESSED * num_bytes)
+
+    def refuse(self, place: str, why: str) -> InputError:
+        """Return the exception for a place in the file."""
+        return InputError(f"{self.file}: {place} {why}. Files that Keras saves hold only numbers of their own.")
+
+
 @contextlib.contextmanager
-def _open_h5(file: epath.Path) -> Iterator[tuple[Any, str | bytes | None]]:
+def _open_h5(content: bytes, file: str) -> Iterator[tuple[Any, str | bytes | None]]:
     """Open the HDF5 file, and return it with the description of the architecture beside it (only in a .keras file)."""
     h5py = import_h5py()
-    if file.is_dir():
-        raise InputError(f"{file}: is a folder (a TensorFlow SavedModel?), but must be {_WANTED}: use save_weights.")
-    if not file.exists():
-        raise InputError(f"{file}: there is no such file.")
-    content = io.BytesIO(file.read_bytes())
+    stream = io.BytesIO(content)
     model_config = None
-    if zipfile.is_zipfile(content):
-        with zipfile.ZipFile(content) as archive:
+    if zipfile.is_zipfile(stream):
+        with zipfile.ZipFile(stream) as archive:
             if _ZIP_MEMBER not in archive.namelist():
-                raise InputError(f"{file}: is a zip file without {_ZIP_MEMBER}, but must be {_WANTED}.")
+                raise InputError(f"{file}: is a zip file without {_ZIP_MEMBER}, but must be {WANTED}.")
+            for name in (_ZIP_MEMBER, "config.json"):
+                size = archive.getinfo(name).file_size if name in archive.namelist() else 0
+                if size > min(_MOST_BYTES, _MOST_ZIPPED * len(content) + 2**26):
+                    raise InputError(f"{file}: {name} in it would have {size / 2**30:.1f} GiB: it is no file of Keras.")
             if "config.json" in archive.namelist():
                 model_config = archive.read("config.json")
-            content = io.BytesIO(archive.read(_ZIP_MEMBER))
+            stream = io.BytesIO(archive.read(_ZIP_MEMBER))
     try:
-        h5 = h5py.File(content, "r")
+        h5 = h5py.File(stream, "r")
     except OSError as error:
-        raise InputError(f"{file}: is not an HDF5 file ({error}), but must be {_WANTED}.") from error
+        raise InputError(f"{file}: is not an HDF5 file ({error}), but must be {WANTED}.") from error
     with h5:
         yield h5, model_config
 
 
-def _keras3_layers(root: Any, file: epath.Path) -> list[KerasLayer]:
+def _child(group: Any, path: str, budget: _Budget) -> Any:
+    """Return what a group holds under a path. Links that lead elsewhere, to other files too, are refused."""
+    h5py = import_h5py()
+    for name in path.split("/"):
+        if not isinstance(group, h5py.Group) or name not in group:
+            raise KeyError(path)
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise budget.refuse(f"{group.name}/{name}", "is a link to another place")
+        group = group[name]
+    return group
+
+
+def _array(group: Any, path: str, budget: _Budget) -> np.ndarray:
+    """Return the numbers of a data set that stands in the file itself."""
+    data = _child(group, path, budget)
+    if not isinstance(data, import_h5py().Dataset):
+        raise budget.refuse(f"{group.name}/{path}", "is no array")
+    if data.external or data.is_virtual:
+        raise budget.refuse(data.name, "takes its numbers from elsewhere (external or virtual storage)")
+    if data.dtype.kind not in "fiu":
+        raise budget.refuse(data.name, f"holds {data.dtype}, not numbers")
+    if data.nbytes and not data.id.get_storage_size():
+        raise budget.refuse(data.name, "has a shape, but no numbers")
+    budget.left -= data.nbytes
+    if budget.left < 0:
+        raise budget.refuse(data.name, f"has the shape {data.shape}, more than the file can hold")
+    return np.asarray(data)
+
+
+def _keras3_layers(root: Any, budget: _Budget) -> list[KerasLayer]:
     """Read the layers of Keras 3's format, in the order of their numbers."""
     # Keras 2.13 wrote the same format, but with the longer of the two group names.
-    group = next((root[name] for name in ("layers", "_layer_checkpoint_dependencies") if name in root), None)
-    if group is None:
+    found = next((name for name in ("layers", "_layer_checkpoint_dependencies") if name in root), None)
+    if found is None:
         raise InputError(
-            f"{file}: has neither Keras 3's group 'layers' nor Keras 2's attribute 'layer_names' (it has "
-            f"{', '.join(sorted(root)) or 'nothing'}), but must be {_WANTED} of a functional model."
+            f"{budget.file}: has neither Keras 3's group 'layers' nor Keras 2's attribute 'layer_names' (it has "
+            f"{', '.join(sorted(root)) or 'nothing'}), but must be {WANTED} of a functional model."
         )
-    layers = []
+    layers, group = [], _child(root, found, budget)
     for name in sorted(group, key=_by_number):
-        variables = group[name].get("vars", {})
-        arrays = tuple(np.asarray(variables[key]) for key in sorted(variables, key=int))
+        layer = _child(group, name, budget)
+        variables = _child(layer, "vars", budget) if "vars" in layer else {}
+        arrays = tuple(_array(variables, key, budget) for key in sorted(variables, key=int))
         if arrays:
             layers.append(KerasLayer(name, arrays))
-        if "layers" in group[name]:
+        if "layers" in layer:
             raise InputError(
-                f"{file}: layer {name!r} is a model inside the model; save the weights of the inner one by itself."
+                f"{budget.file}: layer {name!r} is a model inside the model; save the weights of the inner one "
+                f"by itself."
             )
     return layers
 
@@ -153,19 +208,22 @@ def _by_number(name: str) -> tuple[str, int]:
     return match[1], int(match[2] or 0)
 
 
-def _legacy_layers(root: Any, file: epath.Path) -> list[KerasLayer]:
+def _legacy_layers(root: Any, budget: _Budget) -> list[KerasLayer]:
     """Read the layers of Keras 2's format, in the order of the attribute `layer_names`."""
     layers = []
     for name in _attribute_list(root, "layer_names") or []:
-        paths = _attribute_list(root[name], "weight_names") if name in root else None
-        if paths is None:
-            raise InputError(f"{file}: lists a layer {name!r} but does not contain it: the file is damaged.")
-        missing = [path for path in paths if path not in root[name]]
+        layer = _child(root, name, budget) if name in root else None
+        paths = None if layer is None else _attribute_list(layer, "weight_names")
+        if layer is None or paths is None:
+            raise InputError(f"{budget.file}: lists a layer {name!r} but does not contain it: the file is damaged.")
+        missing = [path for path in paths if path not in layer]
         if missing:
-            raise InputError(f"{file}: layer {name!r} lacks its weights {', '.join(missing)}: the file is damaged.")
+            raise InputError(
+                f"{budget.file}: layer {name!r} lacks its weights {', '.join(missing)}: the file is damaged."
+            )
         paths.sort(key=_by_meaning)
         if paths:
-            layers.append(KerasLayer(name, tuple(np.asarray(root[name][path]) for path in paths)))
+            layers.append(KerasLayer(name, tuple(_array(layer, path, budget) for path in paths)))
     return layers
 
 

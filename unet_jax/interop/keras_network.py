@@ -18,7 +18,8 @@ from unet_jax._files import replace_bytes
 from unet_jax._types import InputError, PyTree
 from unet_jax.config import ModelConfig
 from unet_jax.interop.keras_architecture import read_architecture
-from unet_jax.interop.keras_files import KerasFile, KerasLayer, import_h5py, read_keras_file
+from unet_jax.interop.keras_files import KerasFile, KerasLayer, import_h5py
+from unet_jax.interop.keras_reader import read_keras_file
 from unet_jax.model.architecture import Convolution, list_convolutions
 
 Channels = Literal["bgr", "rgb"]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from unet_jax.data.images.tiff import TIFF_SUFFIXES, read_tiff, tiff_header
 from unet_jax.data.orientation import read_orientation, turned
-from unet_jax.data.pixels import BadSampleError, read_bytes
+from unet_jax.data.pixels import BadSampleError, pillow_formats, read_bytes
 
 _ANIMATED_SUFFIXES = (".gif", ".webp")
 _MOST_NPY_CHANNELS = 64  # more are taken for a side: the array is probably [c h w]
@@ -165,7 +165,7 @@ def read_header(path: epath.Path, *, pages: str = "error") -> ImageHeader:
                 file.seek(0)
                 orientation = read_orientation(file)  # type: ignore[arg-type]
                 file.seek(0)
-                with Image.open(file) as picture:  # type: ignore[arg-type]
+                with Image.open(file, formats=pillow_formats()) as picture:  # type: ignore[arg-type]
                     mode = picture.mode
         except Exception:  # whatever is wrong with the file, decoding says it
             pixels = read_pixels(path, pages=pages)
@@ -232,7 +232,7 @@ def _refuse_stack(path: epath.Path, data: bytes) -> None:
     A second picture of another size, such as a thumbnail, is ignored.
     """
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(data), formats=pillow_formats()) as picture:
             count, size = getattr(picture, "n_frames", 1), picture.size
             if count > 1:
                 picture.seek(1)

@@ -7,7 +7,7 @@ from pathlib import Path
 from etils import epath
 from PIL import Image
 
-from unet_jax.data.pixels import BadSampleError
+from unet_jax.data.pixels import BadSampleError, pillow_formats
 
 _MUCH = 2**28  # bytes; for less, nobody is asked
 _lock = threading.Lock()
@@ -18,7 +18,7 @@ def open_picture(data: bytes) -> Image.Image:
     with _lock:  # Pillow's limit is a variable of its module, which it looks at while it opens a file
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(io.BytesIO(data))
+            return Image.open(io.BytesIO(data), formats=pillow_formats())
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from unet_jax._types import InputError
 from unet_jax.data.listing import is_read
+from unet_jax.data.pixels import pillow_formats
 from unet_jax.interop.annotations.json_values import check, member, points_of, shown
 from unet_jax.interop.annotations.regions import (
     AnnotatedImage,
@@ -202,7 +203,9 @@ def _bit_mask(value: dict[str, Any], where: str) -> Drawing:
 
     def load(height: int, width: int) -> np.ndarray:
         try:
-            with Image.open(io.BytesIO(base64.b64decode(text.partition("base64,")[2]))) as picture:
+            with Image.open(
+                io.BytesIO(base64.b64decode(text.partition("base64,")[2])), formats=pillow_formats()
+            ) as picture:
                 pixels = np.asarray(picture.convert("RGBA"))
         except Exception as error:  # Pillow's decoders raise errors of many types for broken files
             raise ValueError(f"its bit mask is not an image ({error})") from error

@@ -12,6 +12,7 @@ from PIL import Image
 
 from unet_jax._types import InputError
 from unet_jax.data.annotation_files import load_annotations
+from unet_jax.data.pixels import pillow_formats
 from unet_jax.interop.annotations.json_values import member, points_of
 from unet_jax.interop.annotations.regions import (
     AnnotatedImage,
@@ -89,7 +90,7 @@ def _region(shape: Any, where: str) -> Region:
 def _mask(text: str, where: str) -> np.ndarray:
     """Return the pixels of a PNG file in base64: `[h w]` bool."""
     try:
-        with Image.open(io.BytesIO(_base64(text, where))) as picture:
+        with Image.open(io.BytesIO(_base64(text, where)), formats=pillow_formats()) as picture:
             pixels = np.asarray(picture)
     except InputError:
         raise

@@ -17,7 +17,7 @@ from unet_jax._types import InputError
 from unet_jax.data.images.files import read_pixels
 from unet_jax.data.listing import is_read, stem_and_ending
 from unet_jax.data.orientation import read_orientation
-from unet_jax.data.pixels import BadSampleError
+from unet_jax.data.pixels import BadSampleError, pillow_formats
 from unet_jax.interop.annotations.pixel_runs import count, fill, from_bitmap, union
 from unet_jax.interop.annotations.regions import AnnotatedImage, Drawn, Region
 
@@ -176,7 +176,7 @@ def _unpack(source: AnnotatedImage, new_without_ending: Path) -> Path:
 def _ending_of(data: bytes, where: str) -> str:
     """Return the ending of the file format that the bytes are in."""
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(data), formats=pillow_formats()) as picture:
             name = (picture.format or "").lower()
     except Exception as error:  # Pillow's decoders raise errors of many types for broken files
         raise BadSampleError(f"{where}: the image in it ('imageData') cannot be read ({error}).") from error
