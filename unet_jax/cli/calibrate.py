@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from unet_jax.cli.options import ON_DEVICES, DataOptions, DeviceOptions, check_run_and_root, load, select
+from unet_jax.cli.options import ON_DEVICES, RUN, DataOptions, DeviceOptions, check_run_and_root, load, select
 
 if TYPE_CHECKING:
     from unet_jax.metrics.calibration import Fit
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class _Calibrate:
     """Fit a temperature and a threshold for each class, and keep them in the run (docs/metrics.md)."""
 
-    run: tyro.conf.Positional[str]
+    run: RUN
     """Run directory."""
     data: DataOptions
     split: str = "val"

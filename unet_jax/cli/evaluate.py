@@ -8,14 +8,14 @@ from typing import Literal
 import tyro
 from etils import epath
 
-from unet_jax.cli.options import ON_DEVICES, DataOptions, DeviceOptions, check_run_and_root, load, select
+from unet_jax.cli.options import ON_DEVICES, RUN, DataOptions, DeviceOptions, check_run_and_root, load, select
 
 
 @dataclasses.dataclass(frozen=True)
 class _Evaluate:
     """Score a run's masks against mask files, at each image's own size. The last line printed is JSON."""
 
-    run: tyro.conf.Positional[str]
+    run: RUN
     """Run directory."""
     data: DataOptions
     split: str | None = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from unet_jax._types import InputError
-from unet_jax.cli.options import DeviceOptions, check_run, load
+from unet_jax.cli.options import RUN, DeviceOptions, check_run, load
 
 if TYPE_CHECKING:
     from unet_jax.runs.load import Run
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class _Export:
     """Write the network of a run as a file that other programs open (docs/export.md)."""
 
-    run: tyro.conf.Positional[str]
+    run: RUN
     """Run directory."""
     to: Literal["onnx", "stablehlo", "tflite", "safetensors"]
     """Kind of file: onnx (most other programs), stablehlo (jax without this run), tflite (phones and small devices),

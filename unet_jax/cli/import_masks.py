@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -21,7 +21,7 @@ class _ImportMasks:
     overlap.
     """
 
-    annotations: tyro.conf.Positional[tuple[str, ...]]
+    annotations: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE...")]
     """Annotation files, or folders that are searched for them at any depth."""
     out: str
     """Folder to make. There must be none of this name."""

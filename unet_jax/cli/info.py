@@ -1,21 +1,27 @@
 """The command `unet-jax info`: parse the options, read the run, print what it holds."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import tyro
 from etils import epath
 from rich.console import Console
 
+from unet_jax.cli.options import RUN
+from unet_jax.config import Config
 from unet_jax.config.dicts import flatten_config
+from unet_jax.config.presets import PRESETS
 
 
 @dataclasses.dataclass(frozen=True)
 class _Info:
     """Show classes, data, checkpoints with their scores, versions and settings of a run."""
 
-    run: tyro.conf.Positional[str]
+    run: RUN
     """Run directory."""
+    all: bool = False
+    """Show every setting, and not only those that differ from the preset."""
 
 
 def info(args: Sequence[str]) -> None:
@@ -57,5 +63,36 @@ def info(args: Sequence[str]) -> None:
     print("versions: " + ", ".join(f"{name} {version}" for name, version in run_info.versions.items()))
     if run_info.choices:
         Console(width=120).print(choices_table(run_info.choices))
-    for name, value in flatten_config(run_info.config).items():
-        print(f"  {name} = {value!r}")
+    print("\n".join(_evaluations(path, best)))
+    print("\n".join(_settings(run_info.config, every=options.all)))
+
+
+def _evaluations(path: epath.Path, best: int | None, most: int = 5) -> Iterator[str]:
+    """Yield a table of the last evaluations."""
+    from unet_jax.report.metrics_file import read_history
+
+    rows = read_history(path)
+    if rows:
+        yield f"evaluations ({len(rows)}, the last {min(most, len(rows))}; all of them in {path}/metrics.jsonl):"
+        yield f"  {'step':>7} {'epoch':>7} {'loss':>8} {'val loss':>9} {'val Dice':>9}"
+    for row in rows[-most:]:
+        numbers = f"{row['step']:>7} {row['epoch']:>7.4g} {row['train/loss']:>8.4f} {row['eval/loss']:>9.4f}"
+        yield f"  {numbers} {row['eval/dice']:>9.4f}{' best' if row['step'] == best else ''}"
+
+
+def _settings(config: Config, *, every: bool) -> Iterator[str]:
+    """Yield the settings: all of them, or those that differ from the preset that is nearest."""
+    values = flatten_config(config)
+    if every:
+        yield "settings:"
+        yield from (f"  {name} = {value!r}" for name, value in values.items())
+        return
+
+    def differences(preset: Config) -> dict[str, Any]:
+        theirs = flatten_config(preset)
+        return {name: value for name, value in values.items() if value != theirs[name]}
+
+    by_preset = {name: differences(make()) for name, make in PRESETS.items()}
+    nearest = min(by_preset, key=lambda name: len(by_preset[name]))
+    yield f"settings, where they differ from the preset {nearest!r} (all {len(values)} with --all):"
+    yield from (f"  {name} = {value!r}" for name, value in by_preset[nearest].items())

@@ -2,20 +2,20 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 from etils import epath
 
 from unet_jax._types import InputError
-from unet_jax.cli.options import check_run
+from unet_jax.cli.options import RUN, check_run
 
 
 @dataclasses.dataclass(frozen=True)
 class _Import:
     """Make a run from weights of a Keras U-Net (.weights.h5, .keras, or the .h5 of Keras 2)."""
 
-    file: tyro.conf.Positional[str]
+    file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
     """Keras file to read."""
     out: str
     """Run directory to make."""
@@ -31,7 +31,7 @@ class _Import:
 class _Export:
     """Write the network of a run as weights for Keras 3."""
 
-    run: tyro.conf.Positional[str]
+    run: RUN
     """Run directory."""
     out: str
     """File to write. Its name must end in .weights.h5."""

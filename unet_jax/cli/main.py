@@ -36,6 +36,7 @@ _USAGE = """usage: unet-jax COMMAND ...
                                write the network as a file that other programs open
   import-keras FILE --out RUN  make a run from weights of the Keras original
   export-keras RUN --out FILE  write the weights of a run for Keras 3
+  doctor                       show devices, versions and caches of this machine, and what a run would use
 
 To use several machines, start the same command on each of them (docs/scaling.md).
 `unet-jax COMMAND --help` lists the options of a command. `unet-jax train PRESET --help` lists every setting with its
@@ -60,6 +61,7 @@ _COMMANDS = {
     "import-keras": "unet_jax.cli.keras:import_command",
     "export": "unet_jax.cli.export:export",
     "export-keras": "unet_jax.cli.keras:export_command",
+    "doctor": "unet_jax.cli.doctor:doctor",
 }
 
 

@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from unet_jax.runs.load import Run
 
 
+RUN = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+
+
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
     """Data set that the run is applied to."""
 
-    root: str = ""
+    root: Annotated[str, tyro.conf.arg(metavar="DIR")] = ""
     """Folder of the data set (docs/data.md). By default the one that the run was trained on."""
     splits: str | None = None
     """CSV file with the columns id,split. By default the splits that were recorded when the run began."""

@@ -9,6 +9,7 @@ import tyro
 from etils import epath
 
 from unet_jax._files import user_cache
+from unet_jax.cli.flags import config_and_flags
 from unet_jax.cli.preset import preset_of
 from unet_jax.config import Config, DataConfig
 from unet_jax.config.dicts import replace
@@ -54,10 +55,11 @@ def plan(args: Sequence[str]) -> None:
     preset = preset_of("plan", args)
     if preset is None:
         return
+    config, flags, _ = config_and_flags(PRESETS[preset](), args[1:])
     options = tyro.cli(
         _Plan,
-        args=args[1:],
-        default=_Plan(config=PRESETS[preset]()),
+        args=flags,
+        default=_Plan(config=config),
         prog=f"unet-jax plan {preset}",
         config=(tyro.conf.FlagCreatePairsOff,),
     )

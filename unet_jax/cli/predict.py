@@ -2,21 +2,21 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 from etils import epath
 
-from unet_jax.cli.options import ON_DEVICES, DeviceOptions, check_run, load
+from unet_jax.cli.options import ON_DEVICES, RUN, DeviceOptions, check_run, load
 
 
 @dataclasses.dataclass(frozen=True)
 class _Predict:
     """Write a mask for each class and an overlay for each image, at the image's own size."""
 
-    run: tyro.conf.Positional[str]
+    run: RUN
     """Run directory."""
-    inputs: tyro.conf.Positional[tuple[str, ...]]
+    inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE...")]
     """Image files, or folders that are searched for image files at any depth."""
     out: str
     """Folder to write to: masks CLASS/ID.png (0 or 255), and pictures overlay/ID.png."""

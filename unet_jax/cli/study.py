@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -24,7 +24,7 @@ class _StudyData:
 class _Study:
     """Train every variant of a study with every seed, or continue where it stopped, and compare them."""
 
-    file: tyro.conf.Positional[str]
+    file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STUDY.toml")]
     """TOML file that describes the study (docs/studies.md)."""
     data: _StudyData
     out: str = ""

@@ -1,12 +1,14 @@
 """The command `unet-jax train`: parse the options, train, print the result."""
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import tyro
 
 from unet_jax.cli.auto import TrainAuto, config_and_choices
+from unet_jax.cli.flags import config_and_flags
 from unet_jax.cli.options import check_root
 from unet_jax.cli.preset import preset_of
 from unet_jax.config import Config
@@ -16,9 +18,12 @@ from unet_jax.config.processes import Processes
 
 @dataclasses.dataclass(frozen=True)
 class _Train:
-    """Train a run, or continue the one in --out from its newest checkpoint."""
+    """Train a run, or continue the one in --out from its newest checkpoint.
 
-    out: str
+    Settings may also stand in a TOML file, --config FILE, by the names below; flags take precedence over it.
+    """
+
+    out: Annotated[str, tyro.conf.arg(metavar="RUN")]
     """Run directory, local or in a bucket. The same command continues a run that was stopped."""
     processes: Annotated[Processes, tyro.conf.arg(name="")]
     config: Annotated[Config, tyro.conf.arg(name="")]
@@ -30,9 +35,10 @@ def train(args: Sequence[str]) -> None:
     preset = preset_of("train", args, presets)
     if preset is None:
         return
+    config, flags, from_file = config_and_flags(presets[preset](), args[1:])
     kind: Any = TrainAuto if preset == "auto" else _Train
-    default = kind(out=tyro.MISSING, processes=Processes(), config=presets[preset]())
-    options = tyro.cli(kind, args=args[1:], default=default, prog=f"unet-jax train {preset}")
+    default = kind(out=tyro.MISSING, processes=Processes(), config=config)
+    options = tyro.cli(kind, args=flags, default=default, prog=f"unet-jax train {preset}")
     check_root(options.config.data.root, options.processes)
     # Imported here, because these modules import jax, and neither help nor a mistake need wait for it.
     from unet_jax.devices.compilation import enable_compilation_cache
@@ -41,7 +47,9 @@ def train(args: Sequence[str]) -> None:
 
     with connected(options.processes):
         enable_compilation_cache()
-        config, choices = config_and_choices(options, args[1:]) if preset == "auto" else (options.config, [])
+        config, choices = (
+            config_and_choices(options, [*flags, *from_file]) if preset == "auto" else (options.config, [])
+        )
         result = train_run(config, options.out, choices=choices)
     if not is_first():
         return
@@ -50,3 +58,5 @@ def train(args: Sequence[str]) -> None:
     pictures = [path for name in ("validation.png", "curves.png") if (path := result.path / "pictures" / name).exists()]
     if pictures:
         print(f"pictures: {' and '.join(map(str, pictures))}")
+    run = shlex.quote(str(result.path))
+    print(f"next:\n  unet-jax evaluate {run}\n  unet-jax predict {run} IMAGES --out MASKS\n  unet-jax info {run}")

@@ -8,6 +8,7 @@ import tyro
 from etils import epath
 
 from unet_jax._types import InputError
+from unet_jax.cli.options import RUN
 
 DAMAGED = 1
 """Exit status of `unet-jax verify` for a run with damaged files."""
@@ -17,7 +18,7 @@ DAMAGED = 1
 class _Verify:
     """Look whether the files of a run are as they were written, and say what still works (docs/faults.md)."""
 
-    run: tyro.conf.Positional[str]
+    run: RUN
     """Run directory."""
 
 

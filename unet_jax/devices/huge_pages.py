@@ -31,6 +31,24 @@ def restart_with_huge_pages() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def describe_huge_pages() -> str:
+    """Return in words whether this process has huge pages, or why not."""
+    if sys.platform != "linux":
+        return "not on this system"
+    try:
+        state = _STATE.read_text().strip()
+    except OSError:
+        return "this kernel has none"
+    if "[always]" in state:
+        return "the kernel always gives them"
+    if "[never]" in state:
+        return f"the kernel never gives them ({_STATE} is {state})"
+    if not _has_tunable():
+        return "the C library cannot ask for them (glibc 2.35 or newer can)"
+    asks = f"{_TUNABLE}=1" in os.environ.get("GLIBC_TUNABLES", "")
+    return "in use" if asks else f"not asked for (GLIBC_TUNABLES={_TUNABLE}=1; the command unet-jax does it by itself)"
+
+
 def _are_given_on_request() -> bool:
     """Return whether the kernel gives huge pages to the processes that ask for them, and only to those."""
     try:

@@ -1,13 +1,21 @@
 """Progress on standard error while a command works: lines that stay, and a bar if the output is a terminal."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Column
+from rich.text import Text
 
 from unet_jax.data.listing import printable_lines
+
+
+class _NoteColumn(ProgressColumn):
+    """The note, cut off where the line ends, so that bar, count and time left keep their places."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["note"], no_wrap=True, overflow="ellipsis")
 
 
 class Display:
@@ -19,6 +27,14 @@ class Display:
     def line(self, text: str) -> None:
         """Print a line that stays."""
         self.console.print(printable_lines(text), markup=False)
+
+    def fitted(self, parts: Sequence[str], more: Sequence[str]) -> str:
+        """Join the parts of a line, and those of `more` that fit the terminal; all of them if it is no terminal."""
+        line = "  ".join(parts)
+        for part in more:
+            if not self.console.is_terminal or len(line) + 2 + len(part) <= self.console.width:
+                line = f"{line}  {part}"
+        return line
 
     @contextlib.contextmanager
     def bar(self, title: str, total: int, completed: int = 0, unit: str = "") -> Iterator[Callable[[int, str], None]]:
@@ -41,7 +57,7 @@ class Display:
             MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TextColumn(unit),
             TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
-            TextColumn("{task.fields[note]}"),
+            _NoteColumn(table_column=Column()),
         )
         progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         with progress:

@@ -5,7 +5,6 @@ Settings are checked here, before a run begins and before anything is written.
 
 import dataclasses
 import re
-import tomllib
 import typing
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -17,8 +16,8 @@ from unet_jax.config import Config, LossConfig, LossTermConfig
 from unet_jax.config.checks import did_you_mean, require
 from unet_jax.config.dicts import config_from_dict, replace
 from unet_jax.config.presets import PRESETS
+from unet_jax.config.toml_file import flatten_tables, in_folder, read_toml
 
-_PATHS = ("data.root", "data.splits", "data.cache_dir")
 _STUDY_FIELDS = ("out", "seeds", "baseline", "preset", "split", "devices_per_run")
 _LOSS_FIELDS = tuple(field.name for field in dataclasses.fields(LossConfig))
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
@@ -167,12 +166,7 @@ def load_study(path: str | epath.Path, *, out: str = "", config: dict[str, Any] 
       (['bce', 'bce+dice'], (0, 1, 2), 'bce')
     """
     path = epath.Path(path)
-    try:
-        values = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error}). Give the TOML file of a study.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is not TOML ({error}).") from error
+    values = read_toml(path, "the TOML file of a study")
     try:
         return _study(values, path.parent, out, config or {})
     except InputError as error:
@@ -191,12 +185,11 @@ def _study(values: dict[str, Any], folder: epath.Path, out: str, overrides: dict
     require(isinstance(tables, list), "variant", tables, "a list of tables, each written [[variant]]")
     preset = study.get("preset", "small")
     require(preset in PRESETS, "study.preset", preset, f"one of {', '.join(PRESETS)}")
-    flat = _flatten(_table("config", values.get("config", {})))
+    flat = flatten_tables(_table("config", values.get("config", {})))
     for name in (*flat, *overrides):
         require(name != "seed", "config", name, "another setting: [study] has the seeds")
-    flat |= {name: str(folder / flat[name]) for name in _PATHS if flat.get(name) and isinstance(flat[name], str)}
     # A study has many runs, and drawing each one's pictures takes time; the file may still ask for them.
-    config = replace(PRESETS[preset](), {"train.num_pictures": 0, **flat, **overrides})
+    config = replace(PRESETS[preset](), {"train.num_pictures": 0, **in_folder(flat, folder), **overrides})
     variants = tuple(_variant(table, i, config.loss) for i, table in enumerate(tables))
     own_out = str(folder / study["out"]) if study.get("out") else ""
     baseline = study.get("baseline", variants[0].name if variants else "")
@@ -212,7 +205,7 @@ def _variant(table: Any, index: int, loss: LossConfig) -> Variant:
     table = dict(_table("variant", table))
     name = table.pop("name", "")
     require(isinstance(name, str) and bool(name), f"variant {index + 1}: name", name, "given as text")
-    settings = _flatten(_table("variant.config", table.pop("config", {})))
+    settings = flatten_tables(_table("variant.config", table.pop("config", {})))
     try:
         _check_names("field", table, (*_LOSS_FIELDS, "config"))
         terms = table.get("terms", [])
@@ -241,14 +234,3 @@ def _check_names(kind: str, given: Collection[str], known: Collection[str]) -> N
         if name not in known:
             hint = did_you_mean(name, known) or f" Use one of {', '.join(known)}."
             raise InputError(f"the {kind} {name!r} does not exist.{hint}")
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return all settings by dotted name; the tables may be nested or have quoted dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = tuple(value) if isinstance(value, list) else value
-    return flat

@@ -1,6 +1,7 @@
 """The log of a run: metrics, curves and pictures. Only the first process writes them."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -110,24 +111,39 @@ class RunLog:
             for name, value in scores.per_image(metrics.dice).items()
         )
         faults = evaluation.fault_counts(self._config.on_non_finite)
-        self._display.line(
-            f"{self._position(evaluation)}  "
-            f"loss {evaluation.progress.mean_loss:.4f}  val loss {evaluation.loss:.4f}  "
-            f"val Dice {scores.choosing_dice:.4f} ({by_class}{self._constant})  lr {evaluation.learning_rate:.1e}  "
-            f"{pace.images_per_s:.1f} images/s  {pace.wait_share:.0%} waiting for data"
-            + "".join(f"  {count} {name.replace('_', ' ')}" for name, count in faults.items() if count)
-        )
+        best = "best" if self._is_best(evaluation) else ""
+        first = [
+            f"{self._position(evaluation)}  loss {evaluation.progress.mean_loss:.4f}",
+            f"val loss {evaluation.loss:.4f}",
+            f"val Dice {scores.choosing_dice:.4f} {best:4}",
+            *(f"{count} {name.replace('_', ' ')}" for name, count in faults.items() if count),
+        ]
+        more = [
+            f"({by_class}{self._constant})",
+            f"lr {evaluation.learning_rate:.1e}",
+            f"{pace.images_per_s:.1f} images/s",
+            f"{pace.wait_share:.0%} waiting for data",
+        ]
+        self._display.line(self._display.fitted(first, more))
         if evaluation.waits_before_stop is not None:
             self._display.line(
                 f"stopped early: no better validation loss in {evaluation.waits_before_stop} evaluations"
             )
+
+    def _is_best(self, evaluation: Evaluation) -> bool:
+        """Return whether no evaluation before was better, by `train.monitor`."""
+        name, sign = ("eval/dice", 1.0) if self._config.monitor == "dice" else ("eval/loss", -1.0)
+        step, own = evaluation.progress.step, sign * self._row(evaluation)[name]
+        before = [row[name] for row in self._metrics_file.read() if name in row and row["step"] < step]
+        return math.isfinite(own) and all(own >= sign * value for value in before if not isinstance(value, str))
 
     def _position(self, evaluation: Evaluation) -> str:
         """Return where the run is, in the unit that its length is given in."""
         step, config = evaluation.progress.step, self._config
         if config.num_steps:
             return f"step {step}/{config.num_steps}  epoch {evaluation.epoch:.2f}"
-        return f"epoch {evaluation.epoch:g}/{config.num_epochs}  step {step}"
+        width = len(str(config.num_epochs))
+        return f"epoch {evaluation.epoch:>{width}g}/{config.num_epochs}  step {step:>5}"
 
     def _row(self, evaluation: Evaluation) -> dict[str, Any]:
         """Return the results of an evaluation by name, as metrics.jsonl has them."""
