@@ -1,8 +1,6 @@
 """Detection of object or class numbers in a file that is to be read as a soft mask."""
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 _WINDOW = 2048  # height and width in pixels that are looked at, at most
 _FEW = 4  # a soft mask whose largest level is at most 4 of 255 says nothing
@@ -67,6 +65,10 @@ def _neighbours(window: np.ndarray, is_number: np.ndarray) -> tuple[float, float
 
 def _num_regions(window: np.ndarray, is_number: np.ndarray) -> int:
     """Count the connected regions of one number."""
+    # Imported here, because few masks need it, and every command would wait for it.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     index = np.arange(window.size).reshape(window.shape)
     ends = []
     for (a, b), (is_a, _), (i, j) in zip(_pairs(window), _pairs(is_number), _pairs(index), strict=True):
