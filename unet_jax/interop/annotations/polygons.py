@@ -22,10 +22,10 @@ def polygon_runs(points: np.ndarray, height: int, width: int) -> np.ndarray:
       width: width of the image, in pixels. Parts of the polygon outside of the image are cut off.
 
     Returns:
-      Runs (see `unet_jax.interop.pixel_runs`).
+      Runs (see `unet_jax.interop.annotations.pixel_runs`).
 
     Example:
-      >>> from unet_jax.interop.pixel_runs import fill
+      >>> from unet_jax.interop.annotations.pixel_runs import fill
       >>> fill(polygon_runs(np.array([[1.0, 0.0], [3.0, 0.0], [3.0, 2.0], [1.0, 2.0]]), 3, 4), 3, 4).tolist()
       [[0, 255, 255, 0], [0, 255, 255, 0], [0, 0, 0, 0]]
     """
@@ -81,10 +81,10 @@ def ellipse_runs(
       width: width of the image, in pixels. Parts outside of the image are cut off.
 
     Returns:
-      Runs (see `unet_jax.interop.pixel_runs`).
+      Runs (see `unet_jax.interop.annotations.pixel_runs`).
 
     Example:
-      >>> from unet_jax.interop.pixel_runs import fill
+      >>> from unet_jax.interop.annotations.pixel_runs import fill
       >>> fill(ellipse_runs((1.5, 1.5), (1.2, 1.2), 0.0, 3, 3), 3, 3).tolist()
       [[0, 255, 0], [255, 255, 255], [0, 255, 0]]
     """
