@@ -14,7 +14,7 @@ from unet_jax.interop.annotations.polygons import ellipse_runs, polygon_runs
 class Drawn(NamedTuple):
     """Pixels of one object."""
 
-    runs: np.ndarray  # [n 2] int64, see unet_jax.interop.pixel_runs
+    runs: np.ndarray  # [n 2] int64, see unet_jax.interop.annotations.pixel_runs
     beyond: float = 0.0  # distance in pixels to which the object reaches outside of the image
     is_outside: bool = False  # no part of the object is in the image
 
