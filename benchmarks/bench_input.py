@@ -64,7 +64,7 @@ def stage_times(source: FileSource, config: DataConfig) -> dict[str, float]:
     """Return the median ms of each stage in one thread, on the first image."""
     cv2.setNumThreads(1)
     record, (size, _) = source.records[0], config.height_and_width
-    image, mask = source[0]
+    image, mask, _ = source[0]
     small = resize_image(image, size, size)
     small_mask = resize_mask(mask, size, size, linear=True)
     matrix = np.asarray(cv2.invert(geometry_matrix(Geometry(0.0, 1.05, 1.0, 20, -30), size, size))[1])

@@ -68,7 +68,7 @@ class _PlainSample(grain.transforms.RandomMap):
         self._source = source
 
     def random_map(self, element: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        image, mask = self._source[element]
+        image, mask, _ = self._source[element]
         masks = [np.ascontiguousarray(mask[..., k]) for k in range(mask.shape[-1])]
         image, masks = _seed_warp(_seed_colors(image, rng), masks, rng)
         return image, np.stack(masks, axis=-1)
@@ -128,7 +128,7 @@ def torch_albumentations(
         def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
             index %= len(paths)
             if cached is not None:
-                image, mask = cached[index]
+                image, mask, _ = cached[index]
             else:
                 image = cv2.cvtColor(cv2.imread(paths[index][0]), cv2.COLOR_BGR2RGB)  # type: ignore[arg-type]
                 mask = np.stack([cv2.imread(p, cv2.IMREAD_GRAYSCALE) for p in paths[index][1]], axis=-1)  # type: ignore

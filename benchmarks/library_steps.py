@@ -41,7 +41,7 @@ def network_of(config: Config, num_classes: int) -> Network:
 def packed_batch(program: Program, image: np.ndarray, label: np.ndarray) -> Batch:
     """Return a batch on the host, packed as the input pipeline packs it."""
     samples = [pack_sample(Sample(*pair), program.packing) for pair in zip(image, label, strict=True)]
-    images, labels = (np.stack(arrays) for arrays in zip(*samples, strict=True))
+    images, labels = (np.stack([getattr(s, name) for s in samples]) for name in ("image", "mask"))
     return Batch(images, labels, np.ones(len(image), np.float32))
 
 

@@ -107,7 +107,7 @@ def test_a_run_keeps_its_calibration(trained, synthetic_root):
     images = np.zeros((1, 32, 32, 3), np.uint8)
     expected = fit.calibration.probs(predict_probs(trained, images))
     np.testing.assert_array_equal(predict_probs(run, images), expected)
-    probs, _ = next(probs_and_truths(run, layout, records, soft_masks=False))
+    probs, *_ = next(probs_and_truths(run, layout, records, soft_masks=False))
     assert probs.dtype == np.float32
     with pytest.raises(InputError, match="was loaded with its calibration"):
         calibrate_run(run, layout, records)

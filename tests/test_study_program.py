@@ -36,7 +36,7 @@ def config_of(loss, seed=0):
 @pytest.fixture(scope="module")
 def batch():
     samples = [synthetic_sample(np.random.default_rng(i), 32, 2) for i in range(8)]
-    image, label = (np.stack(arrays) for arrays in zip(*samples, strict=True))
+    image, label = (np.stack([getattr(s, name) for s in samples]) for name in ("image", "mask"))
     return put_batch(Batch(image, label, np.array([1, 1, 1, 1, 1, 1, 1, 0], np.float32)), MESH)
 
 

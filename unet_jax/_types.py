@@ -60,7 +60,8 @@ class Sample(NamedTuple):
 
     Args:
       image: `[h w 3]` uint8, RGB, 0 to 255.
-      mask: `[h w k]` uint8, 0 to 255, one channel per class.
+      mask: `[h w k]` uint8, 0 to 255, one channel per class; 0 where the pixel is ignored.
+      valid: `[h w k]` uint8: 255 where the class was annotated, 0 where the pixel is ignored. None: all annotated.
 
     Example:
       >>> import numpy as np
@@ -72,17 +73,19 @@ class Sample(NamedTuple):
 
     image: "np.ndarray"  # [h w 3] uint8, RGB
     mask: "np.ndarray"  # [h w k] uint8
+    valid: "np.ndarray | None" = None  # [h w k] uint8, 0 or 255
 
 
 class Batch(NamedTuple):
     """Input of one step: the same container on the host (NumPy arrays) and on the devices (`jax.Array`).
 
-    Image and label may be packed (see `unet_jax.data.packing`); the shapes below are those of unpacked batches.
+    Image, label and valid may be packed (see `unet_jax.data.packing`); the shapes below are those of unpacked batches.
 
     Args:
       image: `[b h w 3]` uint8, RGB, 0 to 255.
       label: `[b h w k]` uint8, the class masks, 0 (outside) to 255 (inside).
       weight: `[b]` float32, 1 for a sample and 0 for padding.
+      valid: `[b h w k]` uint8: 255 where the class was annotated, 0 where the pixel is ignored. None: all annotated.
 
     Example:
       >>> import numpy as np
@@ -95,6 +98,7 @@ class Batch(NamedTuple):
     image: Any  # [b h w 3] uint8, RGB
     label: Any  # [b h w k] uint8, 0 to 255
     weight: Any  # [b] float32: 1 for a sample, 0 for padding
+    valid: Any = None  # [b h w k] uint8: 255 where annotated, 0 where ignored
 
 
 class Share(NamedTuple):

@@ -76,7 +76,9 @@ def _table(findings: "Findings") -> "Table":
 
     size = findings.audit.seen_at
     table = Table()
-    for title in ("class", "split", "images", "with the class", f"at {size}", "pixels", "objects", f"vanish at {size}"):
+    annotated = ("annotated",) if findings.audit.is_partial else ()
+    titles = ("class", "split", "images", "with the class", f"at {size}", "pixels", *annotated, "objects")
+    for title in (*titles, f"vanish at {size}"):
         table.add_column(title, justify="left" if title in ("class", "split") else "right")
     for k, name in enumerate(findings.audit.class_names):
         for split, facts in findings.audit.splits.items():
@@ -87,6 +89,7 @@ def _table(findings: "Findings") -> "Table":
                 str(facts.num_with[k]),
                 str(facts.num_seen[k]),
                 percent(facts.prevalence[k]),
+                *(percent(facts.annotated[k]) for _ in annotated),
                 str(facts.num_objects[k]),
                 str(facts.num_vanished[k]),
                 end_section=split == list(findings.audit.splits)[-1],

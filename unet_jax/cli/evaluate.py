@@ -47,6 +47,7 @@ def _evaluate(options: _Evaluate) -> None:
 
     from unet_jax.devices.processes import is_first
     from unet_jax.inference.evaluate import copies_of_training, evaluate_run, summary, write_csv
+    from unet_jax.report.audit_text import percent
     from unet_jax.report.display import make_display
 
     if options.csv:
@@ -82,13 +83,19 @@ def _evaluate(options: _Evaluate) -> None:
     calibrated = ", calibrated" if run.calibration else ""
     table = Table(title=f"{split}: {len(scores.ids)} images, checkpoint {run.step}{calibrated}")
     columns = ("dice", "iou", "precision", "recall", "accuracy", "dice_pooled")
-    for title in ("class", *columns):
+    annotated = ("annotated",) if scores.num_ignored is not None else ()
+    for title in ("class", *columns, *annotated):
         table.add_column(title, justify="left" if title == "class" else "right")
     for name in run.class_names:
         mark = " (absent)" if name in scores.absent else ""
-        table.add_row(escape(name) + mark, *(f"{result[column][name]:.4f}" for column in columns))
+        values = (result[column][name] for column in columns)
+        shares = (percent(result[column][name]) for column in annotated)
+        table.add_row(escape(name) + mark, *("" if v is None else f"{v:.4f}" for v in values), *shares)
     Console(width=110).print(table)
     print(f"({result['reduction']})")
+    unknown = [f"{count} for {name}" for name, count in scores.num_unknown.items() if count]
+    if unknown:
+        print(f"(images without an annotated pixel: {', '.join(unknown)})")
     if scores.absent:
         print("(absent: no image has a true pixel of the class; its scores only tell whether it is predicted)")
     if options.csv:

@@ -37,6 +37,8 @@ class AugmentConfig:
         "constant", only_with=("geometry_prob", "crop_prob", "elastic_prob")
     )
     """Pixels outside the image's border: black, or the mirror image (without the edge row)."""
+    ignore_outside: bool = setting(False, only_with=("geometry_prob", "crop_prob", "elastic_prob"))
+    """Ignore pixels from outside the image's border in the loss, in the place of learning that no class is there."""
     horizontal_flip_prob: float = 0.5
     """Probability of mirroring left to right."""
     vertical_flip_prob: float = 0.0

@@ -62,8 +62,12 @@ class DataConfig:
     index_colors: tuple[str, ...] = ()
     """CLASS=red,green,blue of the index map, from 0 to 255: 'cell=128,64,128'. A class may have several entries.
     Black is outside."""
-    missing_masks: Literal["error", "empty"] = "error"
-    """Meaning of a mask file that is not there: an error, or a class that does not occur in that image."""
+    ignore_values: tuple[str, ...] = setting((), only_with=("index_map",))
+    """Values of the index map that mean 'not annotated': '255'. With index_colors they are colours: '224,224,192'.
+    Such pixels have no part in loss and scores. Pixels can also be ignored by masks in ignore/ (docs/data.md)."""
+    missing_masks: Literal["error", "empty", "unknown"] = "error"
+    """Meaning of a mask file that is not there: an error, or a class that does not occur in that image (empty).
+    unknown: nobody annotated the class in that image, so that it counts nowhere there."""
     mask_orientation: Literal["auto", "shown", "stored"] = setting("auto", adjustable=True)
     """Pixels that masks were drawn on, where an image is shown turned (EXIF) and its masks carry no orientation.
     shown: those that viewers show. stored: those in the file. auto: what sizes tell, else an error."""

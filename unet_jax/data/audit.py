@@ -28,10 +28,11 @@ class SplitAudit:
     num_images: int
     num_with: tuple[int, ...]  # images with a pixel of the class, at their own size
     num_seen: tuple[int, ...]  # images with a pixel of the class at the network's size
-    prevalence: tuple[float, ...]  # mean over images of the fraction of pixels inside the class
+    prevalence: tuple[float, ...]  # mean over images of the fraction of annotated pixels inside the class
     num_objects: tuple[int, ...]  # connected objects, at the images' own size
     num_vanished: tuple[int, ...]  # how many of them have no pixel at the network's size
     constant_dice: tuple[float, ...] = ()  # mean per-image Dice of the best mask that is the same for all images
+    annotated: tuple[float, ...] = ()  # fraction of all pixels that are not ignored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +45,9 @@ class Audit:
 
     ids: tuple[str, ...]  # ids of the usable samples of train and val
     class_names: tuple[str, ...]
-    prevalence: tuple[float, ...]  # per class: mean over images of the fraction of pixels inside it
-    num_empty: tuple[int, ...]  # per class: number of images without a pixel of it
-    overlap: tuple[tuple[float, ...], ...]  # [i][j]: fraction of class i's pixels that are also in class j
+    prevalence: tuple[float, ...]  # per class: mean over images of the fraction of annotated pixels inside it
+    num_empty: tuple[int, ...]  # per class: number of images without a pixel of it, but with annotated pixels
+    overlap: tuple[tuple[float, ...], ...]  # [i][j]: fraction of class i's pixels, annotated for j, that are also in j
     smallest: tuple[int, int]  # smallest height and smallest width, in pixels
     largest: tuple[int, int]  # largest height and largest width, in pixels
     duplicates: tuple[tuple[str, ...], ...]  # groups of ids, of all splits, whose images have the same pixels
@@ -61,6 +62,14 @@ class Audit:
     enlarged_for_all: str = ""  # the flag with which no object of any class vanishes
     digests: Mapping[str, str] = dataclasses.field(default_factory=dict)  # digest of each image's pixels, by id
     num_covered: tuple[int, ...] = ()  # per class: number of images of which it covers more than `MOST`
+    annotated: tuple[float, ...] = ()  # per class: fraction of all pixels that are not ignored
+    num_unknown: tuple[int, ...] = ()  # per class: number of images without an annotated pixel
+    unknown: tuple[str, ...] = ()  # ids of images without an annotated pixel of any class
+
+    @property
+    def is_partial(self) -> bool:
+        """True if some pixels are ignored."""
+        return any(share < 1 for facts in self.splits.values() for share in facts.annotated)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as values that JSON can hold."""
@@ -165,7 +174,10 @@ def summarise(survey: Survey, class_names: Sequence[str], splits: Mapping[str, S
     """
     used = {id_ for name in ("train", "val") for id_ in splits.get(name, ())}
     good = {id_: facts for id_, facts in survey.good.items() if id_ in used}
-    joint = np.sum([facts.joint for facts in good.values()], axis=0) if good else np.zeros((len(class_names),) * 2)
+    joint, known = (
+        np.sum([getattr(facts, name) for facts in good.values()], axis=0) if good else np.zeros((len(class_names),) * 2)
+        for name in ("joint", "known")
+    )
     shares = _shares(good, len(class_names))
     sizes = [facts.size for facts in good.values()] or [(0, 0)]
     heights, widths = zip(*sizes, strict=True)
@@ -177,9 +189,9 @@ def summarise(survey: Survey, class_names: Sequence[str], splits: Mapping[str, S
     return Audit(
         ids=tuple(good),
         class_names=tuple(class_names),
-        prevalence=tuple(shares.mean(axis=0).tolist() if good else [0.0] * len(class_names)),
+        prevalence=_means(shares),
         num_empty=tuple((shares == 0).sum(axis=0).tolist()),
-        overlap=tuple(map(tuple, (joint / np.maximum(np.diag(joint), 1)[:, None]).round(6).tolist())),
+        overlap=tuple(map(tuple, (joint / np.maximum(known, 1)).round(6).tolist())),
         smallest=(min(heights), min(widths)),
         largest=(max(heights), max(widths)),
         duplicates=tuple(tuple(ids) for ids in by_digest.values() if len(ids) > 1),
@@ -202,13 +214,38 @@ def summarise(survey: Survey, class_names: Sequence[str], splits: Mapping[str, S
         enlarged_for_all=survey.fit.enlarged_by(max(growth)) if survey.fit else "",
         digests={id_: facts.digest for id_, facts in survey.good.items()},
         num_covered=tuple((shares > MOST).sum(axis=0).tolist()),
+        annotated=_annotated(good, len(class_names)),
+        num_unknown=tuple(np.isnan(shares).sum(axis=0).tolist()),
+        unknown=tuple(id_ for id_, facts in good.items() if not facts.num_annotated.any()),
     )
 
 
 def _shares(facts: Mapping[str, SampleFacts], num_classes: int) -> np.ndarray:
-    """Return the fraction of each image's pixels inside each class: `[n k]` float64."""
-    rows = [np.diag(f.joint) / f.num_pixels for f in facts.values()]
+    """Return the fraction of each image's annotated pixels inside each class: `[n k]` float64; NaN without any."""
+    rows = [
+        np.where(f.num_annotated > 0, np.diag(f.joint) / np.maximum(f.num_annotated, 1), np.nan) for f in facts.values()
+    ]
     return np.stack(rows) if rows else np.zeros((0, num_classes))
+
+
+def _means(shares: np.ndarray) -> tuple[float, ...]:
+    """Return the means over images, without those that are NaN; 0 if there are none."""
+    counted = np.where(np.isnan(shares), 0.0, shares)
+    return tuple((counted.sum(axis=0) / np.maximum((~np.isnan(shares)).sum(axis=0), 1)).tolist())
+
+
+def _constant_dice(train: Sequence[SampleFacts], facts: Sequence[SampleFacts]) -> tuple[float, ...]:
+    """Return the Dice of each class's best constant mask, made from the training masks."""
+    shares = np.array([np.diag(f.joint) / f.num_pixels for f in facts])
+    train_known, known = ([f.known_map for f in part if f.known_map is not None] or None for part in (train, facts))
+    return constant_dice([f.share_map for f in train], [f.share_map for f in facts], shares, train_known, known)
+
+
+def _annotated(facts: Mapping[str, SampleFacts], num_classes: int) -> tuple[float, ...]:
+    """Return the fraction of the pixels of all images that are not ignored, per class."""
+    total = sum(f.num_pixels for f in facts.values())
+    counted = sum((f.num_annotated for f in facts.values()), np.zeros(num_classes, np.int64))
+    return tuple((counted / max(total, 1)).tolist())
 
 
 def _split_audit(
@@ -226,10 +263,11 @@ def _split_audit(
         num_images=len(good),
         num_with=tuple((shares > 0).sum(axis=0).tolist()),
         num_seen=tuple((seen > 0).sum(axis=0).tolist()),
-        prevalence=tuple(shares.mean(axis=0).tolist() if good else [0.0] * len(class_names)),
+        prevalence=_means(shares),
         num_objects=tuple(objects.sum(axis=0).tolist()),
         num_vanished=tuple(vanished.sum(axis=0).tolist()),
-        constant_dice=constant_dice([f.share_map for f in train], [f.share_map for f in good.values()], shares),
+        constant_dice=_constant_dice(train, list(good.values())),
+        annotated=_annotated(good, len(class_names)),
     )
 
 
@@ -252,7 +290,12 @@ def problems_of(audit: Audit, *, skip_bad: bool) -> list[str]:
         if name in audit.splits and not audit.splits[name].num_images:
             problems.append(f"no sample of the split {name!r} can be used:\n  {first_ten(audit.bad)}")
     train = audit.splits.get("train")
-    never = [name for name, empty in zip(audit.class_names, audit.num_empty, strict=True) if empty == num_images]
+    unknown = audit.num_unknown or (0,) * len(audit.class_names)
+    never = [
+        name
+        for name, empty, ignored in zip(audit.class_names, audit.num_empty, unknown, strict=True)
+        if empty + ignored == num_images
+    ]
     if never:
         problems.append(
             f"class {', '.join(never)}: no pixel in any of the {num_images} images. Check the mask files (are they all "

@@ -194,7 +194,17 @@ def _joined(planes: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _warp_sample(sample: Sample, operation: Operation, *, linear_masks: bool) -> Sample:
-    """Warp the image bilinearly, and the masks bilinearly or by nearest neighbour."""
+    """Warp the image bilinearly, and the masks bilinearly or by nearest neighbour.
+
+    Pixels that are ignored are warped as a mask is, so that those from outside of the image are not ignored where the
+    border is constant, and mirrored where it is mirrored. Bilinearly, a pixel is ignored if a part of it is.
+    """
+    if sample.valid is not None:
+        num_classes = sample.mask.shape[-1]
+        masks = np.concatenate([sample.mask, ~sample.valid], axis=-1)
+        image, masks, _ = _warp_sample(Sample(sample.image, masks), operation, linear_masks=linear_masks)
+        valid = _where(masks[..., num_classes:] == 0)
+        return Sample(image, masks[..., :num_classes] & valid, valid)
     if linear_masks and sample.image.dtype == np.uint8:  # image and masks share groups of four planes
         num_channels = sample.image.shape[-1]
         planes = _warp_planes(operation, [*_planes(sample.image), *_planes(sample.mask)], linear=True)
@@ -204,6 +214,11 @@ def _warp_sample(sample: Sample, operation: Operation, *, linear_masks: bool) ->
     else:
         image = _joined(_warp_planes(operation, _planes(sample.image), linear=True))
     return Sample(image, _joined(_warp_planes(operation, _planes(sample.mask), linear=linear_masks)))
+
+
+def _where(condition: np.ndarray) -> np.ndarray:
+    """Return 255 where a condition holds, and 0 elsewhere, in uint8."""
+    return condition.astype(np.uint8) * np.uint8(255)
 
 
 def _flip(pixels: np.ndarray, flips: tuple[bool, bool, bool]) -> np.ndarray:
@@ -253,24 +268,32 @@ def apply_change(sample: Sample, change: Change, config: AugmentConfig, *, linea
     """Apply a change to a sample. The input's arrays are not modified; they are returned where nothing changes.
 
     Args:
-      sample: image `[h w c]` uint8 or uint16, and masks `[h w k]` uint8, of one size.
+      sample: image `[h w c]` uint8 or uint16, masks `[h w k]` uint8, and valid `[h w k]` uint8 or None, of one size.
       change: random numbers from `draw_change`.
       config: configuration that `change` was drawn with.
       linear_masks: value that `change` was drawn with: warp masks bilinearly instead of by nearest neighbour.
 
     Returns:
-      The changed sample, of the same types; h and w are exchanged if the change transposes.
+      The changed sample, of the same types; h and w are exchanged if the change transposes. With
+      `augment.ignore_outside` it always has `valid`.
     """
-    image, mask = sample
+    image, mask, valid = sample
+    if valid is None and config.ignore_outside:
+        valid = np.full(mask.shape, 255, np.uint8)
     if change.color is not None:
         image = _shift_any_color(image, change.color, circular_hue=config.circular_hue)
     if change.tone is not None:
         image = _change_tone(image, change.tone)
     if change.matrix is not None:
         operation = _warp_operation(change.matrix, change.elastic, mask.shape[:2], config.border)
-        image, mask = _warp_sample(Sample(image, mask), operation, linear_masks=linear_masks)
+        image, mask, valid = _warp_sample(Sample(image, mask, valid), operation, linear_masks=linear_masks)
+        if valid is not None and config.ignore_outside:
+            to_image = _warp_operation(change.matrix, change.elastic, valid.shape[:2], "constant")
+            inside = _where(to_image(np.full(valid.shape[:2], 255, np.uint8), linear_masks) == 255)[..., None]
+            mask, valid = mask & inside, valid & inside
     if any(change.flips):
         image, mask = _flip(image, change.flips), _flip(mask, change.flips)
+        valid = None if valid is None else _flip(valid, change.flips)
     if change.blur:
         size = 2 * blur_radius(config) + 1
         blurred = [
@@ -284,7 +307,7 @@ def apply_change(sample: Sample, change: Change, config: AugmentConfig, *, linea
     if bottom > top and right > left:
         image = image.copy()
         image[top:bottom, left:right] = 0
-    return Sample(image, mask)
+    return Sample(image, mask, valid)
 
 
 def augment(rng: np.random.Generator, sample: Sample, config: AugmentConfig, *, linear_masks: bool = False) -> Sample:

@@ -32,7 +32,9 @@ def training_source(
     Raises:
       InputError: the disk cache cannot be built or used.
     """
-    match cache_kind(len(source), config, len(source.layout.class_names), source.image_format):
+    layout = source.layout
+    num_classes, has_valid = len(layout.class_names), layout.has_ignored
+    match cache_kind(len(source), config, num_classes, source.image_format, has_valid=has_valid):
         case "disk":
             return disk_source(source, config, num_threads=num_threads, on_progress=on_progress)
         case "memory":
@@ -41,7 +43,14 @@ def training_source(
             return ResizedSource(source, config)
 
 
-def cache_kind(num_samples: int, config: DataConfig, num_classes: int, image_format: ImageFormat | None = None) -> str:
+def cache_kind(
+    num_samples: int,
+    config: DataConfig,
+    num_classes: int,
+    image_format: ImageFormat | None = None,
+    *,
+    has_valid: bool = False,
+) -> str:
     """Return "memory", "disk" or "none": data.cache, or for "auto" the choice made here.
 
     That is memory below 2 GiB of samples, else disk if the cache takes less than 90 % of the free space, else none.
@@ -49,8 +58,8 @@ def cache_kind(num_samples: int, config: DataConfig, num_classes: int, image_for
     if config.cache != "auto":
         return config.cache
     seen = image_format or RGB8
-    pixel_bytes = seen.num_channels * seen.dtype.itemsize + num_classes
+    pixel_bytes = seen.num_channels * seen.dtype.itemsize + num_classes * (2 if has_valid else 1)
     if num_samples * math.prod(config.height_and_width) * pixel_bytes < _AUTO_MEMORY_BYTES:
         return "memory"
-    num_bytes = cache_bytes(num_samples, config, num_classes, image_format)
+    num_bytes = cache_bytes(num_samples, config, num_classes, image_format, has_valid=has_valid)
     return "disk" if num_bytes < 0.9 * free_bytes(config) else "none"

@@ -1,5 +1,6 @@
 """Dice of constant masks: masks that are the same for every image, whatever it shows. A network must beat them."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,6 +29,8 @@ def constant_dice(
     train_maps: Sequence[UInt8[np.ndarray, "g g k"]],
     maps: Sequence[UInt8[np.ndarray, "g g k"]],
     shares: Float[np.ndarray, "n k"],
+    train_known: Sequence[UInt8[np.ndarray, "g g k"]] | None = None,
+    known: Sequence[UInt8[np.ndarray, "g g k"]] | None = None,
 ) -> tuple[float, ...]:
     """Return the mean per-image Dice of each class's best constant mask.
 
@@ -38,9 +41,11 @@ def constant_dice(
       train_maps: maps of the training images, from `share_map`.
       maps: maps of the n images that are scored.
       shares: share of all pixels of these images in each class, which is exact where the maps are rounded.
+      train_known, known: maps of the pixels that are not ignored; None: all. Ignored pixels count nowhere, and an image
+        that ignores all pixels of a class has no part in its mean.
 
     Returns:
-      One number per class; empty if there are no images.
+      One number per class, NaN where all images ignore it; empty if there are no images.
 
     Example:
       >>> half = np.zeros((GRID, GRID, 1), np.uint8)
@@ -52,18 +57,42 @@ def constant_dice(
         return ()
     return tuple(
         _best_dice(
-            sum(m[..., k].astype(np.float64) for m in train_maps) / (255.0 * len(train_maps)),  # type: ignore[arg-type]
-            np.stack([m[..., k].ravel() for m in maps]).astype(np.float32) / 255.0,
+            _mean_map(train_maps, train_known, k),
+            _rows(maps, k),
             shares[:, k],
+            None if known is None else _rows(known, k),
         )
         for k in range(shares.shape[1])
     )
 
 
+def _mean_map(
+    maps: Sequence[UInt8[np.ndarray, "g g k"]], known: Sequence[UInt8[np.ndarray, "g g k"]] | None, k: int
+) -> Float[np.ndarray, "g g"]:
+    """Return the mean of the maps of one class over images, of each block's pixels that are not ignored."""
+    total = sum((m[..., k].astype(np.float64) for m in maps), np.zeros((GRID, GRID)))
+    if known is None:
+        return total / (255.0 * len(maps))
+    return total / np.maximum(sum((m[..., k].astype(np.float64) for m in known), np.zeros((GRID, GRID))), 1.0)
+
+
+def _rows(maps: Sequence[UInt8[np.ndarray, "g g k"]], k: int) -> Float[np.ndarray, "n b"]:
+    """Return the shares of one class as one row for each image."""
+    return np.stack([m[..., k].ravel() for m in maps]).astype(np.float32) / 255.0
+
+
 def _best_dice(
-    mean_map: Float[np.ndarray, "g g"], maps: Float[np.ndarray, "n b"], shares: Float[np.ndarray, " n"]
+    mean_map: Float[np.ndarray, "g g"],
+    maps: Float[np.ndarray, "n b"],
+    shares: Float[np.ndarray, " n"],
+    known: Float[np.ndarray, "n b"] | None = None,
 ) -> float:
     """Return the mean per-image Dice of the best constant mask of one class."""
+    if known is not None:
+        counted = known.any(axis=1)
+        if not counted.any():
+            return math.nan
+        maps, shares, known = maps[counted], shares[counted], known[counted]
     blocks = mean_map.size
     masks = np.concatenate(
         [np.ones((1, blocks), bool), mean_map.reshape(1, -1) >= _THRESHOLDS[:, None]]
@@ -71,6 +100,7 @@ def _best_dice(
     overlap = maps @ masks.T.astype(np.float32) / blocks
     # The maps' own sums are rounded. Scaled to the exact shares, the overlap can never be larger than the class.
     overlap *= (shares / np.maximum(maps.mean(axis=1), 1e-12))[:, None]
-    total = shares[:, None] + masks.mean(axis=1)[None, :]
+    claimed = masks.mean(axis=1)[None, :] if known is None else known @ masks.T.astype(np.float32) / blocks
+    total = shares[:, None] + claimed
     dice = np.where(total > 0.0, 2.0 * overlap / np.maximum(total, 1e-12), 1.0).mean(axis=0)
     return round(float(max(dice.max(), np.mean(shares == 0.0))), 6)

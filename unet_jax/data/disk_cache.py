@@ -1,9 +1,10 @@
 """Cache of decoded, resized samples in files: built once, then memory-mapped by every epoch, run and worker process.
 
-One folder holds `images.npy`, `masks.npy` (8 mask values in a byte where masks are hard), `digests.npy` (of every
-sample, compared when it is first read) and `meta.json`, which records the settings and the files that the cache was
-built from. The folder appears under its name by one rename, when it is complete: a build that was killed leaves nothing
-that looks finished, and of two builds at once the first to finish wins.
+One folder holds `images.npy`, `masks.npy` (8 mask values in a byte where masks are hard), if pixels may be ignored
+`valid.npy` (as bits), `digests.npy` (of every sample, compared when it is first read) and `meta.json`, which records
+the settings and the files that the cache was built from. The folder appears under its name by one rename, when it is
+complete: a build that was killed leaves nothing that looks finished, and of two builds at once the first to finish
+wins.
 
 The cache is used only while the files it was built from have the same content. Their size and time of change are
 compared first; the content is read again where only the time differs, as after a copy.
@@ -33,6 +34,7 @@ from unet_jax._types import InputError, Sample
 from unet_jax.config import DataConfig
 from unet_jax.data.file_identity import content_digest, stat_of
 from unet_jax.data.images.format import RGB8, ImageFormat
+from unet_jax.data.layout import Layout
 from unet_jax.data.masks.index_values import listed
 from unet_jax.data.pixels import BadSampleError
 from unet_jax.data.sources import FileSource, ResizedSource
@@ -54,13 +56,23 @@ class DiskSource:
       size: height and width of the samples, in pixels.
       num_classes: number k of mask channels.
       as_bits: True if masks are stored as bits.
+      has_valid: True if the samples say which pixels are ignored.
     """
 
-    def __init__(self, folder: Path, ids: Sequence[str], size: tuple[int, int], num_classes: int, as_bits: bool):
+    def __init__(
+        self,
+        folder: Path,
+        ids: Sequence[str],
+        size: tuple[int, int],
+        num_classes: int,
+        as_bits: bool,
+        has_valid: bool = False,
+    ):
         self._folder, self._ids, self._size, self._num_classes, self._as_bits = folder, ids, size, num_classes, as_bits
+        self._has_valid = has_valid
         self._files: list[tuple[int, int]] = []  # file descriptor, size in bytes
         self._arrays: list[np.ndarray] = []
-        for name in ("images", "masks"):
+        for name in ("images", "masks", "valid") if has_valid else ("images", "masks"):
             with open(folder / f"{name}.npy", "rb") as file:
                 self._arrays.append(_map(file))
                 descriptor = os.dup(file.fileno())
@@ -71,7 +83,8 @@ class DiskSource:
         self._is_checked = bytearray(len(ids))
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
-        return DiskSource, (self._folder, self._ids, self._size, self._num_classes, self._as_bits)
+        arguments = (self._folder, self._ids, self._size, self._num_classes, self._as_bits, self._has_valid)
+        return DiskSource, arguments
 
     @property
     def folder(self) -> Path:
@@ -93,20 +106,23 @@ class DiskSource:
                     f"{self._folder}: a file was truncated from {num_bytes} to {left} bytes before sample "
                     f"{self._ids[index]!r} was read. {_REMEDY}"
                 )
-        images, masks = self._arrays
-        mask = masks[index]
+        images, masks, *valid = self._arrays
+        rows = [masks[index], *(part[index] for part in valid)]
         if self._digests is not None and not self._is_checked[index]:  # once in every process, when it is first read
-            if _digests_of(images[index], mask) != tuple(self._digests[index]):
+            if _digests_of(images[index], *rows) != tuple(self._digests[index]):
                 raise BadSampleError(
                     f"{self._folder}: sample {self._ids[index]!r} is damaged: its bytes are not those that were "
                     f"written. {_REMEDY}"
                 )
             self._is_checked[index] = True
-        if self._as_bits:
-            mask = np.unpackbits(mask, count=math.prod(self._size) * self._num_classes)
-            np.negative(mask, out=mask)  # 1 becomes 255
-            mask = mask.reshape(*self._size, self._num_classes)
-        return Sample(images[index], mask)
+        mask = self._from_bits(rows[0]) if self._as_bits else rows[0]
+        return Sample(images[index], mask, self._from_bits(rows[1]) if valid else None)
+
+    def _from_bits(self, bits: np.ndarray) -> np.ndarray:
+        """Return `[h w k]` uint8, 0 or 255, of a row of packed bits."""
+        pixels = np.unpackbits(bits, count=math.prod(self._size) * self._num_classes)
+        np.negative(pixels, out=pixels)  # 1 becomes 255
+        return pixels.reshape(*self._size, self._num_classes)
 
 
 def _read_digests(path: Path, num_samples: int) -> np.ndarray:
@@ -131,20 +147,33 @@ def _map(file: BinaryIO) -> np.ndarray:
 
 
 def _shapes(
-    num_samples: int, size: tuple[int, int], num_classes: int, as_bits: bool, num_channels: int = 3
+    num_samples: int,
+    size: tuple[int, int],
+    num_classes: int,
+    as_bits: bool,
+    num_channels: int = 3,
+    has_valid: bool = False,
 ) -> dict[str, tuple[int, ...]]:
     """Return the array shape of each file, by file name without suffix."""
-    masks = (num_samples, *size, num_classes)
-    if as_bits:
-        masks = (num_samples, math.ceil(math.prod(size) * num_classes / 8))
-    return {"images": (num_samples, *size, num_channels), "masks": masks}
+    masks, bits = (num_samples, *size, num_classes), (num_samples, math.ceil(math.prod(size) * num_classes / 8))
+    shapes = {"images": (num_samples, *size, num_channels), "masks": bits if as_bits else masks}
+    return {**shapes, "valid": bits} if has_valid else shapes
 
 
-def cache_bytes(num_samples: int, config: DataConfig, num_classes: int, image_format: ImageFormat | None = None) -> int:
+def cache_bytes(
+    num_samples: int,
+    config: DataConfig,
+    num_classes: int,
+    image_format: ImageFormat | None = None,
+    *,
+    has_valid: bool = False,
+) -> int:
     """Return the size of the cache's arrays on disk, in bytes."""
     seen = image_format or RGB8
-    shapes = _shapes(num_samples, config.height_and_width, num_classes, _stores_bits(config), seen.num_channels)
-    return math.prod(shapes["images"]) * seen.dtype.itemsize + math.prod(shapes["masks"])
+    shapes = _shapes(
+        num_samples, config.height_and_width, num_classes, _stores_bits(config), seen.num_channels, has_valid
+    )
+    return sum(math.prod(shape) * (seen.dtype.itemsize if name == "images" else 1) for name, shape in shapes.items())
 
 
 def _stores_bits(config: DataConfig) -> bool:
@@ -203,7 +232,10 @@ def disk_source(
     root = cache_root(config)
     folder = root / f"{Path(config.root).name or 'data'}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     if config.rebuild_cache or not folder.exists():
-        num_bytes, free = cache_bytes(len(source), config, num_classes, source.image_format), free_bytes(config)
+        num_bytes = cache_bytes(
+            len(source), config, num_classes, source.image_format, has_valid=source.layout.has_ignored
+        )
+        free = free_bytes(config)
         if num_bytes > free:
             raise InputError(
                 f"{root}: has {free / 2**30:.1f} GiB free, but the cache needs {num_bytes / 2**30:.1f} GiB. Make room, "
@@ -224,7 +256,8 @@ def disk_source(
             inode = folder.stat().st_ino
             try:
                 _check(folder, settings, source, config, num_classes)
-                return DiskSource(folder, tuple(source.ids), config.height_and_width, num_classes, as_bits)
+                ids, has_valid = tuple(source.ids), source.layout.has_ignored
+                return DiskSource(folder, ids, config.height_and_width, num_classes, as_bits, has_valid)
             except (InputError, FileNotFoundError):
                 if folder.stat().st_ino == inode:
                     raise
@@ -252,6 +285,15 @@ def _settings(source: FileSource, config: DataConfig) -> dict[str, Any]:
         **json.loads(json.dumps(pixels)),
         **({"instance_masks": True} if layout.has_objects else {}),
         **({"mask_orientation": "stored"} if layout.mask_orientation == "stored" else {}),
+        **(_ignored_settings(layout) if layout.has_ignored else {}),
+    }
+
+
+def _ignored_settings(layout: Layout) -> dict[str, Any]:
+    """Return what decides, besides the files, which pixels are ignored."""
+    return {
+        "ignore_values": listed(layout.ignore_values, colors=layout.has_colors),
+        "missing_is_unknown": layout.missing_is_unknown,
     }
 
 
@@ -261,9 +303,12 @@ def _identity(path: epath.Path) -> list[Any]:
     return [size, changed, content_digest(path), any_change]
 
 
-def _digests_of(image: np.ndarray, mask: np.ndarray) -> tuple[int, int]:
-    """Return the digests of a sample as it is stored."""
-    return zlib.crc32(np.ascontiguousarray(image).data), zlib.crc32(np.ascontiguousarray(mask).data)
+def _digests_of(image: np.ndarray, mask: np.ndarray, valid: np.ndarray | None = None) -> tuple[int, int]:
+    """Return the digests of a sample as it is stored: of the image, and of the mask with what is ignored in it."""
+    of_mask = zlib.crc32(np.ascontiguousarray(mask).data)
+    if valid is not None:
+        of_mask = zlib.crc32(np.ascontiguousarray(valid).data, of_mask)
+    return zlib.crc32(np.ascontiguousarray(image).data), of_mask
 
 
 def _build(
@@ -277,8 +322,9 @@ def _build(
     """Write the arrays and, last, `meta.json` into the folder `new`."""
     resized, as_bits = ResizedSource(source, config), _stores_bits(config)
     seen = source.image_format or RGB8
-    shapes = _shapes(len(source), config.height_and_width, len(settings["classes"]), as_bits, seen.num_channels)
-    types = {"images": seen.dtype, "masks": np.dtype(np.uint8)}
+    num_classes, has_valid = len(settings["classes"]), source.layout.has_ignored
+    shapes = _shapes(len(source), config.height_and_width, num_classes, as_bits, seen.num_channels, has_valid)
+    types = {"images": seen.dtype, "masks": np.dtype(np.uint8), "valid": np.dtype(np.uint8)}
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context(open(new / f"{name}.npy", "wb")) for name in shapes}
         starts = {}
@@ -292,10 +338,13 @@ def _build(
             one_thread_opencv()
             record = source.records[index]
             identities = [_identity(path) if path else None for path in record.files]
-            image, mask = resized[index]
-            mask = np.packbits(mask >= 128) if as_bits else mask
-            digests[index] = _digests_of(image, mask)
-            for name, array in (("images", image), ("masks", mask)):
+            image, mask, valid = resized[index]
+            arrays = {"images": image, "masks": np.packbits(mask >= 128) if as_bits else mask}
+            if valid is not None:
+                arrays["valid"] = np.packbits(valid >= 128)
+            image, *rows = arrays.values()
+            digests[index] = _digests_of(image, *rows)
+            for name, array in arrays.items():
                 _write_at(files[name].fileno(), array, starts[name] + index * array.nbytes)
             return identities
 
@@ -344,7 +393,8 @@ def _check(folder: Path, settings: dict[str, Any], source: FileSource, config: D
             difference = _difference(name, kept.get(name), wanted)
             raise InputError(f"{folder}: was built from other samples or settings: {difference}. {_REMEDY}")
     seen = source.image_format or RGB8
-    shapes = _shapes(len(source), config.height_and_width, num_classes, _stores_bits(config), seen.num_channels)
+    as_bits, has_valid = _stores_bits(config), source.layout.has_ignored
+    shapes = _shapes(len(source), config.height_and_width, num_classes, as_bits, seen.num_channels, has_valid)
     for name, shape in shapes.items():
         dtype = seen.dtype if name == "images" else np.dtype(np.uint8)
         path = folder / f"{name}.npy"

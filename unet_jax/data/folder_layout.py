@@ -1,13 +1,20 @@
 """The layout of folders: images/ID.ext and masks/CLASS/ID.ext, directly or in folders of the splits."""
 
-from typing import NamedTuple
-
 from etils import epath
 
 from unet_jax._types import InputError
 from unet_jax.config import DataConfig
 from unet_jax.data.annotation_files import find_annotations
-from unet_jax.data.listing import Listing, check_name, count_endings, hint_after, list_by_id, printable
+from unet_jax.data.ignored import with_ignored
+from unet_jax.data.listing import (
+    check_name,
+    count_endings,
+    files_by_image,
+    hint_after,
+    list_by_id,
+    printable,
+    subfolder,
+)
 from unet_jax.data.records import SPLITS, Layout, Record, checked_layout, split_of_name
 
 
@@ -46,14 +53,14 @@ def _split_folders(root: epath.Path) -> dict[str, epath.Path]:
     """
     folders: dict[str, epath.Path] = {}
     others = []
-    is_flat = _subfolder(root, "images").is_dir()
+    is_flat = subfolder(root, "images").is_dir()
     for folder in sorted(root.iterdir(), key=lambda path: path.name):
         split = split_of_name(folder.name)
-        if folder.name.startswith(".") or (is_flat and not split) or not _subfolder(folder, "images").is_dir():
+        if folder.name.startswith(".") or (is_flat and not split) or not subfolder(folder, "images").is_dir():
             continue
         if split is None:
             others.append(printable(folder.name))
-        elif is_flat and _subfolder(folder, "masks").is_dir():
+        elif is_flat and subfolder(folder, "masks").is_dir():
             raise InputError(
                 f"{root}: has images/ itself, and {folder.name}/images/ as well. Keep one layout: move the images of "
                 f"{folder.name}/ to images/ and name their split with --data.splits, or move that folder elsewhere."
@@ -75,17 +82,9 @@ def _split_folders(root: epath.Path) -> dict[str, epath.Path]:
     return {split: folders[split] for split in SPLITS if split in folders}
 
 
-def _subfolder(folder: epath.Path, name: str) -> epath.Path:
-    """Return a folder's subfolder of this name, in capital letters or not; the exact name if there is none."""
-    exact = folder / name
-    if exact.is_dir() or not folder.is_dir():
-        return exact
-    return next((path for path in folder.iterdir() if path.name.lower() == name and path.is_dir()), exact)
-
-
 def _join_folder(root: epath.Path, config: DataConfig, split: str) -> Layout:
     """Join images/ID.ext and masks/CLASS/ID.ext."""
-    images_root, masks_root = (_subfolder(root, name) for name in ("images", "masks"))
+    images_root, masks_root = (subfolder(root, name) for name in ("images", "masks"))
     for folder in (images_root, masks_root):
         if not folder.is_dir():
             hint = find_annotations(root)
@@ -107,7 +106,7 @@ def _join_folder(root: epath.Path, config: DataConfig, split: str) -> Layout:
                 f"{masks_root / name}: there is no such folder, but data.classes names it; found {class_folders}."
             )
     images = list_by_id(images_root)
-    masks = [_masks_by_image(list_by_id(masks_root / name), images) for name in class_names]
+    masks = [files_by_image(list_by_id(masks_root / name), images.files) for name in class_names]
     records, bad = [], []
     for id_, image in images.files.items():
         paths, missing = [], []
@@ -129,33 +128,5 @@ def _join_folder(root: epath.Path, config: DataConfig, split: str) -> Layout:
             if id_ not in images.files
         )
     unread = [path for listing in (images, *masks) for paths in listing.unread.values() for path in paths]
-    return checked_layout(records, class_names, config, bad=bad, unread=count_endings(unread))
-
-
-class _Masks(NamedTuple):
-    """Files of one class by the id of their image; the ids of masks without an image are their own."""
-
-    files: dict[str, tuple[epath.Path, ...]]
-    unread: dict[str, list[epath.Path]]  # files whose ending is not read
-
-
-def _masks_by_image(masks: Listing, images: Listing) -> _Masks:
-    """Join the masks of a class with images: ID.ext, or all files of a folder ID, one for each object."""
-    files: dict[str, tuple[epath.Path, ...]] = {}
-    unread: dict[str, list[epath.Path]] = {}
-
-    def image_of(id_: str) -> str:
-        folder = id_.rpartition("/")[0]
-        return folder if id_ not in images.files and folder in images.files else id_
-
-    for id_, path in masks.files.items():
-        image_id = image_of(id_)
-        if image_id != id_ and image_id in masks.files:
-            raise InputError(
-                f"{masks.files[image_id]}: is the mask of {image_id!r}, and {path} is another. Keep the file, or the "
-                f"folder with a file for each object."
-            )
-        files[image_id] = (*files.get(image_id, ()), path)
-    for id_, paths in masks.unread.items():
-        unread.setdefault(image_of(id_), []).extend(paths)
-    return _Masks(files, unread)
+    layout = checked_layout(records, class_names, config, bad=bad, unread=count_endings(unread))
+    return with_ignored(layout, subfolder(root, "ignore"), class_folders, config)

@@ -4,7 +4,7 @@ import collections
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from etils import epath
@@ -39,6 +39,47 @@ def list_by_id(folder: epath.Path) -> Listing:
             raise InputError(f"{path}: has the same id {id_!r} as {files[id_]}. Rename one of them.")
         files[id_] = path
     return Listing(dict(sorted(files.items())), unread)
+
+
+class MaskListing(NamedTuple):
+    """Files of one class by the id of their image; the ids of files without an image are their own."""
+
+    files: dict[str, tuple[epath.Path, ...]]
+    unread: dict[str, list[epath.Path]]  # files whose ending is not read
+
+
+def files_by_image(masks: Listing, image_ids: Container[str]) -> MaskListing:
+    """Join the masks of a class with images: ID.ext, or all files of a folder ID, one for each object.
+
+    Raises:
+      InputError: an image has a file and a folder.
+    """
+    files: dict[str, tuple[epath.Path, ...]] = {}
+    unread: dict[str, list[epath.Path]] = {}
+
+    def image_of(id_: str) -> str:
+        folder = id_.rpartition("/")[0]
+        return folder if id_ not in image_ids and folder in image_ids else id_
+
+    for id_, path in masks.files.items():
+        image_id = image_of(id_)
+        if image_id != id_ and image_id in masks.files:
+            raise InputError(
+                f"{masks.files[image_id]}: is the mask of {image_id!r}, and {path} is another. Keep the file, or the "
+                f"folder with a file for each object."
+            )
+        files[image_id] = (*files.get(image_id, ()), path)
+    for id_, paths in masks.unread.items():
+        unread.setdefault(image_of(id_), []).extend(paths)
+    return MaskListing(files, unread)
+
+
+def subfolder(folder: epath.Path, name: str) -> epath.Path:
+    """Return a folder's subfolder of this name, in capital letters or not; the exact name if there is none."""
+    exact = folder / name
+    if exact.is_dir() or not folder.is_dir():
+        return exact
+    return next((path for path in folder.iterdir() if path.name.lower() == name and path.is_dir()), exact)
 
 
 def walk(folder: epath.Path) -> Iterator[tuple[epath.Path, str]]:

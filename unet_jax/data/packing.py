@@ -37,4 +37,5 @@ def pack_pixels(x: np.ndarray, factor: Factor) -> np.ndarray:
 
 def pack_sample(sample: Sample, packing: Packing) -> Sample:
     """Pack image and masks, each by its own factor."""
-    return Sample(pack_pixels(sample.image, packing.image), pack_pixels(sample.mask, packing.label))
+    valid = None if sample.valid is None else pack_pixels(sample.valid, packing.label)
+    return Sample(pack_pixels(sample.image, packing.image), pack_pixels(sample.mask, packing.label), valid)

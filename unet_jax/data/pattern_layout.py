@@ -2,15 +2,16 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from etils import epath
 
 from unet_jax._types import InputError
 from unet_jax.config import DataConfig
-from unet_jax.data.listing import Listing, count_endings, first_group, hint_after, list_by_id
-from unet_jax.data.masks.index_values import Values, parse_color, parse_numbers
+from unet_jax.data.ignored import with_ignored
+from unet_jax.data.listing import Listing, count_endings, first_group, hint_after, list_by_id, subfolder
+from unet_jax.data.masks.index_values import Values, color_text, is_in, parse_color, parse_numbers
 from unet_jax.data.patterns import join_by_id, join_channels, match_files, one_each, split_assignments
 from unet_jax.data.records import Layout, Record, checked_layout
 
@@ -32,7 +33,8 @@ def pattern_layout(root: epath.Path, config: DataConfig) -> Layout:
     images = _images(root, config, [path for files in matches.values() for path in files])
     masks_of = {name: join_by_id(matches[name], lambda id_: _has_image(id_, images, config)) for name in names}
     masks = {id_: tuple(masks_of[name].get(id_, ()) for name in names) for name in names for id_ in masks_of[name]}
-    return _join(masks, images, names, config)
+    layout = _join(masks, images, names, config)
+    return with_ignored(layout, subfolder(root, "ignore"), tuple(pairs), config)
 
 
 def index_map_layout(root: epath.Path, config: DataConfig) -> Layout:
@@ -42,13 +44,29 @@ def index_map_layout(root: epath.Path, config: DataConfig) -> Layout:
     maps = one_each(match_files(root, config.index_map, "data.index_map"), "data.index_map")
     images = _images(root, config, maps.values())
     layout = _join({id_: ((path,),) for id_, path in maps.items()}, images, ("index map",), config)
-    return dataclasses.replace(
+    layout = dataclasses.replace(
         layout,
         class_names=names,
         index_values=tuple(values[name] for name in names),
         known_values=(range(1), *(numbers for ranges in values.values() for numbers in ranges)),
         has_colors=bool(config.index_colors),
+        ignore_values=_ignore_values(values, config),
     )
+    return with_ignored(layout, subfolder(root, "ignore"), tuple(values), config)
+
+
+def _ignore_values(values: Mapping[str, Values], config: DataConfig) -> Values:
+    """Parse data.ignore_values; raise `InputError` for one that is a class's as well."""
+    field = "data.ignore_values"
+    parse = parse_color if config.index_colors else parse_numbers
+    ignored = tuple(numbers for entry in config.ignore_values for numbers in parse(entry, field))
+    for name, ranges in values.items():
+        for numbers in ignored:
+            both = next((value for value in numbers if is_in(value, ranges)), None)
+            if both is not None:
+                shown = color_text(both) if config.index_colors else both
+                raise InputError(f"{field} has {shown}, which is a value of class {name!r}. Leave it out of one.")
+    return ignored
 
 
 def _index_values(config: DataConfig) -> dict[str, Values]:

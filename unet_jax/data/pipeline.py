@@ -56,6 +56,11 @@ class _MakeSample(grain.transforms.Map):
         sample, change = self.drawn(element)
         return pack_sample(apply_change(sample, change, self._config, linear_masks=self._linear), self._packing)
 
+    @property
+    def ignores_outside(self) -> bool:
+        """True if pixels from outside of the image are ignored (`augment.ignore_outside`)."""
+        return self._config.ignore_outside
+
     def id_of(self, index: int) -> str:
         return self._source.ids[index]
 
@@ -84,8 +89,9 @@ class _SampleWithChange(_MakeSample):
 
 def _stack(samples: Sequence[Sample]) -> Batch:
     """Stack samples into a batch in which all weights are 1."""
-    images, masks = (np.stack(arrays) for arrays in zip(*samples, strict=True))
-    return Batch(images, masks, np.ones(len(samples), np.float32))
+    images, masks, valid = zip(*samples, strict=True)
+    weight = np.ones(len(samples), np.float32)
+    return Batch(np.stack(images), np.stack(masks), weight, None if valid[0] is None else np.stack(valid))
 
 
 def _stack_with_changes(drawn: Sequence[tuple[Sample, Change]], num_points: int) -> tuple[Batch, dict[str, np.ndarray]]:
@@ -226,10 +232,13 @@ def _iterate(
 def _batch_bytes(make_sample: _MakeSample, draw: EpochSample, batch_size: int) -> int:
     """Return the size of a batch in bytes; 0 if the sample cannot be read, which its batch will say."""
     try:
-        (image, mask), _ = make_sample.drawn(draw)
+        sample, _ = make_sample.drawn(draw)
     except Exception:
         return 0
-    return batch_size * (image.nbytes + mask.nbytes)
+    num_bytes = sample.image.nbytes + sample.mask.nbytes
+    if sample.valid is not None or make_sample.ignores_outside:
+        num_bytes += sample.mask.nbytes
+    return batch_size * num_bytes
 
 
 def _measured_threads(make_sample: _MakeSample, order: TrainOrder, start_step: int, most: int) -> int:
@@ -308,6 +317,9 @@ def eval_batches(
         image = np.zeros((len(rows), *first.image.shape), first.image.dtype)
         label = np.zeros((len(rows), *first.mask.shape), np.uint8)
         weight = np.zeros(len(rows), np.float32)
+        valid = None if first.valid is None else np.zeros_like(label)
         for row, sample in enumerate(samples):
             image[row], label[row], weight[row] = sample.image, sample.mask, 1.0
-        yield Batch(image, label, weight)
+            if valid is not None and sample.valid is not None:
+                valid[row] = sample.valid
+        yield Batch(image, label, weight, valid)

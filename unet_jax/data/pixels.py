@@ -87,6 +87,14 @@ def resize_mask(mask: np.ndarray, height: int, width: int, *, linear: bool = Fal
     return by_channel_groups(lambda part: cv2.resize(part, (width, height), interpolation=interpolation), mask)
 
 
+def resize_valid(valid: np.ndarray, height: int, width: int, *, linear: bool = False) -> np.ndarray:
+    """Resize `[h w k]` 255 or 0, where 0 is ignored, as `resize_mask` does; bilinearly, 0 where a part is ignored."""
+    if valid.shape[:2] == (height, width):
+        return valid
+    ignored = resize_mask(~valid, height, width, linear=linear)
+    return (ignored == 0).astype(np.uint8) * np.uint8(255)
+
+
 def resize_probs(probs: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize `[h w k]` float32 probabilities bilinearly."""
     if probs.shape[:2] == (height, width):

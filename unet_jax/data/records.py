@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 
 from etils import epath
@@ -40,6 +41,7 @@ class Record:
     images: tuple[epath.Path, ...]  # one file; or one for each channel (data.image_patterns)
     masks: tuple[tuple[epath.Path, ...], ...]  # files of each class, or of one index map; none: the mask is empty
     split: str = ""  # train, val or test, if the data set has folders of these names
+    ignored: tuple[tuple[epath.Path, ...], ...] = ()  # files of ignored pixels: of all classes, then of each class
 
     @property
     def image(self) -> epath.Path:
@@ -48,8 +50,8 @@ class Record:
 
     @property
     def files(self) -> tuple[epath.Path | None, ...]:
-        """Image files, and the mask files of each class, or None for a class without any."""
-        return (*self.images, *(path for paths in self.masks for path in paths or (None,)))
+        """Image files, and the files of each class's mask and ignored pixels, or None for a class without any."""
+        return (*self.images, *(path for paths in (*self.masks, *self.ignored) for path in paths or (None,)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +63,19 @@ class Layout:
     index_values: tuple[Values, ...] = ()  # per class, if masks are one index map
     known_values: Values = ()  # values that the index map may hold, also of classes not chosen
     has_colors: bool = False  # the index values are colours, red * 65536 + green * 256 + blue
+    ignore_values: Values = ()  # values of the index map that mean that a pixel was not annotated
     has_objects: bool = False  # the values in mask files are numbers of objects
     mask_orientation: MaskOrientation = "shown"  # pixels that masks were drawn on, where an image is shown turned
     channel_names: tuple[str, ...] = ()  # names of the channels, if each is in a file of its own
+    missing_is_unknown: bool = False  # a class without a file was not annotated in that image
     bad: tuple[str, ...] = ()  # one reason per sample that was left out because a file is missing
     unread: tuple[tuple[str, int], ...] = ()  # endings that are not read, and how many files have them
+
+    @functools.cached_property
+    def has_ignored(self) -> bool:
+        """True if pixels may be ignored, so that samples say which (`Sample.valid`)."""
+        is_unknown = self.missing_is_unknown and any(not paths for r in self.records for paths in r.masks)
+        return bool(self.ignore_values) or is_unknown or any(r.ignored for r in self.records)
 
 
 def first_ten(reasons: Sequence[str]) -> str:
@@ -96,7 +106,7 @@ def checked_layout(
         raise InputError(
             f"{config.root}: {len(bad)} files have no matching image or mask:\n  {shown}\n"
             f"Add or remove files; or use --data.missing-masks empty (no mask file means no object) or "
-            f"--data.on-bad-sample skip (leave these out)."
+            f"unknown (nobody annotated it); or --data.on-bad-sample skip (leave these out)."
         )
     endings: collections.Counter[str] = collections.Counter()
     for ending, count in unread:
@@ -123,4 +133,5 @@ def checked_layout(
         unread=tuple(endings.most_common()),
         has_objects=config.instance_masks,
         mask_orientation=config.mask_orientation,
+        missing_is_unknown=config.missing_masks == "unknown",
     )

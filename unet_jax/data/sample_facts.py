@@ -10,7 +10,7 @@ from jaxtyping import Bool, UInt8
 from unet_jax._types import Sample
 from unet_jax.data.constant_masks import share_map
 from unet_jax.data.fit import Fit
-from unet_jax.data.pixels import resize_mask
+from unet_jax.data.pixels import resize_mask, resize_valid
 
 NUM_BINS = 256
 """Number of bins of the histogram of an image's values, from 0 to the largest value of its type."""
@@ -23,6 +23,8 @@ class SampleFacts(NamedTuple):
 
     size: tuple[int, int]  # height and width in pixels
     joint: np.ndarray  # [k k] float64: number of pixels in both classes, at the image's own size
+    known: np.ndarray  # [k k] float64: number of pixels in the first class where the second one is not ignored
+    num_annotated: np.ndarray  # [k] int64: number of pixels where the class is not ignored
     num_seen: np.ndarray  # [k] int64: number of pixels in the class at the network's size
     num_objects: np.ndarray  # [k] int64: number of connected objects at the image's own size
     num_vanished: np.ndarray  # [k] int64: how many of these have no pixel at the network's size
@@ -31,6 +33,7 @@ class SampleFacts(NamedTuple):
     digest: str  # digest of the decoded pixels
     histogram: np.ndarray  # [c 256] int64: number of pixels in each bin of values
     share_map: np.ndarray  # [g g k] uint8: share of each block of the image in each class (`constant_masks`)
+    known_map: np.ndarray | None = None  # [g g k] uint8: share of each block that is not ignored; None: all
 
     @property
     def num_pixels(self) -> int:
@@ -42,22 +45,31 @@ def facts_of(sample: Sample, fit: Fit | None, *, linear_masks: bool = False) -> 
     """Collect the facts about a sample.
 
     Args:
-      sample: image `[h w c]` uint8 or uint16, and mask `[h w k]` uint8, at their own size.
+      sample: image `[h w c]` uint8 or uint16, mask `[h w k]` uint8, and valid `[h w k]` uint8 or None, at their own
+        size.
       fit: size at which the network sees images, or None for the image's own size.
       linear_masks: whether masks are resized bilinearly (`data.mask_interpolation`).
     """
-    image, mask = sample
-    white = np.iinfo(image.dtype).max
+    image, mask, valid = sample
+    white, num_classes, joint = np.iinfo(image.dtype).max, mask.shape[-1], _joint_counts(mask, mask)
     # A copy of one class at a time: a mask of many classes and megapixels need not be in memory twice.
     classes = [
-        _seen_objects(np.ascontiguousarray(mask[..., k : k + 1]), fit, linear_masks) for k in range(mask.shape[-1])
+        _seen_objects(
+            np.ascontiguousarray(mask[..., k : k + 1]),
+            None if valid is None else np.ascontiguousarray(valid[..., k : k + 1]),
+            fit,
+            linear_masks,
+        )
+        for k in range(num_classes)
     ]
     num_seen, num_objects, num_vanished, growth_for_all = (
         np.array(values, np.int64) for values in zip(*classes, strict=True)
     )
     return SampleFacts(
         size=image.shape[:2],
-        joint=_joint_counts(mask),
+        joint=joint,
+        known=np.repeat(np.diag(joint)[:, None], num_classes, axis=1) if valid is None else _joint_counts(mask, valid),
+        num_annotated=np.full(num_classes, mask[..., 0].size) if valid is None else (valid > 0).sum(axis=(0, 1)),
         num_seen=num_seen,
         num_objects=num_objects,
         num_vanished=num_vanished,
@@ -65,8 +77,14 @@ def facts_of(sample: Sample, fit: Fit | None, *, linear_masks: bool = False) -> 
         brightest=int(image.max()) * 255 // white,
         digest=pixel_digest(image),
         histogram=_histogram(image, white + 1),
-        share_map=np.concatenate([share_map(mask[..., k : k + 1] >= _INSIDE) for k in range(mask.shape[-1])], axis=-1),
+        share_map=_share_maps(mask),
+        known_map=None if valid is None else _share_maps(valid),
     )
+
+
+def _share_maps(mask: UInt8[np.ndarray, "h w k"]) -> np.ndarray:
+    """Return the share of each block inside each class, one class at a time: `[g g k]` uint8."""
+    return np.concatenate([share_map(mask[..., k : k + 1] >= _INSIDE) for k in range(mask.shape[-1])], axis=-1)
 
 
 def pixel_digest(image: np.ndarray) -> str:
@@ -88,13 +106,13 @@ def pixel_digest(image: np.ndarray) -> str:
     return digest.hexdigest()[:32]
 
 
-def _joint_counts(mask: UInt8[np.ndarray, "h w k"]) -> np.ndarray:
-    """Count the pixels that are in class i and in class j, for all i and j: `[k k]` float64."""
-    inside = (mask >= _INSIDE).reshape(-1, mask.shape[-1])
-    joint = np.zeros((mask.shape[-1], mask.shape[-1]))
-    for start in range(0, len(inside), _ROWS_AT_ONCE):
-        rows = inside[start : start + _ROWS_AT_ONCE].astype(np.float32)
-        joint += rows.T @ rows
+def _joint_counts(first: UInt8[np.ndarray, "h w k"], second: UInt8[np.ndarray, "h w k"]) -> np.ndarray:
+    """Count the pixels that are in channel i of the first and in channel j of the second array: `[k k]` float64."""
+    pair = [(pixels >= _INSIDE).reshape(-1, pixels.shape[-1]) for pixels in (first, second)]
+    joint = np.zeros((first.shape[-1], second.shape[-1]))
+    for start in range(0, len(pair[0]), _ROWS_AT_ONCE):
+        rows, others = (inside[start : start + _ROWS_AT_ONCE].astype(np.float32) for inside in pair)
+        joint += rows.T @ others
     return joint
 
 
@@ -110,7 +128,12 @@ def _histogram(image: np.ndarray, num_values: int) -> np.ndarray:
     return counts
 
 
-def _seen_objects(plane: UInt8[np.ndarray, "h w 1"], fit: Fit | None, linear_masks: bool) -> tuple[int, int, int, int]:
+def _seen_objects(
+    plane: UInt8[np.ndarray, "h w 1"],
+    valid: UInt8[np.ndarray, "h w 1"] | None,
+    fit: Fit | None,
+    linear_masks: bool,
+) -> tuple[int, int, int, int]:
     """Return what the network sees of one class: its pixels, its objects, those that vanish, and the growth for all.
 
     An object is a set of pixels that touch by an edge or a corner. It vanishes if no pixel of the resized mask stems
@@ -124,6 +147,8 @@ def _seen_objects(plane: UInt8[np.ndarray, "h w 1"], fit: Fit | None, linear_mas
         return int(inside.sum()), num_objects, 0, 1
     size = fit.size_of(height, width)
     seen, alive = _alive(plane, labels, num_labels, size, linear_masks)
+    known = True if valid is None else resize_valid(valid, *size, linear=linear_masks)[..., 0] > 0
+    num_seen = int((seen & known).sum())
     num_alive = num_now = int(alive.sum())
     growth = 1
     while num_now < num_objects and (size[0] < height or size[1] < width):
@@ -132,7 +157,7 @@ def _seen_objects(plane: UInt8[np.ndarray, "h w 1"], fit: Fit | None, linear_mas
         num_now = int(_alive(plane, labels, num_labels, size, linear_masks)[1].sum())
     if num_now < num_objects:  # bilinearly, a single pixel is only certain to stay at twice its own size
         growth *= 2
-    return int(seen.sum()), num_objects, num_objects - num_alive, growth
+    return num_seen, num_objects, num_objects - num_alive, growth
 
 
 def _alive(

@@ -13,12 +13,15 @@ from unet_jax.data.masks.index_values import color_text, is_in, listed
 from unet_jax.data.masks.large_arrays import values_of
 from unet_jax.data.masks.placement import ShownImage, placed, shown_image
 from unet_jax.data.masks.read import read_class_numbers, read_colors, read_mask
-from unet_jax.data.pixels import BadSampleError, resize_image, resize_mask
+from unet_jax.data.pixels import BadSampleError, resize_image, resize_mask, resize_valid
 from unet_jax.data.records import Layout, Record
 
 
 class Source(Protocol):
-    """Random access to samples. Reading is thread-safe, and the same index always returns the same sample."""
+    """Random access to samples. Reading is thread-safe, and the same index always returns the same sample.
+
+    Either all samples say which pixels are ignored (`Sample.valid`), or none does.
+    """
 
     @property
     def ids(self) -> Sequence[str]: ...
@@ -26,6 +29,11 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
+
+
+def has_valid(source: Source) -> bool:
+    """Return whether the samples say which pixels are ignored (`Sample.valid`). The first one is read for it."""
+    return len(source) > 0 and source[0].valid is not None
 
 
 class FileSource:
@@ -75,12 +83,16 @@ class FileSource:
         record = self._records[index]
         pixels = read_as(record.images, self._image_format)
         image = shown_image(record.image, pixels)
+        numbers = None
         if self._layout.index_values:
-            mask = self._classes_of(record.masks[0], image)
+            numbers = self._numbers(record.masks[0], image)
+            mask = self._classes_of(record.masks[0], numbers, image)
         else:
-            planes = [self._plane(paths, image) for paths in record.masks]
-            mask = np.stack(planes, axis=-1)
-        return Sample(pixels, mask)
+            mask = np.stack([self._plane(paths, image) for paths in record.masks], axis=-1)
+        if not self._layout.has_ignored:
+            return Sample(pixels, mask)
+        valid = self._valid(record, numbers, mask.shape, image)
+        return Sample(pixels, mask & valid, valid)
 
     def _plane(self, paths: Sequence[epath.Path], image: ShownImage) -> np.ndarray:
         """Read the mask of one class, `[h w]` uint8: the union of its files; without any it is empty."""
@@ -91,17 +103,41 @@ class FileSource:
             union = plane if union is None else np.maximum(union, plane, out=union)
         return np.zeros(image.size, np.uint8) if union is None else union
 
-    def _classes_of(self, paths: Sequence[epath.Path], image: ShownImage) -> np.ndarray:
-        """Read the masks of all classes, `[h w k]` uint8, from an index map; without a file they are empty."""
+    def _valid(
+        self, record: Record, numbers: np.ndarray | None, shape: tuple[int, ...], image: ShownImage
+    ) -> np.ndarray:
+        """Read which pixels are not ignored: `[h w k]` uint8, 255 or 0."""
+        valid = np.full(shape, 255, np.uint8)
+        if record.ignored:
+            of_all, *of_classes = record.ignored
+            valid &= np.where(self._plane(of_all, image) >= 128, np.uint8(0), np.uint8(255))[..., None]
+            for k, paths in enumerate(of_classes):
+                valid[..., k][self._plane(paths, image) >= 128] = 0
+        if self._layout.missing_is_unknown:
+            is_map = bool(self._layout.index_values)
+            for k in range(shape[-1]):
+                if not record.masks[0 if is_map else k]:
+                    valid[..., k] = 0
+        if numbers is not None and self._layout.ignore_values:
+            values = [value for value in values_of(numbers) if is_in(value, self._layout.ignore_values)]
+            valid[np.isin(numbers, values)] = 0
+        return valid
+
+    def _numbers(self, paths: Sequence[epath.Path], image: ShownImage) -> np.ndarray | None:
+        """Read the class numbers or colours of an index map, `[h w]`; None without a file."""
         if not paths:
+            return None
+        numbers = read_colors(paths[0]) if self._layout.has_colors else read_class_numbers(paths[0])
+        return placed(numbers, paths[0], image, self._layout.mask_orientation)
+
+    def _classes_of(self, paths: Sequence[epath.Path], numbers: np.ndarray | None, image: ShownImage) -> np.ndarray:
+        """Return the masks of all classes, `[h w k]` uint8, by class numbers; without any they are empty."""
+        if numbers is None:
             return np.zeros((*image.size, len(self._layout.class_names)), np.uint8)
-        path = paths[0]
-        numbers = read_colors(path) if self._layout.has_colors else read_class_numbers(path)
-        numbers = placed(numbers, path, image, self._layout.mask_orientation)
         values = values_of(numbers)
         for value in values:
-            if not is_in(value, self._layout.known_values):
-                self._refuse_value(path, numbers, value)
+            if not is_in(value, (*self._layout.known_values, *self._layout.ignore_values)):
+                self._refuse_value(paths[0], numbers, value)
         planes = []
         for ranges in self._layout.index_values:
             planes.append(np.isin(numbers, [value for value in values if is_in(value, ranges)]))
@@ -115,11 +151,13 @@ class FileSource:
             raise BadSampleError(
                 f"{path}: has the colour {color_text(value)} (row {y}, column {x}), but the known colours, black and "
                 f"those of data.index_colors, are {known}. Name its class there, CLASS={color_text(value)} (a class "
-                f"that --data.classes leaves out is outside), or correct the file."
+                f"that --data.classes leaves out is outside), use --data.ignore-values if it means 'not annotated', or "
+                f"correct the file."
             )
         raise BadSampleError(
             f"{path}: has the value {value} (row {y}, column {x}), but the known values, 0 and those of "
-            f"data.index_values, are {known}. Name the class of this value there, or correct the file."
+            f"data.index_values, are {known}. Name the class of this value there, use --data.ignore-values {value} if "
+            f"it means 'not annotated', or correct the file."
         )
 
 
@@ -141,7 +179,11 @@ class ResizedSource:
     def __getitem__(self, index: int) -> Sample:
         sample = self._source[index]
         image = resize_image(sample.image, *self._size)
-        return Sample(image, resize_mask(sample.mask, *self._size, linear=self._linear))
+        mask = resize_mask(sample.mask, *self._size, linear=self._linear)
+        if sample.valid is None:
+            return Sample(image, mask)
+        valid = resize_valid(sample.valid, *self._size, linear=self._linear)
+        return Sample(image, mask & valid, valid)
 
 
 class MemorySource:

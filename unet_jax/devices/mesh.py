@@ -70,9 +70,15 @@ def image_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data", "space"))
 
 
-def batch_shardings(mesh: Mesh) -> Batch:
-    """Return the shardings of the arrays of a batch, as the compiled steps expect them."""
-    return Batch(image_sharding(mesh), image_sharding(mesh), batch_sharding(mesh))
+def batch_shardings(mesh: Mesh, *, has_valid: bool = False) -> Batch:
+    """Return the shardings of the arrays of a batch, as the compiled steps expect them.
+
+    Args:
+      mesh: mesh of devices.
+      has_valid: whether the batch says which pixels are ignored (`Batch.valid`).
+    """
+    pixels = image_sharding(mesh)
+    return Batch(pixels, pixels, batch_sharding(mesh), pixels if has_valid else None)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
@@ -142,7 +148,7 @@ def put_rows(tree: PyTree, mesh: Mesh) -> PyTree:
 
 def put_batch(batch: Batch, mesh: Mesh) -> Batch:
     """Make a global batch from this process's share of it, which has all rows of its images."""
-    return jax.tree.map(_put, batch, batch_shardings(mesh))
+    return jax.tree.map(_put, batch, batch_shardings(mesh, has_valid=batch.valid is not None))
 
 
 def put_images(images: np.ndarray, mesh: Mesh) -> jax.Array:

@@ -45,8 +45,8 @@ def calibrate_run(
         raise InputError(f"{run.path}: was loaded with its calibration. Load it without calibration.")
     soft = run.config.data.soft_masks
     histograms = []
-    for done, (probs, truth) in enumerate(probs_and_truths(run, layout, records, soft_masks=soft), start=1):
-        histograms.append(histogram(probs, truth))
+    for done, (probs, truth, valid) in enumerate(probs_and_truths(run, layout, records, soft_masks=soft), start=1):
+        histograms.append(histogram(probs, truth, valid))
         on_progress(done)
     return fit_calibration(np.stack(histograms), run.config.train.threshold)
 
@@ -70,12 +70,17 @@ def save_calibration(run: Run, fit: Fit, *, split: str, num_images: int) -> None
         name: {
             "temperature": fit.calibration.temperature[k],
             "threshold": fit.calibration.threshold[k],
-            **{score: {"before": float(a[k]), "after": float(b[k])} for score, (a, b) in measured.items()},
+            **{score: {"before": _number(a[k]), "after": _number(b[k])} for score, (a, b) in measured.items()},
         }
         for k, name in enumerate(run.class_names)
     }
     values = {"format": _FORMAT, "step": run.step, "split": split, "num_images": num_images, "classes": classes}
     replace_text(calibration_path(run.path), json.dumps({**values, "digest": _digest(values)}, indent=1) + "\n")
+
+
+def _number(value: float) -> float | None:
+    """Return a number for JSON, which has no NaN."""
+    return None if np.isnan(value) else float(value)
 
 
 def with_calibration(run: Run) -> Run:

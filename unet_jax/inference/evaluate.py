@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from unet_jax import metrics
 from unet_jax._files import replace_text
-from unet_jax._types import InputError
+from unet_jax._types import InputError, Sample
 from unet_jax.config import DataConfig
 from unet_jax.data.layout import find_layout
 from unet_jax.data.records import SPLITS, Layout, Record
@@ -18,6 +18,7 @@ from unet_jax.data.sources import FileSource
 from unet_jax.data.splits import assign_splits
 from unet_jax.inference.predict import predict_pairs
 from unet_jax.metrics import Counts
+from unet_jax.metrics.counts import num_counted
 from unet_jax.metrics.scores import Scores
 from unet_jax.runs.load import Run
 
@@ -25,6 +26,9 @@ RULE = (
     "mean over images of the per-image score (dice_pooled: of all pixels together); a score whose denominator is 0 "
     "is 1: dice and iou where a class is absent and not predicted, precision where nothing is predicted, recall where "
     "nothing is there"
+)
+IGNORED_RULE = (
+    "ignored pixels are not counted, and an image has no part in the mean of a class that it ignores everywhere"
 )
 
 
@@ -68,11 +72,20 @@ def select_records(run: Run, data: DataConfig, split: str | None) -> tuple[str, 
 
 def probs_and_truths(
     run: Run, layout: Layout, records: Sequence[Record], *, soft_masks: bool
-) -> Iterator[tuple[Float[np.ndarray, "h w k"], Bool[np.ndarray, "h w k"]]]:
-    """Yield the probabilities of each image and the masks in its files, at the image's own size."""
+) -> Iterator[tuple[Float[np.ndarray, "h w k"], Bool[np.ndarray, "h w k"], Bool[np.ndarray, "h w k"] | None]]:
+    """Yield the probabilities of each image and the masks in its files, at the image's own size.
+
+    The third array is True where a pixel is not ignored, or None if the data set ignores none.
+    """
     source = FileSource(layout, records, soft_masks=soft_masks, image_format=run.info.image_format)
     samples = (source[i] for i in range(len(source)))
-    return predict_pairs(run, ((sample.image, sample.mask >= 128) for sample in samples))
+    pairs = ((sample.image, _truth(sample)) for sample in samples)
+    return ((probs, truth, valid) for probs, (truth, valid) in predict_pairs(run, pairs))
+
+
+def _truth(sample: Sample) -> tuple[Bool[np.ndarray, "h w k"], Bool[np.ndarray, "h w k"] | None]:
+    """Return the true masks, and where they are not ignored."""
+    return sample.mask >= 128, None if sample.valid is None else sample.valid >= 128
 
 
 def evaluate_run(
@@ -103,14 +116,17 @@ def evaluate_run(
     """
     source = FileSource(layout, records, soft_masks=soft_masks, image_format=run.info.image_format)
     samples = (source[i] for i in range(len(source)))
-    pairs = ((sample.image, (sample.mask >= 128, pixel_digest(sample.image))) for sample in samples)
-    parts, digests = [], []
-    for done, (probs, (truth, digest)) in enumerate(predict_pairs(run, pairs), start=1):
-        parts.append(metrics.counts_from_masks(probs > run.threshold, truth))
+    pairs = ((sample.image, (*_truth(sample), pixel_digest(sample.image))) for sample in samples)
+    parts, ignored, digests = [], [], []
+    for done, (probs, (truth, valid, digest)) in enumerate(predict_pairs(run, pairs), start=1):
+        parts.append(metrics.counts_from_masks(probs > run.threshold, truth, valid))
+        ignored.append(truth[..., 0].size - num_counted(parts[-1]))
         digests.append(digest)
         on_progress(done)
     counts = Counts(*(np.stack(arrays) for arrays in zip(*parts, strict=True)))
-    return Scores(tuple(r.id for r in records), run.class_names, counts, digests=tuple(digests))
+    num_ignored = np.stack(ignored) if any(part.any() for part in ignored) else None
+    ids = tuple(record.id for record in records)
+    return Scores(ids, run.class_names, counts, digests=tuple(digests), num_ignored=num_ignored)
 
 
 def copies_of_training(run: Run, scores: Scores) -> dict[str, list[str]] | None:
@@ -146,17 +162,23 @@ def summary(scores: Scores, *, split: str, threshold: float | dict[str, float]) 
     return {
         "split": split,
         "num_images": len(scores.ids),
-        "dice": scores.per_image(metrics.dice),
-        "dice_mean": scores.dice_mean,
-        "iou": scores.per_image(metrics.iou),
-        "precision": scores.per_image(metrics.precision),
-        "recall": scores.per_image(metrics.recall),
-        "accuracy": scores.per_image(metrics.accuracy),
-        "dice_pooled": scores.pooled(metrics.dice),
+        "dice": _or_none(scores.per_image(metrics.dice)),
+        "dice_mean": None if np.isnan(scores.dice_mean) else scores.dice_mean,
+        "iou": _or_none(scores.per_image(metrics.iou)),
+        "precision": _or_none(scores.per_image(metrics.precision)),
+        "recall": _or_none(scores.per_image(metrics.recall)),
+        "accuracy": _or_none(scores.per_image(metrics.accuracy)),
+        "dice_pooled": _or_none(scores.pooled(metrics.dice)),
         "threshold": threshold,
         "absent_classes": list(scores.absent),
-        "reduction": RULE,
+        "reduction": RULE if scores.num_ignored is None else f"{RULE}; {IGNORED_RULE}",
+        **({} if scores.num_ignored is None else {"annotated": scores.annotated, "images_unknown": scores.num_unknown}),
     }
+
+
+def _or_none(values: dict[str, float]) -> dict[str, float | None]:
+    """Replace NaN, which JSON does not have, by None."""
+    return {name: None if np.isnan(value) else value for name, value in values.items()}
 
 
 def write_csv(path: epath.Path, scores: Scores) -> None:

@@ -33,6 +33,18 @@ def full_weight(weight: Weight, shape: tuple[int, ...], num_subpixels: int = 1) 
     return jnp.broadcast_to(full, shape)
 
 
+def cell_weight(weight: Float[Array, "*b h w k"], num_subpixels: int = 1) -> Float[Array, "*b k"]:
+    """Return the largest weight among the pixels of each image and class; 0 where all pixels are ignored."""
+    largest = jnp.max(weight, axis=(-3, -2))
+    return jnp.max(largest.reshape(*largest.shape[:-1], num_subpixels, -1), axis=-2)
+
+
+def at_pixels(cell: Float[Array, "... k"], shape: tuple[int, ...], num_subpixels: int = 1) -> Float[Array, "..."]:
+    """Return the number of each class `[k]`, or of each image and class `[*b k]`, at all of its pixels."""
+    cell = jnp.tile(cell, num_subpixels)
+    return jnp.broadcast_to(cell if cell.ndim == 1 else cell[..., None, None, :], shape)
+
+
 def safe_power(base: Float[Array, "..."], exponent: Float[Array, ""] | float) -> Float[Array, "..."]:
     """Return base ** exponent for base >= 0; where base is 0, the gradient is 0 (the true one may be infinite)."""
     # The gradient of `where` is that of both sides, one of them times 0, and 0 times infinity is NaN. So the power must

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from unet_jax import losses
 from unet_jax._types import InputError
 from unet_jax.config.loss_catalogue import LOSSES, LossEntry, Output, check_loss, is_user_loss
-from unet_jax.losses._inputs import full_weight
+from unet_jax.losses._inputs import at_pixels, cell_weight, full_weight
 
 Scalar = Float[Array, ""] | float
 Schedule = Callable[[Any], Scalar]
@@ -321,8 +321,7 @@ def _value(
 
 def _cell_weight(weight: Float[Array, "*b h w k"], output: Output, num_subpixels: int) -> Array:
     """Return the largest weight among the pixels behind each value of a loss."""
-    cell = jnp.max(weight, axis=(-3, -2))
-    cell = jnp.max(cell.reshape(*cell.shape[:-1], num_subpixels, -1), axis=-2)
+    cell = cell_weight(weight, num_subpixels)
     if output == "image":
         return jnp.max(cell, axis=-1)
     return jnp.max(cell, axis=0) if output == "class" else cell
@@ -335,10 +334,8 @@ def _spread(cell: Array, weight: Float[Array, "*b h w k"], output: Output, num_s
     """Return the weight of each value (`cell`) at all of its pixels; 0 is replaced by 1, because it is divided by."""
     cell = jnp.where(cell > 0.0, cell, 1.0)
     if output == "image":
-        cell = cell[..., None]
-    else:
-        cell = jnp.tile(cell, num_subpixels)
-    return jnp.broadcast_to(cell if output == "class" else cell[..., None, None, :], weight.shape)
+        return jnp.broadcast_to(cell[..., None, None, None], weight.shape)
+    return at_pixels(cell, weight.shape, num_subpixels)
 
 
 def _output(

@@ -53,7 +53,10 @@ class Calibration:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """A calibration and its effect on the images it was fitted to. Each pair is (before, after), two arrays `[k]`."""
+    """A calibration and its effect on the images it was fitted to. Each pair is (before, after), two arrays `[k]`.
+
+    The numbers of a class of which all pixels are ignored are NaN.
+    """
 
     calibration: Calibration
     """The fitted temperatures and thresholds."""
@@ -66,12 +69,17 @@ class Fit:
     """Mean Dice over images, with the threshold used so far and with the fitted one."""
 
 
-def histogram(probs: Float[np.ndarray, "h w k"], truth: Bool[np.ndarray, "h w k"]) -> Int[np.ndarray, "2 k n"]:
+def histogram(
+    probs: Float[np.ndarray, "h w k"],
+    truth: Bool[np.ndarray, "h w k"],
+    valid: Bool[np.ndarray, "h w k"] | None = None,
+) -> Int[np.ndarray, "2 k n"]:
     """Count the pixels of one image outside and inside each class, by logit.
 
     Args:
       probs: `[h w k]`, probabilities of the network, in [0, 1].
       truth: `[h w k]`, bool, true masks.
+      valid: `[h w k]`, bool, the pixels that are counted. None counts all.
 
     Returns:
       int64 `[2 k n]`: the first axis is 0 for pixels outside the class and 1 for pixels inside it, the last axis is n
@@ -89,7 +97,10 @@ def histogram(probs: Float[np.ndarray, "h w k"], truth: Bool[np.ndarray, "h w k"
     counts = np.empty((2, probs.shape[-1], _NUM_BINS), np.int64)
     for k in range(probs.shape[-1]):
         for inside in (0, 1):
-            counts[inside, k] = np.histogram(logits[..., k][truth[..., k] == bool(inside)], _EDGES)[0]
+            chosen = truth[..., k] == bool(inside)
+            if valid is not None:
+                chosen &= valid[..., k]
+            counts[inside, k] = np.histogram(logits[..., k][chosen], _EDGES)[0]
     return counts
 
 
@@ -98,6 +109,8 @@ def histogram(probs: Float[np.ndarray, "h w k"], truth: Bool[np.ndarray, "h w k"
 # image, since a mean of Dice scores does not follow from pooled counts; the cross entropy does.
 def fit_calibration(histograms: Int[np.ndarray, "i 2 k n"], threshold: float) -> Fit:
     """Fit the temperature and the threshold of each class. A class without a true pixel keeps the threshold.
+
+    An image has no part in the Dice of a class of which it has no counted pixel.
 
     Args:
       histograms: `[i 2 k n]`, the results of `histogram` for all i images, stacked.
@@ -123,7 +136,11 @@ def fit_calibration(histograms: Int[np.ndarray, "i 2 k n"], threshold: float) ->
     before, raw = np.ones(num_classes), np.empty(num_classes)
     dice = np.empty((2, num_classes))
     for k in range(num_classes):
-        curve = _dice_by_edge(histograms[:, :, k])
+        counted = histograms[histograms[:, :, k].any(axis=(1, 2)), :, k]
+        if not len(counted):
+            raw[k], dice[:, k] = special.logit(threshold), np.nan
+            continue
+        curve = _dice_by_edge(counted)
         allowed = (special.logit(_THRESHOLDS[0]) <= _EDGES) & (special.logit(_THRESHOLDS[1]) >= _EDGES)
         best = np.flatnonzero(allowed & (curve >= curve[allowed].max()))
         raw[k] = _EDGES[best[len(best) // 2]]  # the middle one of equally good edges
@@ -157,7 +174,8 @@ def _nll(counts: Int[np.ndarray, "2 k n"], temperature: np.ndarray) -> Float[np.
     """Return the mean binary cross entropy of each class after division by its temperature."""
     z = _CENTERS / temperature[:, None]
     total = (counts[0] * np.logaddexp(0.0, z) + counts[1] * np.logaddexp(0.0, -z)).sum(axis=-1)
-    return total / counts.sum(axis=(0, 2))
+    num_pixels = counts.sum(axis=(0, 2))
+    return np.where(num_pixels > 0, total / np.maximum(num_pixels, 1), np.nan)
 
 
 def _ece(counts: Int[np.ndarray, "2 k n"], temperature: np.ndarray) -> Float[np.ndarray, " k"]:
@@ -167,7 +185,7 @@ def _ece(counts: Int[np.ndarray, "2 k n"], temperature: np.ndarray) -> Float[np.
         p, pixels = special.expit(_CENTERS / t), counts[:, k].sum(axis=0)
         of_bin = np.minimum((p * _NUM_ECE_BINS).astype(int), _NUM_ECE_BINS - 1)
         gaps = np.bincount(of_bin, counts[1, k] - p * pixels, _NUM_ECE_BINS)
-        errors.append(np.abs(gaps).sum() / pixels.sum())
+        errors.append(np.abs(gaps).sum() / pixels.sum() if pixels.any() else np.nan)
     return np.array(errors)
 
 

@@ -1,6 +1,7 @@
 """Scores of a set of images."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -8,26 +9,32 @@ import numpy as np
 from unet_jax import metrics
 from unet_jax._files import csv_text
 from unet_jax.metrics import Counts
+from unet_jax.metrics.counts import num_counted
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Pixel counts of n images with k classes, and the scores that follow from them."""
+    """Pixel counts of n images with k classes, and the scores that follow from them.
+
+    An image has no part in the mean score of a class of which all of its pixels are ignored.
+    """
 
     ids: tuple[str, ...]
     """Names of the n images."""
     class_names: tuple[str, ...]
     """Names of the k classes."""
     counts: Counts
-    """Pixel counts, int64 `[n k]` each."""
+    """Pixel counts without the ignored ones, int64 `[n k]` each."""
     lost: np.ndarray | None = None
     """Images and classes whose truth lost all of its pixels by resizing (`count_lost`), bool `[n k]`; None: none."""
     digests: tuple[str, ...] = ()
     """Digests of the n images' pixels (`unet_jax.data.sample_facts.pixel_digest`), or none."""
+    num_ignored: np.ndarray | None = None
+    """Numbers of ignored pixels, int64 `[n k]`; None: none."""
 
     def per_image(self, score: Callable[[Counts], np.ndarray]) -> dict[str, float]:
-        """Return the mean over images of each image's score, by class."""
-        return dict(zip(self.class_names, score(self.counts).mean(axis=0).tolist(), strict=True))
+        """Return the mean over images of each image's score, by class; NaN for a class ignored in all images."""
+        return dict(zip(self.class_names, _class_means(score(self.counts)).tolist(), strict=True))
 
     def pooled(self, score: Callable[[Counts], np.ndarray]) -> dict[str, float]:
         """Return the score of all images' pixels together, by class."""
@@ -35,8 +42,20 @@ class Scores:
 
     @property
     def dice_mean(self) -> float:
-        """Mean Dice over images and classes."""
-        return float(metrics.dice(self.counts).mean())
+        """Mean Dice over images and classes. Classes count equally, also those that many images ignore."""
+        return _mean(metrics.dice(self.counts))
+
+    @property
+    def annotated(self) -> dict[str, float]:
+        """Share of the pixels that are not ignored, by class."""
+        counted = num_counted(self.counts).sum(axis=0)
+        ignored = 0 if self.num_ignored is None else self.num_ignored.sum(axis=0)
+        return dict(zip(self.class_names, (counted / (counted + ignored)).tolist(), strict=True))
+
+    @property
+    def num_unknown(self) -> dict[str, int]:
+        """Number of images without a pixel that is not ignored, by class."""
+        return dict(zip(self.class_names, (num_counted(self.counts) == 0).sum(axis=0).tolist(), strict=True))
 
     @property
     def absent(self) -> tuple[str, ...]:
@@ -54,13 +73,35 @@ class Scores:
         count.
         """
         present = [name not in self.absent for name in self.class_names]
-        return float(metrics.dice(self.counts)[:, present].mean()) if any(present) else self.dice_mean
+        return _mean(metrics.dice(self.counts)[:, present]) if any(present) else self.dice_mean
 
     def to_csv(self) -> str:
-        """Return a CSV table with one line per image: its name, then Dice and IoU of each class."""
+        """Return a CSV table with one line per image: its name, then Dice and IoU of each class.
+
+        Scores of a class of which all of an image's pixels are ignored are left empty.
+        """
         columns = ["id", *(f"{score}/{name}" for score in ("dice", "iou") for name in self.class_names)]
         values = np.concatenate([metrics.dice(self.counts), metrics.iou(self.counts)], axis=-1)
-        return csv_text(columns, ([id_, *(f"{v:.6f}" for v in row)] for id_, row in zip(self.ids, values, strict=True)))
+        rows = (["" if np.isnan(value) else f"{value:.6f}" for value in row] for row in values)
+        return csv_text(columns, ([id_, *row] for id_, row in zip(self.ids, rows, strict=True)))
+
+
+def _class_means(values: np.ndarray) -> np.ndarray:
+    """Return the means over images `[k]` of `[n k]`, without those that are NaN; NaN where all are."""
+    known = ~np.isnan(values)
+    if known.all():
+        return values.mean(axis=0)
+    num_known = known.sum(axis=0)
+    return np.where(num_known > 0, np.where(known, values, 0.0).sum(axis=0) / np.maximum(num_known, 1), np.nan)
+
+
+def _mean(values: np.ndarray) -> float:
+    """Return the mean of `[n k]`; where some are NaN, that of the classes' means. NaN if all are."""
+    if not np.isnan(values).any():
+        return float(values.mean())
+    means = _class_means(values)
+    known = means[~np.isnan(means)]
+    return float(known.mean()) if len(known) else math.nan
 
 
 def count_lost(counts: Counts, lost: np.ndarray) -> Counts:

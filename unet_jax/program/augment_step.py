@@ -45,13 +45,17 @@ def make_augment_step(config: AugmentConfig, *, linear_masks: bool, sharding: An
       transposed must be square.
     """
 
-    def augment_sample(image: Pixels, mask: UInt8[Array, "h w k"], change: Changes) -> tuple[Array, Array]:
+    def augment_sample(
+        image: Pixels, mask: UInt8[Array, "h w k"], valid: UInt8[Array, "h w k"] | None, change: Changes
+    ) -> tuple[Array, Array, Array | None]:
         if config.color_prob:
             shifted = _shift_any_color(image, change["color"], circular_hue=config.circular_hue)
             image = jnp.where(change["color_on"], shifted, image)
         if config.brightness_prob or config.contrast_prob or config.gamma_prob:
             image = _change_tone(image, change["tone"])
-        image, mask = _resample(image, mask, change, config, linear_masks=linear_masks)
+        if config.ignore_outside and valid is None:
+            valid = jnp.full_like(mask, 255)
+        image, mask, valid = _resample(image, mask, valid, change, config, linear_masks=linear_masks)
         if config.blur_prob:
             image = _blur(image, change["blur"], blur_radius(config))
         if config.noise_prob:
@@ -61,11 +65,11 @@ def make_augment_step(config: AugmentConfig, *, linear_masks: bool, sharding: An
             top, bottom, left, right = change["cutout"]
             inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
             image = jnp.where(inside, jnp.zeros((), image.dtype), image)
-        return image, mask
+        return image, mask, valid
 
     def augment_step(batch: Batch, changes: Changes) -> Batch:
-        image, label = jax.vmap(augment_sample)(batch.image, batch.label, changes)
-        return Batch(image, label, batch.weight)
+        image, label, valid = jax.vmap(augment_sample)(batch.image, batch.label, batch.valid, changes)
+        return Batch(image, label, batch.weight, valid)
 
     return jax.jit(augment_step, out_shardings=sharding)
 
@@ -168,18 +172,20 @@ def _change_tone(image: Pixels, tone: Float[Array, "3"]) -> Pixels:
 def _resample(
     image: Pixels,
     mask: UInt8[Array, "h w k"],
+    valid: UInt8[Array, "h w k"] | None,
     change: Changes,
     config: AugmentConfig,
     *,
     linear_masks: bool,
-) -> tuple[Pixels, UInt8[Array, "h w k"]]:
-    """Compute the source coordinates of each output pixel, and read image and mask there once.
+) -> tuple[Pixels, UInt8[Array, "h w k"], UInt8[Array, "h w k"] | None]:
+    """Compute the source coordinates of each output pixel, and read image and masks there once.
 
     The coordinates combine flips, transposition, the affine matrix and the elastic displacement.
     """
     height, width = image.shape[:2]
     if not (config.geometry_prob or config.crop_prob or config.elastic_prob):
-        return _flip(image, change["flips"], config), _flip(mask, change["flips"], config)
+        flipped = None if valid is None else _flip(valid, change["flips"], config)
+        return _flip(image, change["flips"], config), _flip(mask, change["flips"], config), flipped
     rows = jax.lax.broadcasted_iota(jnp.int32, (height, width), 0)
     columns = jax.lax.broadcasted_iota(jnp.int32, (height, width), 1)
     left_right, top_bottom, transposed = change["flips"]
@@ -199,14 +205,23 @@ def _resample(
         # The host flips after it warps, so the displacements, which belong to pixels before the flip, are flipped too.
         moved = _flip(jnp.rint(moved / change["unit"]) * change["unit"], change["flips"], config)
         source_x, source_y = source_x + moved[..., 0], source_y + moved[..., 1]
-    if linear_masks and image.dtype == mask.dtype:
-        num_channels = image.shape[-1]
-        together = _look_bilinear(jnp.concatenate([image, mask], axis=-1), source_x, source_y, config.border)
-        return together[..., :num_channels], together[..., num_channels:]
+    num_classes, num_channels = mask.shape[-1], image.shape[-1]
+    masks = mask if valid is None else jnp.concatenate([mask, ~valid], axis=-1)
     look_at_mask = _look_bilinear if linear_masks else _look_nearest
-    return _look_bilinear(image, source_x, source_y, config.border), look_at_mask(
-        mask, source_x, source_y, config.border
-    )
+    if linear_masks and image.dtype == mask.dtype:
+        together = _look_bilinear(jnp.concatenate([image, masks], axis=-1), source_x, source_y, config.border)
+        image, masks = together[..., :num_channels], together[..., num_channels:]
+    else:
+        image = _look_bilinear(image, source_x, source_y, config.border)
+        masks = look_at_mask(masks, source_x, source_y, config.border)
+    if valid is None:
+        return image, masks, None
+    known = masks[..., num_classes:] == 0
+    if config.ignore_outside:
+        everywhere = jnp.full((*mask.shape[:2], 1), 255, jnp.uint8)
+        known &= look_at_mask(everywhere, source_x, source_y, "constant") == 255
+    valid = jnp.where(known, jnp.uint8(255), jnp.uint8(0))
+    return image, masks[..., :num_classes] & valid, valid
 
 
 def _flip(pixels: Array, flips: Array, config: AugmentConfig) -> Array:

@@ -285,7 +285,7 @@ def make_loss(
     if all(t.name in LOSSES and LOSSES[t.name].accepts_packed for t in config.terms):
         return functools.partial(objective, num_subpixels=num_subpixels(factor))
     return lambda logits, labels, weight, step=None: objective(
-        unpack(logits, factor), unpack(labels, factor), weight, step
+        unpack(logits, factor), unpack(labels, factor), unpack(weight, factor) if weight.ndim > 1 else weight, step
     )
 
 
@@ -297,6 +297,7 @@ def batch_shapes(
     *,
     num_channels: int = 3,
     image_dtype: Any = np.uint8,
+    has_valid: bool = False,
 ) -> Batch:
     """Return the shapes, dtypes and shardings of the batch that a training step takes.
 
@@ -309,6 +310,7 @@ def batch_shapes(
       mesh: devices.
       num_channels: channels of the images.
       image_dtype: type of their pixels, uint8 or uint16.
+      has_valid: whether the batches say which pixels are ignored.
 
     Raises:
       InputError: the batch cannot be divided evenly over micro-batches and devices, or the images' rows over devices.
@@ -323,4 +325,5 @@ def batch_shapes(
 
     weight = jax.ShapeDtypeStruct((batch_size,), np.float32, sharding=shardings.weight)
     image = pixels(num_channels, packing.image, image_dtype)
-    return Batch(image, pixels(num_classes, packing.label, np.uint8), weight)
+    label = pixels(num_classes, packing.label, np.uint8)
+    return Batch(image, label, weight, label if has_valid else None)

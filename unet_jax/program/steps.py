@@ -48,6 +48,22 @@ def unit_range(images: UInt8[Array, "..."] | UInt16[Array, "..."]) -> Float[Arra
     return images.astype(jnp.float32) / float(jnp.iinfo(images.dtype).max)
 
 
+def loss_weight(batch: Batch) -> Float[Array, " b"] | Float[Array, "b h w k"]:
+    """Return the weight of a batch in its loss: of each image, or of each pixel if some are ignored.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from unet_jax import Batch
+      >>> valid = jnp.array([255, 0], jnp.uint8).reshape(1, 1, 2, 1)
+      >>> batch = Batch(jnp.zeros((1, 1, 2, 3), jnp.uint8), jnp.zeros((1, 1, 2, 1), jnp.uint8), jnp.ones(1), valid)
+      >>> print(loss_weight(batch).ravel(), loss_weight(batch._replace(valid=None)))
+      [1. 0.] [1.]
+    """
+    if batch.valid is None:
+        return batch.weight
+    return jnp.where(batch.valid >= 128, batch.weight[:, None, None, None], 0.0)
+
+
 def make_train_step(
     apply_fn: ApplyFn, loss_fn: LossFn, tx: optax.GradientTransformation, *, compiler_options: Options = None
 ) -> TrainStep:
@@ -56,6 +72,7 @@ def make_train_step(
     Args:
       apply_fn: network, as `(variables, images, train, mutable=["batch_stats"]) -> (logits, updated)`.
       loss_fn: objective `(logits, labels, weight, step) -> (scalar, terms)`, such as `unet_jax.losses.bce_dice_loss`.
+        The weight is `[b]`, one number per image, or that of each pixel if the batch has ignored ones (`loss_weight`).
       tx: optimizer.
       compiler_options: XLA's options for the compilation.
 
@@ -103,8 +120,9 @@ def make_accumulating_train_step(
 
     - Each micro-batch is normalised by its own statistics ("ghost batch normalisation"), and ratios that the loss takes
       over a batch are taken over the micro-batch.
-    - Loss, terms and gradients are means over the micro-batches, each weighted by the sum of its samples' weights. So a
-      mean over pixels or images equals that over the whole batch.
+    - Loss, terms and gradients are means over the micro-batches, each weighted by the sum of its samples' weights, or
+      by that of its pixels' weights if some are ignored. So a mean over pixels equals that over the whole batch, and so
+      does a mean over images if no pixel is ignored.
     - The running statistics move once per update, from their old values towards the mean of the micro-batches'
       statistics. So their momentum means the same as without accumulation.
     - Micro-batch i holds the samples i, i + `num_micro_batches`, i + 2 * `num_micro_batches`, and so on. So each device
@@ -125,12 +143,12 @@ def make_accumulating_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         parts = jax.tree.map(lambda x: x.reshape(-1, num_micro_batches, *x.shape[1:]), batch)
-        total_weight = jnp.maximum(jnp.sum(batch.weight), 1e-12)
+        total_weight = jnp.maximum(jnp.sum(loss_weight(batch)), 1e-12)
 
         def add_part(sums: _Gradients, i: Array) -> tuple[_Gradients, None]:
             part = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, axis=1, keepdims=False), parts)
             own = gradients(state, part)
-            share = jnp.sum(part.weight) / total_weight
+            share = jnp.sum(loss_weight(part)) / total_weight
             statistics = optax.tree.scale(1.0 / num_micro_batches, own.batch_stats)
             return optax.tree.add(sums, optax.tree.scale(share, own)._replace(batch_stats=statistics)), None
 
@@ -156,7 +174,7 @@ def _make_gradients(apply_fn: ApplyFn, loss_fn: LossFn) -> Callable[[TrainState,
     def loss_of(params: PyTree, batch_stats: PyTree, batch: Batch, step: Array) -> tuple[Array, tuple[Metrics, PyTree]]:
         variables = {"params": params, "batch_stats": batch_stats}
         logits, updated = apply_fn(variables, unit_range(batch.image), True, mutable=["batch_stats"])
-        loss, terms = loss_fn(logits, unit_range(batch.label), batch.weight, step)
+        loss, terms = loss_fn(logits, unit_range(batch.label), loss_weight(batch), step)
         return loss, (terms, updated.get("batch_stats", {}))
 
     def gradients(state: TrainState, batch: Batch) -> _Gradients:
@@ -213,8 +231,10 @@ def make_eval_step(
 
     def eval_step(params: PyTree, batch_stats: PyTree, batch: Batch) -> tuple[Metrics, Counts]:
         logits = apply_fn({"params": params, "batch_stats": batch_stats}, unit_range(batch.image), False)
-        loss, terms = loss_fn(logits, unit_range(batch.label), batch.weight, jnp.inf)
-        counts = counts_from_logits(logits, batch.label, threshold=threshold, num_subpixels=num_subpixels)
+        loss, terms = loss_fn(logits, unit_range(batch.label), loss_weight(batch), jnp.inf)
+        counts = counts_from_logits(
+            logits, batch.label, threshold=threshold, num_subpixels=num_subpixels, valid=batch.valid
+        )
         return {"loss": loss, **terms}, counts
 
     return jax.jit(eval_step, compiler_options=compiler_options)
@@ -282,10 +302,9 @@ def make_term_gradients_step(
             variables = {"params": params, "batch_stats": state.batch_stats}
             return apply_fn(variables, unit_range(batch.image), True, mutable=["batch_stats"])[0]
 
-        labels = unit_range(batch.label)
+        labels, weight = unit_range(batch.label), loss_weight(batch)
         of_logits = {
-            name: lambda logits, term=term: term(logits, labels, batch.weight, state.step)[0]
-            for name, term in terms.items()
+            name: lambda logits, term=term: term(logits, labels, weight, state.step)[0] for name, term in terms.items()
         }
         gradients = term_gradients(logits_of, of_logits, state.params, num_subpixels=num_subpixels)
         term_norms, norms = gradients.term_norms(), gradients.norms()

@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 from unet_jax._types import InputError, Sample
 from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.listing import describe_endings
+from unet_jax.data.pixels import resize_mask
 from unet_jax.data.sample_facts import NUM_BINS
 from unet_jax.data.splits import shared_groups
 from unet_jax.report.audit_text import WARNING, overview, percent, split_of_ids
@@ -126,7 +127,10 @@ def _picture(id_: str, split: str, sample: Sample, class_names: Sequence[str]) -
     ]
     mask = np.stack(planes, axis=-1) >= (_QUARTER if scale < 1 else 128)
     classes = [name for k, name in enumerate(class_names) if (sample.mask[..., k] >= 128).any()]
-    overlay = render_overlay(image, mask)
+    ignored = None
+    if sample.valid is not None:
+        ignored = resize_mask(sample.valid, size[1], size[0]) == 0
+    overlay = render_overlay(image, mask, ignored)
     return _Picture(id_, split, (height, width), classes, _data_url(image), _data_url(overlay))
 
 

@@ -36,7 +36,11 @@ def overview(audit: Audit, splits: Mapping[str, Sequence[str]]) -> list[str]:
         ]
         empty = f", absent from {audit.num_empty[k]} images" if audit.num_empty[k] else ""
         overlaps = f" ({', '.join(others)})" if others else ""
-        lines.append(f"  channel {k} = {name}: {percent(audit.prevalence[k])} of the pixels{overlaps}{empty}")
+        known = audit.annotated[k] if audit.annotated else 1.0
+        pixels = f"the annotated pixels, which are {percent(known)} of all" if known < 1 else "the pixels"
+        unknown = f", unknown in {audit.num_unknown[k]} images" if audit.num_unknown and audit.num_unknown[k] else ""
+        share = percent(audit.prevalence[k])
+        lines.append(f"  channel {k} = {name}: {share} of {pixels}{overlaps}{empty}{unknown}")
     val = audit.splits.get("val")
     constant = zip(audit.class_names, val.constant_dice, val.num_seen, strict=True) if val and val.constant_dice else ()
     by_class = ", ".join(f"{name} {dice:.2f}" for name, dice, num_seen in constant if num_seen)
@@ -77,6 +81,7 @@ def remarks(audit: Audit, layout: Layout, splits: Mapping[str, Sequence[str]], c
     """
     lines = [
         *_absent_classes(audit),
+        *_unknown_images(audit),
         *_covering_classes(audit),
         *_vanished_objects(audit),
         *_dark_images(audit),
@@ -95,16 +100,29 @@ def _absent_classes(audit: Audit) -> Iterator[str]:
         "test": "evaluate cannot tell how well it is found there",
     }
     for split, facts in audit.splits.items():
-        for name, num_with, num_seen in zip(audit.class_names, facts.num_with, facts.num_seen, strict=True):
+        of_classes = zip(audit.class_names, facts.num_with, facts.num_seen, facts.annotated, strict=True)
+        for name, num_with, num_seen, annotated in of_classes:
             if not facts.num_images:
                 continue
-            if not num_with:
+            if not annotated:
+                yield f"{WARNING}: class {name} has no annotated pixel in {split}: {consequences[split]}."
+            elif not num_with:
                 yield f"{WARNING}: class {name} has no pixel in {split}: {consequences[split]}."
             elif not num_seen and split != "test":  # test is scored at the images' own size
                 yield (
                     f"{WARNING}: class {name} has no pixel in {split} at {audit.seen_at}, the size that the network "
                     f"sees: {consequences[split]}."
                 )
+
+
+def _unknown_images(audit: Audit) -> Iterator[str]:
+    """Yield a warning about images of train and val without an annotated pixel of any class."""
+    if audit.unknown:
+        yield (
+            f"{WARNING}: {len(audit.unknown)} images have no annotated pixel of any class, the first is "
+            f"{audit.unknown[0]!r}. They only take part in the statistics of batch normalisation: leave them out, "
+            f"unless that is meant."
+        )
 
 
 def _covering_classes(audit: Audit) -> Iterator[str]:

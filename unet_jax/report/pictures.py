@@ -19,6 +19,7 @@ from unet_jax.data.pixels import write_png
 # RGB colours that can be distinguished without red-green vision (Okabe and Ito, 2008).
 _COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 _FALSE_POSITIVE, _FALSE_NEGATIVE = (220, 20, 20), (0, 230, 230)
+_IGNORED = (150, 150, 150)
 _DPI = 110
 
 
@@ -73,12 +74,19 @@ def image_title(image_format: ImageFormat | None) -> str:
     )
 
 
-def render_overlay(image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w k"]) -> UInt8[np.ndarray, "h w 3"]:
+def render_overlay(
+    image: UInt8[np.ndarray, "h w 3"],
+    mask: Bool[np.ndarray, "h w k"],
+    ignored: Bool[np.ndarray, "h w k"] | None = None,
+) -> UInt8[np.ndarray, "h w 3"]:
     """Tint and outline each class of a mask in its colour on the image; colours of overlapping classes mix.
+
+    Ignored pixels have stripes: gray where all classes are ignored, otherwise in the colour of the ignored class.
 
     Args:
       image: RGB image, `[h w 3]`, 0 to 255.
       mask: True inside each of the k classes, `[h w k]`.
+      ignored: True where a class is ignored, `[h w k]`; None: nowhere.
 
     Returns:
       RGB image, `[h w 3]`, 0 to 255.
@@ -96,6 +104,8 @@ def render_overlay(image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h 
         canvas[inside] = 0.65 * canvas[inside] + 0.35 * np.array(class_color(k), np.float32)
     canvas = np.round(canvas).astype(np.uint8)
     thickness = max(1, round(max(image.shape[:2]) / 400))
+    if ignored is not None:
+        _draw_stripes(canvas, ignored, 2 * thickness)
     for k in range(mask.shape[-1]):
         plane = np.ascontiguousarray(mask[..., k]).astype(np.uint8)
         contours, _ = cv2.findContours(plane, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
@@ -103,8 +113,20 @@ def render_overlay(image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h 
     return canvas
 
 
+def _draw_stripes(canvas: UInt8[np.ndarray, "h w 3"], ignored: Bool[np.ndarray, "h w k"], width: int) -> None:
+    """Draw diagonal stripes, `width` pixels wide, with gaps twice as wide, where classes are ignored."""
+    rows, columns = np.ogrid[: ignored.shape[0], : ignored.shape[1]]
+    stripe, everywhere = (rows + columns) // width % 3 == 0, ignored.all(axis=-1)
+    for k in range(ignored.shape[-1]):
+        canvas[ignored[..., k] & ~everywhere & stripe] = class_color(k)
+    canvas[everywhere & stripe] = _IGNORED
+
+
 def render_errors(
-    image: UInt8[np.ndarray, "h w 3"], truth: Bool[np.ndarray, "h w k"], predicted: Bool[np.ndarray, "h w k"]
+    image: UInt8[np.ndarray, "h w 3"],
+    truth: Bool[np.ndarray, "h w k"],
+    predicted: Bool[np.ndarray, "h w k"],
+    ignored: Bool[np.ndarray, "h w k"] | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Show the errors of all classes on the image in gray: false positives in red, false negatives in cyan.
 
@@ -112,6 +134,7 @@ def render_errors(
       image: RGB image, `[h w 3]`, 0 to 255.
       truth: true masks of the k classes, `[h w k]`.
       predicted: predicted masks, `[h w k]`.
+      ignored: True where a class is ignored, `[h w k]`, so that nothing is an error; None: nowhere.
 
     Returns:
       RGB image, `[h w 3]`, 0 to 255. A pixel that is a false positive in one class and a false negative in another
@@ -119,8 +142,9 @@ def render_errors(
     """
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     canvas = np.repeat((gray // 2 + 64)[..., None], 3, axis=-1)
-    canvas[(predicted & ~truth).any(axis=-1)] = _FALSE_POSITIVE
-    canvas[(~predicted & truth).any(axis=-1)] = _FALSE_NEGATIVE
+    counted = True if ignored is None else ~ignored
+    canvas[(predicted & ~truth & counted).any(axis=-1)] = _FALSE_POSITIVE
+    canvas[(~predicted & truth & counted).any(axis=-1)] = _FALSE_NEGATIVE
     return canvas
 
 
@@ -133,6 +157,7 @@ def save_grid(
     titles: Sequence[str],
     class_names: Sequence[str],
     image_title: str = "image",
+    ignored: Sequence[np.ndarray] | None = None,
 ) -> None:
     """Write a PNG picture with one row for each image: image, truth, prediction, errors.
 
@@ -144,16 +169,18 @@ def save_grid(
       titles: text to the left of each row.
       class_names: names of the k classes, for the legend.
       image_title: text above the images.
+      ignored: where classes are ignored, `[h w k]` bool; None: nowhere.
     """
     rows = len(images)
     figure = Figure(figsize=(10.0, 2.6 * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, 4, squeeze=False)
-    for row, (image, truth, predicted) in enumerate(zip(images, truths, predictions, strict=True)):
+    unknown = ignored or [None] * rows
+    for row, (image, truth, predicted, hidden) in enumerate(zip(images, truths, predictions, unknown, strict=True)):
         panels = (
             image,
-            render_overlay(image, truth),
+            render_overlay(image, truth, hidden),
             render_overlay(image, predicted),
-            render_errors(image, truth, predicted),
+            render_errors(image, truth, predicted, hidden),
         )
         for axis, panel in zip(axes[row], panels, strict=True):
             axis.imshow(panel)
@@ -165,6 +192,8 @@ def save_grid(
     patches = [Patch(color=_unit(class_color(k)), label=name) for k, name in enumerate(class_names)]
     patches.append(Patch(color=_unit(_FALSE_POSITIVE), label="error: false positive"))
     patches.append(Patch(color=_unit(_FALSE_NEGATIVE), label="error: false negative"))
+    if ignored:
+        patches.append(Patch(facecolor="white", edgecolor=_unit(_IGNORED), hatch="////", label="ignored"))
     figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=8, frameon=False)
     save_figure(figure, path)
 

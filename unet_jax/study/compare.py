@@ -82,11 +82,30 @@ class Winner:
 def with_mean(values: Float[np.ndarray, "*r n k"]) -> Float[np.ndarray, "*r n k1"]:
     """Append the mean of the k classes as a last column; a single class stays alone, being its own mean.
 
+    Classes that an image ignores (NaN) have no part in its mean.
+
     Example:
       >>> with_mean(np.array([[1.0, 3.0]])).tolist(), with_mean(np.array([[1.0]])).tolist()
       ([[1.0, 3.0, 2.0]], [[1.0]])
+      >>> with_mean(np.array([[1.0, np.nan]])).tolist()
+      [[1.0, nan, 1.0]]
     """
-    return values if values.shape[-1] == 1 else np.concatenate([values, values.mean(-1, keepdims=True)], axis=-1)
+    if values.shape[-1] == 1:
+        return values
+    known = ~np.isnan(values)
+    total, num_known = np.where(known, values, 0.0).sum(-1, keepdims=True), known.sum(-1, keepdims=True)
+    means = np.where(num_known > 0, total / np.maximum(num_known, 1), np.nan)
+    return np.concatenate([values, means], axis=-1)
+
+
+def scored_images(values: Float[np.ndarray, "*r n"]) -> Float[np.ndarray, "*r m"]:
+    """Return the scores of the images that have one: an image that ignores all pixels of a class has none (NaN).
+
+    Example:
+      >>> scored_images(np.array([[0.5, np.nan, 0.7]])).tolist()
+      [[0.5, 0.7]]
+    """
+    return values[..., ~np.isnan(values).reshape(-1, values.shape[-1]).any(axis=0)]
 
 
 def columns_of(class_names: Sequence[str]) -> tuple[str, ...]:
@@ -147,6 +166,8 @@ def compare(
 def summarize(names: Sequence[str], table: ScoreTable, baseline: str) -> list[Row]:
     """Return one row for each score, class (and the mean of the classes) and variant.
 
+    A class of which all images ignore all pixels has no rows.
+
     Args:
       names: names of the v variants.
       table: scores of the whole study, `[v s n k]`.
@@ -156,9 +177,12 @@ def summarize(names: Sequence[str], table: ScoreTable, baseline: str) -> list[Ro
     for score, more_is_better in SCORES.items():
         values = with_mean(table.values[score])
         for k, class_name in enumerate(columns_of(table.class_names)):
-            comparisons = compare(values[..., k], list(names).index(baseline), more_is_better=more_is_better)
+            of_class = scored_images(values[..., k])
+            if not of_class.shape[-1]:
+                continue
+            comparisons = compare(of_class, list(names).index(baseline), more_is_better=more_is_better)
             for v, name in enumerate(names):
-                by_seed = values[v, :, :, k].mean(axis=1)
+                by_seed = of_class[v].mean(axis=1)
                 std = float(by_seed.std(ddof=1)) if len(by_seed) > 1 else float("nan")
                 rows.append(Row(name, score, class_name, float(by_seed.mean()), std, comparisons[v]))
     return rows
@@ -172,7 +196,7 @@ def find_winner(names: Sequence[str], table: ScoreTable) -> Winner:
       table: scores of the whole study, `[v s n k]`.
     """
     more_is_better = SCORES[PRIMARY]
-    values = with_mean(table.values[PRIMARY])[..., -1]
+    values = scored_images(with_mean(table.values[PRIMARY])[..., -1])
     means = values.mean(axis=(1, 2))
     leader = int(np.argmax(means if more_is_better else -means))
     comparisons = compare(values, leader, more_is_better=more_is_better)

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from unet_jax._files import csv_text, plain_cell, replace_text
 from unet_jax._types import Batch, InputError
+from unet_jax.data.layout import find_layout
 from unet_jax.devices.mesh import put_batch, put_replicated
 from unet_jax.program.build import batch_shapes
 from unet_jax.program.state import TrainState
@@ -70,7 +71,8 @@ def measure_costs(study: Study, programs: SharedPrograms, mesh: Mesh, display: G
         # Variants that differ only in their losses share one state and one batch, which saves memory.
         kind = kinds[variant.name] = repr(sorted(variant.settings.items()))
         if kind not in states:
-            pixels = {"num_channels": info.num_channels, "image_dtype": info.image_dtype}
+            has_valid = config.augment.ignore_outside or find_layout(config.data).has_ignored
+            pixels = {"num_channels": info.num_channels, "image_dtype": info.image_dtype, "has_valid": has_valid}
             shapes = batch_shapes(config, num_classes, program.packing, mesh, **pixels)
             batches[kind] = _made_up_batch(shapes, mesh)
             init = jax.jit(program.init, static_argnums=1)
@@ -139,4 +141,5 @@ def _made_up_batch(shapes: Batch, mesh: Mesh) -> Batch:
     block = max(1, min(height, width) // 4)
     coarse = rng.integers(0, 2, (count, -(-height // block), -(-width // block), channels), np.uint8) * np.uint8(255)
     label = coarse.repeat(block, axis=1).repeat(block, axis=2)[:, :height, :width]
-    return put_batch(Batch(image, label, np.ones(count, np.float32)), mesh)
+    valid = None if shapes.valid is None else np.full(label.shape, 255, np.uint8)
+    return put_batch(Batch(image, label, np.ones(count, np.float32), valid), mesh)

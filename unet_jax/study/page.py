@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+import numpy as np
+
 from unet_jax.config.dicts import config_to_dict, flatten_config
 from unet_jax.metrics.image_scores import NUM_BINS, SURFACE_TOLERANCE
 from unet_jax.study.compare import PRIMARY, RULE, Row, columns_of
@@ -104,7 +106,8 @@ def make_page(study: Study, results: Results, pictures: Mapping[str, bytes]) -> 
         parts.append(f"<h2>{_TITLES[score]} ({'higher' if more_is_better else 'lower'} is better)</h2>")
         for class_name in columns_of(scores.class_names)[::-1]:
             rows = [row for row in results.rows if (row.score, row.class_name) == (score, class_name)]
-            parts.append(_score_table(class_name, rows, len(study.seeds)))
+            if rows:  # there are none where all images ignore the class
+                parts.append(_score_table(class_name, rows, len(study.seeds)))
     parts += [_costs(results), _settings(study, results)]
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -141,6 +144,15 @@ def _caveats(study: Study, results: Results) -> str:
     ]
     if len(results.scores.ids) < 20:
         lines.append(f"{len(results.scores.ids)} images are few for a bootstrap: the intervals are too narrow.")
+    num_unknown = np.isnan(results.scores.values[PRIMARY][0, 0]).sum(axis=0)
+    unknown = [
+        f"{count} for {name}" for count, name in zip(num_unknown, results.scores.class_names, strict=True) if count
+    ]
+    if unknown:
+        lines.append(
+            f"Ignored pixels are not scored. Images that ignore a class everywhere have no part in its scores: "
+            f"{', '.join(unknown)}."
+        )
     if study.split != "test":
         lines.append(
             f"The images of the split {study.split} were not held out: the networks were trained on them, or the best "

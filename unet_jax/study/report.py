@@ -80,7 +80,7 @@ def show(results: Results) -> Table:
             f"{row.mean:.4f}",
             "" if math.isnan(row.std) else f"{row.std:.4f}",
             *compared,
-            *(f"{means[row.variant, name]:.4f}" for name in classes),
+            *(f"{means[row.variant, name]:.4f}" if (row.variant, name) in means else "" for name in classes),
             f"{cost.relative_time:.2f}x" if cost else "",
             f"{cost.step_bytes / 1e6:.0f}" if cost and cost.step_bytes else "",
         )
@@ -94,8 +94,8 @@ def _image_rows(study: Study, results: Results) -> Iterable[Sequence[Any]]:
         for s, seed in enumerate(study.seeds):
             for i, id_ in enumerate(table.ids):
                 for k, class_name in enumerate(table.class_names):
-                    values = (f"{table.values[score][v, s, i, k]:.6f}" for score in SCORES)
-                    yield (name, seed, id_, class_name, *values)
+                    values = (float(table.values[score][v, s, i, k]) for score in SCORES)
+                    yield (name, seed, id_, class_name, *("" if math.isnan(x) else f"{x:.6f}" for x in values))
 
 
 _TABLE_COLUMNS = (

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from unet_jax._types import InputError
 from unet_jax.runs.info import RunInfo, load_info
 from unet_jax.study import statistics
-from unet_jax.study.compare import PRIMARY, Row, Winner, columns_of, find_winner, summarize, with_mean
+from unet_jax.study.compare import PRIMARY, Row, Winner, columns_of, find_winner, scored_images, summarize, with_mean
 from unet_jax.study.config import Study
 from unet_jax.study.cost import Cost, read_costs
 from unet_jax.study.run import scores_path
@@ -64,7 +64,12 @@ def read_results(study: Study) -> Results:
                 raise InputError(f"{path}: is not there yet. Run the study to its end first.")
     names = tuple(variant.name for variant in study.variants)
     scores = stack_scores([[read_scores(scores_path(study, v, seed)) for seed in study.seeds] for v in study.variants])
-    by_image = with_mean(scores.values[PRIMARY])[..., -1].mean(axis=1).T  # [n v]
+    if np.isnan(scores.values[PRIMARY]).all():
+        raise InputError(
+            f"{study.out}: no image of the split {study.split!r} has an annotated pixel. Start a new study in another "
+            f"folder with another split."
+        )
+    by_image = scored_images(with_mean(scores.values[PRIMARY])[..., -1]).mean(axis=1).T  # [n v]
     return Results(
         names,
         scores,

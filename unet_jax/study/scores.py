@@ -53,17 +53,24 @@ class ScoreTable:
 
 
 def image_scores(
-    probs: Float[np.ndarray, "h w k"], truth: Bool[np.ndarray, "h w k"], threshold: float | Float[np.ndarray, " k"]
+    probs: Float[np.ndarray, "h w k"],
+    truth: Bool[np.ndarray, "h w k"],
+    threshold: float | Float[np.ndarray, " k"],
+    valid: Bool[np.ndarray, "h w k"] | None = None,
 ) -> dict[str, Float[np.ndarray, " k"]]:
     """Compute all scores of one image, per class.
+
+    Ignored pixels are not counted, and belong to neither mask where distances between borders are measured.
 
     Args:
       probs: probabilities, `[h w k]`, from 0 to 1.
       truth: true masks, `[h w k]`.
       threshold: a pixel belongs to a class if its probability is above this: one number, or one for each class.
+      valid: pixels that are not ignored, `[h w k]`; None: all.
 
     Returns:
-      An array `[k]` for each name in `SCORES`. `hd95` is in pixels; all others have no unit.
+      An array `[k]` for each name in `SCORES`. `hd95` is in pixels; all others have no unit. The scores of a class of
+      which all pixels are ignored are NaN.
 
     Example:
       >>> truth = np.array([[True, True, False, False]] * 4)[..., None]
@@ -71,20 +78,29 @@ def image_scores(
       >>> {name: float(values[0].round(3)) for name, values in scores.items()}
       {'dice': 1.0, 'iou': 1.0, 'surface_dice': 1.0, 'hd95': 0.0, 'brier': 0.01, 'ece': 0.1}
     """
-    predicted = probs > threshold
-    counts = metrics.counts_from_masks(predicted, truth)
+    valid = np.ones(truth.shape, bool) if valid is None else valid
+    predicted = (probs > threshold) & valid
+    counts = metrics.counts_from_masks(predicted, truth, valid)
+    truth = truth & valid
     classes = range(truth.shape[-1])
 
-    def each(score: Callable[[np.ndarray, np.ndarray], float], given: np.ndarray) -> np.ndarray:
-        return np.array([score(given[..., k], truth[..., k]) for k in classes])
+    def each(score: Callable[[np.ndarray, np.ndarray], float], *, of_pixels: bool) -> np.ndarray:
+        values = []
+        for k in classes:
+            pair = (probs if of_pixels else predicted)[..., k], truth[..., k]
+            known = valid[..., k]
+            if of_pixels and not known.all():
+                pair = pair[0][known][None], pair[1][known][None]
+            values.append(score(*pair) if known.any() else math.nan)
+        return np.array(values)
 
     return {
         "dice": metrics.dice(counts),
         "iou": metrics.iou(counts),
-        "surface_dice": each(surface_dice, predicted),
-        "hd95": each(hausdorff95, predicted),
-        "brier": each(brier, probs),
-        "ece": each(calibration_error, probs),
+        "surface_dice": each(surface_dice, of_pixels=False),
+        "hd95": each(hausdorff95, of_pixels=False),
+        "brier": each(brier, of_pixels=True),
+        "ece": each(calibration_error, of_pixels=True),
     }
 
 
@@ -104,8 +120,8 @@ def score_run(
     """
     parts = []
     pairs = probs_and_truths(run, layout, records, soft_masks=run.config.data.soft_masks)
-    for done, (probs, truth) in enumerate(pairs, start=1):
-        parts.append(image_scores(probs, truth, run.threshold))
+    for done, (probs, truth, valid) in enumerate(pairs, start=1):
+        parts.append(image_scores(probs, truth, run.threshold, valid))
         on_progress(done)
     values = {name: np.stack([part[name] for part in parts]) for name in SCORES}
     return ScoreTable(tuple(r.id for r in records), run.class_names, values)

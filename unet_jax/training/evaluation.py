@@ -1,6 +1,7 @@
 """Evaluation on the validation split during training: on the devices, at the network's image size."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import jax
@@ -11,6 +12,7 @@ from unet_jax._types import Batch
 from unet_jax.data.pipeline import eval_batches
 from unet_jax.devices.mesh import fetch, process_share, put_batch, put_images
 from unet_jax.metrics import Counts
+from unet_jax.metrics.counts import num_counted
 from unet_jax.metrics.scores import Scores, count_lost
 from unet_jax.program.optim import make_schedule, scale_learning_rate
 from unet_jax.program.state import TrainState, averaged
@@ -108,20 +110,27 @@ def evaluate_batches(
 
     Returns:
       The scores of all samples, in every process, and the mean loss, in which each batch counts by its number of
-      samples.
+      samples, or by the share of their pixels that is not ignored. It is NaN if all are.
     """
-    parts, loss_sum = [], 0.0
+    parts, ignored, loss_sum, num_samples = [], [], 0.0, 0.0
     for batch in batches:
         on_devices = put_batch(batch, mesh)
         terms, counts = eval_step(state.params, state.batch_stats, on_devices)
         terms, counts, weight = fetch((terms, counts, on_devices.weight), mesh)
         real = weight > 0
         parts.append(Counts(*(np.asarray(c, np.int64)[real] for c in counts)))
-        loss_sum += float(terms["loss"]) * int(real.sum())
+        num_pixels = batch.label[0].size // len(class_names)
+        ignored.append(num_pixels - num_counted(parts[-1]))
+        num_counted_samples = int(real.sum()) - ignored[-1].sum() / batch.label[0].size
+        if num_counted_samples:  # the loss of nothing is nothing, or NaN
+            loss_sum += float(terms["loss"]) * num_counted_samples
+            num_samples += num_counted_samples
     counts = Counts(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
     lost_ids = [set((vanished or {}).get(name, ())) for name in class_names]
     lost = np.array([[id_ in of_class for of_class in lost_ids] for id_ in ids])
-    return Scores(tuple(ids), class_names, count_lost(counts, lost), lost), loss_sum / len(ids)
+    num_ignored = np.concatenate(ignored) if any(part.any() for part in ignored) else None
+    scores = Scores(tuple(ids), class_names, count_lost(counts, lost), lost, num_ignored=num_ignored)
+    return scores, loss_sum / num_samples if num_samples else math.nan
 
 
 def show_evaluation(session: Session, state: TrainState, evaluation: Evaluation) -> None:
@@ -144,6 +153,7 @@ def show_evaluation(session: Session, state: TrainState, evaluation: Evaluation)
                 list(predictions),
                 evaluation.scores,
                 image_title(session.info.image_format),
+                [s.valid < 128 for s in samples if s.valid is not None] or None,
             )
         except Exception as error:  # no failure in a picture is a reason to stop training
             reason = f"{type(error).__name__}: {error}"

@@ -107,7 +107,7 @@ class RunLog:
         self._write_tensorboard(self._row(evaluation))
         scores, pace = evaluation.scores, evaluation.pace
         by_class = ", ".join(
-            f"{name} {value:.4f}" + (" absent" if name in scores.absent else "")
+            f"{name} unknown" if np.isnan(value) else f"{name} {value:.4f}" + " absent" * (name in scores.absent)
             for name, value in scores.per_image(metrics.dice).items()
         )
         faults = evaluation.fault_counts(self._config.on_non_finite)
@@ -170,6 +170,7 @@ class RunLog:
         predictions: Sequence[Bool[np.ndarray, "h w k"]],
         scores: Scores,
         image_title: str = "image",
+        ignored: Sequence[Bool[np.ndarray, "h w k"]] | None = None,
     ) -> None:
         """Draw the curves so far, and some images with true mask, predicted mask and error.
 
@@ -179,6 +180,7 @@ class RunLog:
           predictions: their predicted masks, `[h w k]` bool.
           scores: scores of all validation images.
           image_title: text above the images.
+          ignored: where classes are ignored, `[h w k]` bool; None: nowhere.
         """
         if not is_first():
             return
@@ -193,6 +195,7 @@ class RunLog:
             image_title=image_title,
             titles=[f"{scores.ids[i]}\nDice " + ", ".join(f"{d:.3f}" for d in dice[i]) for i in range(len(images))],
             class_names=scores.class_names,
+            ignored=ignored,
         )
 
     def _write(self, row: dict[str, Any]) -> None:

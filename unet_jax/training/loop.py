@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from unet_jax._types import Preempted
 from unet_jax.config import Config
 from unet_jax.config.choices import Choice
+from unet_jax.data.sources import has_valid
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.program.build import Program, batch_shapes, build, check_divisible, make_term_gradients
 from unet_jax.program.state import TrainState, num_parameters
@@ -150,6 +151,7 @@ def _compile(session: Session, state: TrainState) -> TrainStep:
         mesh,
         num_channels=info.num_channels,
         image_dtype=info.image_dtype,
+        has_valid=info.config.augment.ignore_outside or has_valid(session.train_source),
     )
     device = f"{mesh.size} {mesh.devices.flat[0].device_kind} device{'s' if mesh.size > 1 else ''}"
     start = time.perf_counter()

@@ -14,7 +14,7 @@ from unet_jax.config import Config
 from unet_jax.config.packing import UNPACKED, Packing
 from unet_jax.data.order import TrainOrder
 from unet_jax.data.pipeline import batches_with_changes, train_batches
-from unet_jax.data.sources import Source
+from unet_jax.data.sources import Source, has_valid
 from unet_jax.devices.mesh import batch_shardings, process_share, put_batch, put_rows
 from unet_jax.model.packing import pack
 from unet_jax.program.augment_step import make_augment_step
@@ -141,12 +141,13 @@ def device_batches(
         return PrefetchIterator(batches, lambda batch: put_batch(batch, mesh))
     drawn = batches_with_changes(source, order, config.augment, config.data, start_step=start_step, share=share)
     linear = config.data.mask_interpolation == "linear"
-    shardings = batch_shardings(mesh)
+    shardings = batch_shardings(mesh, has_valid=has_valid(source) or config.augment.ignore_outside)
     augment_step = make_augment_step(config.augment, linear_masks=linear, sharding=shardings)
 
     @functools.partial(jax.jit, out_shardings=shardings)
     def pack_batch(batch: Batch) -> Batch:
-        return Batch(pack(batch.image, packing.image), pack(batch.label, packing.label), batch.weight)
+        valid = None if batch.valid is None else pack(batch.valid, packing.label)
+        return Batch(pack(batch.image, packing.image), pack(batch.label, packing.label), batch.weight, valid)
 
     def prepare(pair: Any) -> Batch:
         # A row of the changed image may come from any row of the original. So each device that shares an image gets all
