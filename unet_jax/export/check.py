@@ -21,6 +21,7 @@ from unet_jax.export.contract import network_size
 from unet_jax.inference.evaluate import select_records
 from unet_jax.inference.inputs import find_inputs
 from unet_jax.inference.predict import predict_pairs
+from unet_jax.metrics.scores import Scores
 from unet_jax.program.initial_state import make_model
 from unet_jax.program.steps import unit_range
 from unet_jax.runs.load import Run
@@ -38,6 +39,8 @@ class CheckImage(NamedTuple):
     """`[h w c]` as the network sees it, at its own size."""
     masks: Bool[np.ndarray, "h w k"] | None
     """True masks, or None if they are not known."""
+    valid: Bool[np.ndarray, "h w k"] | None = None
+    """Where the masks are not ignored, or None if they are nowhere."""
 
 
 class Target(NamedTuple):
@@ -129,7 +132,8 @@ def split_images(run: Run, root: str, split: Literal["train", "val"], most: int 
 
     def read(i: int) -> CheckImage:
         sample = source[i]
-        return CheckImage(source.ids[i], sample.image, sample.mask >= 128)
+        valid = None if sample.valid is None else sample.valid >= 128
+        return CheckImage(source.ids[i], sample.image, sample.mask >= 128, valid)
 
     return CheckImages(source.ids, read)
 
@@ -194,7 +198,7 @@ def compare(
     largest, pixels, differing = 0.0, 0, {}
     counts: dict[str, list[metrics.Counts]] = {"run": [], "export": []}
     done = 0
-    for probs, (id_, image, truth) in predict_pairs(run, ((check.image, check) for check in images)):
+    for probs, (id_, image, truth, valid) in predict_pairs(run, ((check.image, check) for check in images)):
         seen = resize_image(image, height, width)[None]
         with jax.default_matmul_precision("highest"):
             logits = np.asarray(step(params, batch_stats, seen), np.float64)
@@ -209,8 +213,8 @@ def compare(
             differing[id_] = different
         pixels += wanted.size
         if truth is not None:
-            counts["run"].append(metrics.counts_from_masks(wanted, truth))
-            counts["export"].append(metrics.counts_from_masks(masks, truth))
+            counts["run"].append(metrics.counts_from_masks(wanted, truth, valid))
+            counts["export"].append(metrics.counts_from_masks(masks, truth, valid))
         done += 1
         on_progress(done)
     if done == 0:
@@ -242,4 +246,4 @@ def _check_close(
 
 def _mean_dice(class_names: Sequence[str], counts: Sequence[metrics.Counts]) -> dict[str, float]:
     stacked = metrics.Counts(*(np.stack(arrays) for arrays in zip(*counts, strict=True)))
-    return {name: float(value) for name, value in zip(class_names, metrics.dice(stacked).mean(axis=0), strict=True)}
+    return Scores((), tuple(class_names), stacked).per_image(metrics.dice)
