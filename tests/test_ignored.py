@@ -16,6 +16,7 @@ from unet_jax import Batch, InputError, Sample, load_run, losses, metrics
 from unet_jax.cli.main import main
 from unet_jax.config import AugmentConfig, DataConfig, LossConfig, LossTermConfig
 from unet_jax.config.dicts import replace
+from unet_jax.data.array_source import ArraySource
 from unet_jax.data.audit import audit_source
 from unet_jax.data.augment import apply_change
 from unet_jax.data.augment_draws import Change, draw_change, stack_changes
@@ -25,6 +26,7 @@ from unet_jax.data.layout import find_layout
 from unet_jax.data.pipeline import eval_batches
 from unet_jax.data.sources import FileSource, ResizedSource
 from unet_jax.data.synthetic import write_synthetic
+from unet_jax.data.written_source import write_sources
 from unet_jax.inference.evaluate import evaluate_run, select_records, summary
 from unet_jax.metrics import Counts, counts_from_logits, counts_from_masks
 from unet_jax.metrics.calibration import fit_calibration, histogram
@@ -549,3 +551,26 @@ def test_pictures_and_the_audits_page_show_what_is_ignored(trained, tmp_path, mo
     assert "annotated" in table and "of the annotated pixels, which are 66." in table and "unknown in 1 images" in table
     page = (tmp_path / "audit.html").read_text()
     assert "<th>annotated</th>" in page and "striped: ignored" in page
+
+
+def test_arrays_from_python_say_what_is_ignored(tmp_path):
+    """The mask holds 255 for "not annotated" among 0 and 1, which only `valid` explains."""
+    images = RNG.integers(0, 256, (3, 8, 8, 3), np.uint8)
+    masks = (RNG.uniform(size=(3, 8, 8, 2)) < 0.5).astype(np.uint8)
+    valid = np.ones((3, 8, 8), bool)
+    valid[0, :2] = False
+    masks[0, :2] = 255
+    with pytest.raises(InputError, match=r"valid of '000000' has shape \(8, 8, 3\)"):
+        ArraySource(images, masks, valid=np.ones((3, 8, 8, 3)))
+    with pytest.raises(InputError, match=r"valid of '000000' has values from 0.5 to 0.5"):
+        ArraySource(images, masks, valid=np.full((3, 8, 8), 0.5))
+    source = ArraySource(images, masks, valid=valid)
+    for given in (source, list(zip(images, masks, valid, strict=True))):
+        folder = tmp_path / type(given).__name__
+        write_sources(folder, {"train": given}, ("a", "b"))
+        read = source_of(folder)
+        for i in range(3):
+            np.testing.assert_array_equal(read[i].valid, np.repeat(valid[i, ..., None], 2, -1) * np.uint8(255))
+            np.testing.assert_array_equal(read[i].mask, np.where(valid[i, ..., None], masks[i], 0) * np.uint8(255))
+        with pytest.raises(InputError, match=r"another one when the run began"):
+            write_sources(folder, {"train": ArraySource(images, masks * valid[..., None])}, ("a", "b"))

@@ -21,6 +21,8 @@ class ArraySource:
         bool, 0 and 1, or 0 and 255; or floats from 0 to 1 (soft masks, with `data.soft_masks`).
       class_names: names of the classes, in the order of the channels; by default class0, class1, ...
       ids: names of the images; by default their numbers.
+      valid: where the masks were annotated, in the shapes of `masks` or with one channel for all classes: bool, 0 and 1,
+        or 0 and 255. Other pixels are ignored (docs/data.md). By default everywhere.
 
     Raises:
       InputError: the numbers of images, masks, names or ids do not fit each other.
@@ -42,18 +44,21 @@ class ArraySource:
         class_names: Sequence[str] = (),
         *,
         ids: Sequence[str] = (),
+        valid: Sequence[Any] | np.ndarray | None = None,
     ):
         if len(images) != len(masks):
             raise InputError(f"there are {len(images)} images, but {len(masks)} masks: give one mask for each image.")
+        if valid is not None and len(valid) != len(masks):
+            raise InputError(f"there are {len(masks)} masks, but {len(valid)} arrays in valid: give one for each mask.")
         if ids and len(ids) != len(images):
             raise InputError(f"there are {len(images)} images, but {len(ids)} ids: give one for each image, or none.")
         if isinstance(class_names, str):
             raise InputError(f"class_names is {class_names!r}, but must be a list of names: [{class_names!r}].")
-        self._images, self._masks = images, masks
+        self._images, self._masks, self._valid = images, masks, valid
         self.ids: tuple[str, ...] = tuple(ids) or tuple(f"{i:06d}" for i in range(len(images)))
         num_classes = 0
         if len(images):
-            num_classes = as_sample(images[0], masks[0], self.ids[0]).mask.shape[-1]
+            num_classes = self[0].mask.shape[-1]
             if class_names and len(class_names) != num_classes:
                 raise InputError(
                     f"the masks have {num_classes} channels, but there are {len(class_names)} class names "
@@ -65,19 +70,21 @@ class ArraySource:
         return len(self._images)
 
     def __getitem__(self, index: int) -> Sample:
-        return as_sample(self._images[index], self._masks[index], self.ids[index])
+        valid = None if self._valid is None else self._valid[index]
+        return as_sample(self._images[index], self._masks[index], self.ids[index], valid)
 
 
-def as_sample(image: Any, mask: Any, name: str) -> Sample:
+def as_sample(image: Any, mask: Any, name: str, valid: Any = None) -> Sample:
     """Return an image and its masks as a sample, with the conventions of the whole library.
 
     Args:
       image: `[h w c]` or `[h w]`.
       mask: `[h w k]` or `[h w]`, with values as in `ArraySource`.
       name: id of the sample, for messages.
+      valid: `[h w k]`, `[h w 1]` or `[h w]`, with values as in `ArraySource`, or None.
 
     Returns:
-      Image `[h w c]` uint8, uint16, int16 or float32, and mask `[h w k]` uint8, 0 to 255.
+      Image `[h w c]` uint8, uint16, int16 or float32, mask `[h w k]` uint8, 0 to 255, and valid like the mask, or None.
 
     Raises:
       InputError: a shape, a type or a value cannot be used.
@@ -100,7 +107,28 @@ def as_sample(image: Any, mask: Any, name: str) -> Sample:
         )
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise InputError(f"the image of {name!r} has values that are not finite. Replace them, by np.nan_to_num or so.")
-    return Sample(image.astype(_FILE_TYPES[image.dtype.name], copy=False), _levels(mask, name))
+    image = image.astype(_FILE_TYPES[image.dtype.name], copy=False)
+    if valid is None:
+        return Sample(image, _levels(mask, name))
+    known = _known(np.asarray(valid), mask.shape, name)
+    # Masks under ignored pixels may hold anything, such as 255 for "not annotated" among 0 and 1.
+    return Sample(
+        image, _levels(np.where(known, mask, 0).astype(mask.dtype), name), known.astype(np.uint8) * np.uint8(255)
+    )
+
+
+def _known(valid: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """Return where a mask was annotated, `[h w k]` bool."""
+    valid = valid[..., None] if valid.ndim == 2 else valid
+    if valid.shape not in (shape, (*shape[:2], 1)):
+        raise InputError(f"valid of {name!r} has shape {valid.shape}, but must have that of the mask, {shape}.")
+    is_bool = valid.dtype == np.bool_ or set(np.unique(valid).tolist()) in ({0}, {1}, {255}, {0, 1}, {0, 255})
+    if not is_bool:
+        raise InputError(
+            f"valid of {name!r} has values from {valid.min()} to {valid.max()} ({valid.dtype}), but must be bool, 0 "
+            f"and 1, or 0 and 255."
+        )
+    return np.broadcast_to(valid > 0, shape)
 
 
 def _levels(mask: np.ndarray, name: str) -> np.ndarray:

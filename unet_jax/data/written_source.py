@@ -20,7 +20,7 @@ _CONTENT = "samples.json"
 
 
 class SampleSource(Protocol):
-    """Anything with a length whose items are samples: `Sample(image, mask)` or a pair of arrays.
+    """Anything with a length whose items are samples: `Sample(image, mask, valid)`, or two or three arrays.
 
     It may also have `ids` (names of the samples) and `class_names`.
     """
@@ -39,7 +39,8 @@ def names_of_classes(source: SampleSource) -> tuple[str, ...]:
 def write_sources(folder: Path, sources: Mapping[str, SampleSource], class_names: Sequence[str]) -> None:
     """Write the samples of each split as files, or check that the folder holds the same samples already.
 
-    The folder then has `images/ID`, `masks/CLASS/ID.png` and `splits.csv`. It appears when it is complete.
+    The folder then has `images/ID`, `masks/CLASS/ID.png`, `ignore/CLASS/ID.png` where pixels are ignored, and
+    `splits.csv`. It appears when it is complete.
 
     Args:
       folder: local folder to write.
@@ -59,6 +60,8 @@ def write_sources(folder: Path, sources: Mapping[str, SampleSource], class_names
             _write_image(new / "images", id_, sample.image)
             for k, name in enumerate(class_names):
                 write_png(epath.Path(new / "masks" / name / f"{id_}.png"), np.ascontiguousarray(sample.mask[..., k]))
+                if sample.valid is not None and not sample.valid[..., k].all():
+                    write_png(epath.Path(new / "ignore" / name / f"{id_}.png"), ~sample.valid[..., k])
         rows = [(id_, split) for split, digests in content.items() for id_ in digests]
         (new / "splits.csv").write_text(csv_text(("id", "split"), rows))
         (new / _CONTENT).write_text(json.dumps({"class_names": list(class_names), "samples": content}))
@@ -109,14 +112,17 @@ def _samples(sources: Mapping[str, SampleSource], class_names: Sequence[str]) ->
 def _sample(source: SampleSource, index: int, name: str) -> Sample:
     """Return one item of a source as a sample."""
     item = source[index]
-    if not isinstance(item, tuple | list) or len(item) < 2:
-        raise InputError(f"the sample {name!r} is a {type(item).__name__}, but must be a pair (image, mask).")
-    return as_sample(item[0], item[1], name)
+    if not isinstance(item, tuple | list) or not 2 <= len(item) <= 3:
+        raise InputError(
+            f"the sample {name!r} is a {type(item).__name__}, but must be (image, mask) or (image, mask, valid)."
+        )
+    return as_sample(item[0], item[1], name, item[2] if len(item) == 3 else None)
 
 
 def _digest(sample: Sample) -> str:
-    """Return a digest of image and masks."""
-    return pixel_digest(sample.image) + pixel_digest(sample.mask)
+    """Return a digest of image, masks, and what is ignored in them."""
+    of_valid = "" if sample.valid is None else pixel_digest(sample.valid)
+    return pixel_digest(sample.image) + pixel_digest(sample.mask) + of_valid
 
 
 def _write_image(folder: Path, id_: str, image: np.ndarray) -> None:

@@ -40,7 +40,7 @@ class CheckImage(NamedTuple):
     masks: Bool[np.ndarray, "h w k"] | None
     """True masks, or None if they are not known."""
     valid: Bool[np.ndarray, "h w k"] | None = None
-    """Where the masks are not ignored, or None if they are nowhere."""
+    """True where the masks are not ignored, or None if they are nowhere."""
 
 
 class Target(NamedTuple):

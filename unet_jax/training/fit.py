@@ -32,7 +32,8 @@ def fit(
 
     Args:
       train_source: an `ArraySource`, or anything with `__len__` and `__getitem__` that returns `Sample(image, mask)` or
-        a pair of arrays as `ArraySource` takes them. It may have `class_names` and `ids`.
+        a pair of arrays as `ArraySource` takes them; a third one says which pixels are not ignored. It may have
+        `class_names` and `ids`.
       val_source: the same, for choosing the checkpoint; by default a part of the training samples
         (`data.val_fraction`).
       config: settings of the run, without `data.root`; by default those of the preset "default".
