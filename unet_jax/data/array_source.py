@@ -21,8 +21,8 @@ class ArraySource:
         bool, 0 and 1, or 0 and 255; or floats from 0 to 1 (soft masks, with `data.soft_masks`).
       class_names: names of the classes, in the order of the channels; by default class0, class1, ...
       ids: names of the images; by default their numbers.
-      valid: where the masks were annotated, in the shapes of `masks` or with one channel for all classes: bool, 0 and 1,
-        or 0 and 255. Other pixels are ignored (docs/data.md). By default everywhere.
+      valid: where the masks were annotated, in the shapes of `masks` or with one channel for all classes: bool, 0 and
+        1, or 0 and 255. Other pixels are ignored (docs/data.md). By default everywhere.
 
     Raises:
       InputError: the numbers of images, masks, names or ids do not fit each other.
