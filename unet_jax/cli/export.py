@@ -21,9 +21,9 @@ class _Export:
 
     run: RUN
     """Run directory."""
-    to: Literal["onnx", "stablehlo", "tflite", "safetensors"]
+    to: Literal["onnx", "stablehlo", "tflite", "safetensors", "bioimageio"]
     """Kind of file: onnx (most other programs), stablehlo (jax without this run), tflite (phones and small devices),
-    safetensors (the weights only)."""
+    safetensors (the weights only), bioimageio (a package for Fiji and others)."""
     out: str
     """File to write."""
     images: tuple[str, ...] = ()
@@ -51,7 +51,13 @@ class _Export:
     """A sentence for the metadata on what the network is for."""
 
 
-_ENDINGS = {"onnx": ".onnx", "stablehlo": ".stablehlo", "tflite": ".tflite", "safetensors": ".safetensors"}
+_ENDINGS = {
+    "onnx": ".onnx",
+    "stablehlo": ".stablehlo",
+    "tflite": ".tflite",
+    "safetensors": ".safetensors",
+    "bioimageio": ".zip",
+}
 _QUANTIZED = {"float16": ("onnx", "safetensors"), "bfloat16": ("stablehlo",), "int8": ("onnx",)}
 """Kinds of files that numbers of a type can be exported to."""
 
@@ -97,7 +103,7 @@ def _check(options: _Export) -> None:
 
 def _writer(options: _Export) -> Callable[["Run", str], Callable[..., Any]]:
     """Return a function of the run and the folder of its data that returns the function that exports."""
-    dtype = "float32" if options.quantize == "none" else options.quantize
+    dtype: Any = "float32" if options.quantize == "none" else options.quantize
     match options.to:
         case "onnx":
             needs("onnx", "onnx", "onnxruntime")
@@ -126,6 +132,11 @@ def _writer(options: _Export) -> Callable[["Run", str], Callable[..., Any]]:
             from unet_jax.export.safetensors_file import export_safetensors
 
             return lambda run, root: functools.partial(export_safetensors, dtype=dtype)
+        case "bioimageio":
+            needs("bioimageio", "bioimageio.spec", "onnx", "onnxruntime")
+            from unet_jax.export.bioimageio import export_bioimageio
+
+            return lambda run, root: export_bioimageio
 
 
 def needs(extra: str, *modules: str) -> None:

@@ -64,15 +64,7 @@ def export_onnx(
     """
     out = _checked_name(out)
     type_, limits = input_limits(run)
-    model = make_network(
-        run.config.model,
-        layers_of(run),
-        num_channels=run.info.num_channels,
-        num_classes=len(run.class_names),
-        pixels=Input(type_, 255.0 if run.info.image_dtype == np.uint8 else 65535.0, limits),
-        temperature=run.calibration.temperature if run.calibration else None,
-        dtype="float16" if dtype == "float16" else "float32",
-    )
+    model = make_model(run, "float16" if dtype == "float16" else "float32")
     if dtype == "int8":
         model = quantize(model, _feeds(run, calibration_images, type_, limits is not None))
     contract = make_contract(run, "pixels", type_.name, about)
@@ -80,6 +72,20 @@ def export_onnx(
     write_model(out, model, contract, agreement)
     write_script(out.parent)
     return agreement
+
+
+def make_model(run: Run, dtype: str = "float32") -> onnx.ModelProto:
+    """Return the graph of a run, from pixels to probabilities, without metadata."""
+    type_, limits = input_limits(run)
+    return make_network(
+        run.config.model,
+        layers_of(run),
+        num_channels=run.info.num_channels,
+        num_classes=len(run.class_names),
+        pixels=Input(type_, float(np.iinfo(run.info.image_dtype).max), limits),
+        temperature=run.calibration.temperature if run.calibration else None,
+        dtype=dtype,
+    )
 
 
 def _feeds(run: Run, images: Iterable[CheckImage], dtype: np.dtype, has_limits: bool) -> Iterator[dict[str, Any]]:
@@ -130,7 +136,7 @@ def export_heads(
         size=(height, width),
         temperature=run.calibration.temperature if run.calibration else None,
     )
-    session = _session(model)
+    session = new_session(model)
 
     def network(images: np.ndarray) -> np.ndarray:
         heads = session.run(None, {"image": np.float32(images.transpose(0, 3, 1, 2) * (1.0 / 255.0))})
@@ -177,7 +183,7 @@ def check_model(
     on_progress: Callable[[int], Any] = lambda done: None,
 ) -> Agreement:
     """Compare a graph from pixels to probabilities with its run, in onnxruntime and by the functions of the script."""
-    loaded = predict_onnx.Model(_session(model), contract)
+    loaded = predict_onnx.Model(new_session(model), contract)
     target = Target(
         lambda images: predict_onnx.run_network(loaded, images),
         lambda image: predict_onnx.predict_masks(loaded, image),
@@ -215,7 +221,8 @@ def write_script(folder: epath.Path) -> None:
     replace_bytes(path, text.encode())
 
 
-def _session(model: onnx.ModelProto) -> Any:
+def new_session(model: onnx.ModelProto) -> Any:
+    """Return a session of onnxruntime, on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

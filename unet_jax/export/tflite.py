@@ -115,7 +115,9 @@ def apply_layers(x: Float[Array, "b h w c"], config: ModelConfig, layers: Sequen
         elif conv.index == 0 and conv.level > 0:
             skips.append(x)
             x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-        x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        x = jax.lax.conv_general_dilated(
+            x, jnp.asarray(kernel), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
         x = x + bias[None, None, None, :]
         if group_norm:
             x = _group_norm(x, *group_norm, min(config.group_size, conv.outputs), config.norm_eps)
