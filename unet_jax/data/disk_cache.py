@@ -128,8 +128,9 @@ class DiskSource:
 def _read_digests(path: Path, num_samples: int) -> np.ndarray:
     """Return the digests of image and mask of each sample, `[n 2]` uint32."""
     try:
-        digests = np.load(path)
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        with open(path, "rb") as file:
+            digests = np.array(_map(file))
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: is damaged ({error}). {_REMEDY}") from error
     if digests.shape != (num_samples, 2) or digests.dtype != np.uint32:
         raise InputError(
@@ -142,7 +143,12 @@ def _map(file: BinaryIO) -> np.ndarray:
     """Map a .npy file read-only; raise ValueError if it holds no array or is too short for the array's shape."""
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError("another version of the npy format")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    try:
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    except Exception as error:  # NumPy parses it as Python, which fails in ways of its own
+        raise ValueError(f"its header cannot be read: {type(error).__name__}") from error
+    if 0 in shape:
+        raise ValueError("it is empty")
     return np.memmap(file, dtype, "r", file.tell(), shape)
 
 

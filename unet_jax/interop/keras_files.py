@@ -11,6 +11,7 @@ HDF5 itself lists groups by name, and `conv2d_10` before `conv2d_2`, so its orde
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import re
@@ -29,6 +30,8 @@ _MOST_COMPRESSED = 1100
 """Largest factor between an array and what deflate makes of it."""
 _MOST_ZIPPED = 100
 """Largest factor, beyond 64 MiB, between weights and a zip file of them; real weights hardly shrink."""
+DIGEST = "unet_jax_sha256"
+"""Attribute of exported files with the digest of their weights."""
 WANTED = "a Keras 3 .weights.h5 or .keras file, or a Keras 2 .h5 file"
 
 
@@ -101,12 +104,30 @@ def read_content(content: bytes, file: str) -> KerasFile:
             model_config = model_config or h5.attrs.get("model_config")
         else:
             layers = _keras3_layers(root, budget)
+            if DIGEST in h5.attrs and h5.attrs[DIGEST] != arrays_digest(h5):
+                raise InputError(
+                    f"{file}: is damaged: its weights are not those that were exported. Export them again."
+                )
     return KerasFile(
         convs=[x for x in layers if x.is_conv],
         norms=[x for x in layers if x.is_norm],
         others=[x for x in layers if not x.is_conv and not x.is_norm],
         model_config=None if model_config is None else json.loads(model_config),
     )
+
+
+def arrays_digest(h5: Any) -> str:
+    """Return a digest of the names and numbers of all weights in a file of Keras 3's format.
+
+    `export_keras` stores it in the file, where Keras ignores it.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(h5["layers"]):
+        variables = h5["layers"][name]["vars"]
+        for key in sorted(variables):
+            array = np.asarray(variables[key])
+            digest.update(f"{name}/{key} {array.shape} {array.dtype.str}".encode() + array.tobytes())
+    return digest.hexdigest()
 
 
 class _Budget:

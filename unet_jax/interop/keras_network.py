@@ -18,7 +18,7 @@ from unet_jax._files import replace_bytes
 from unet_jax._types import InputError, PyTree
 from unet_jax.config import ModelConfig
 from unet_jax.interop.keras_architecture import read_architecture
-from unet_jax.interop.keras_files import KerasFile, KerasLayer, import_h5py
+from unet_jax.interop.keras_files import DIGEST, KerasFile, KerasLayer, arrays_digest, import_h5py
 from unet_jax.interop.keras_reader import read_keras_file
 from unet_jax.model.architecture import Convolution, list_convolutions
 
@@ -230,6 +230,7 @@ def write_network(file: str | epath.Path, network: Network, *, channels: Channel
                 norm = block[f"norm{conv.index}"]
                 stats = network.batch_stats[conv.stage][f"norm{conv.index}"]
                 _write_layer(h5, "batch_normalization", i, (norm["scale"], norm["bias"], stats["mean"], stats["var"]))
+        h5.attrs[DIGEST] = arrays_digest(h5)
     file.parent.mkdir(parents=True, exist_ok=True)
     replace_bytes(file, buffer.getvalue())
 
