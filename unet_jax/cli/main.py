@@ -17,6 +17,8 @@ _USAGE = """usage: unet-jax COMMAND ...
   import-masks FILE... --out DATA [--images DIR]
                                make a data set from annotations: COCO, LabelMe, Label Studio, VIA, QuPath, YOLO, Kaggle
   audit --data.root DIR        look through a data set before training, and write a page of what is found
+  folds DIR 5 [--group-key REGEX]
+                               write a file of splits for each fold of a cross-validation
   auto --data.root DIR [--minutes 10]
                                show the settings that `train auto` would choose for the data and this machine
   train PRESET --data.root DIR --out RUN
@@ -49,6 +51,7 @@ _COMMANDS = {
     "synth": "unet_jax.cli.synth:synth",
     "import-masks": "unet_jax.cli.import_masks:import_masks_command",
     "audit": "unet_jax.cli.audit:audit",
+    "folds": "unet_jax.cli.folds:folds",
     "auto": "unet_jax.cli.auto:auto",
     "train": "unet_jax.cli.train:train",
     "evaluate": "unet_jax.cli.evaluate:evaluate",

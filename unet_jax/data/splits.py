@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from etils import epath
 
@@ -55,6 +55,16 @@ def read_splits(path: epath.Path) -> dict[str, str]:
             )
         splits[id_] = split
     return splits
+
+
+def splits_text(rows: Iterable[tuple[str, str]]) -> str:
+    """Return the text of a CSV file that `read_splits` reads, from pairs of id and split.
+
+    Ids are written as they are: what is meant for a spreadsheet would change an id that begins with "=" or "-".
+    """
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([("id", "split"), *rows])
+    return file.getvalue()
 
 
 def assign_splits(layout: Layout, config: DataConfig) -> dict[str, list[str]]:
