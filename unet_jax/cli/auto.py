@@ -9,6 +9,7 @@ from etils import epath
 from rich.console import Console
 
 from unet_jax._types import InputError
+from unet_jax.cli.flags import config_and_flags
 from unet_jax.cli.options import check_root
 from unet_jax.config import Config
 from unet_jax.config.choices import Choice
@@ -32,12 +33,13 @@ class _Auto:
 
 def auto(args: Sequence[str]) -> None:
     """Run `unet-jax auto`."""
-    options = tyro.cli(_Auto, args=args, default=_Auto(config=auto_preset()), prog="unet-jax auto")
+    config, flags, from_file = config_and_flags(auto_preset(), args)
+    options = tyro.cli(_Auto, args=flags, default=_Auto(config=config), prog="unet-jax auto")
     check_root(options.config.data.root)
     from unet_jax.devices.compilation import enable_compilation_cache  # imports jax, which help need not wait for
 
     enable_compilation_cache()
-    given = given_settings(args, options.config)
+    given = given_settings([*flags, *from_file], options.config)
     _, choices = _choose(given, options.minutes)
     print(f"to train so: unet-jax train auto --out RUN {flags_of({**given, **settings_of(choices)})}")
 
