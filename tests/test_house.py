@@ -65,8 +65,8 @@ def modules():
     return sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
 
 
-def test_the_readme_map_names_every_folder_and_no_other():
-    text = (ROOT / "README.md").read_text()
+def test_the_map_of_folders_names_every_folder_and_no_other():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
     tree = text[text.index("\nunet_jax/\n") :].split("```")[0]
     named = {line.split()[0].strip("/") for line in tree.splitlines() if re.match(r"  [a-z_]+(/|\.py) ", line)}
     there = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
