@@ -1,5 +1,6 @@
 """Ignored pixels: where they come from, and that labels under them change no number anywhere."""
 
+import contextlib
 import dataclasses
 import json
 import pickle
@@ -16,6 +17,7 @@ from unet_jax import Batch, InputError, Sample, load_run, losses, metrics
 from unet_jax.cli.main import main
 from unet_jax.config import AugmentConfig, DataConfig, LossConfig, LossTermConfig
 from unet_jax.config.dicts import replace
+from unet_jax.config.packing import Packing
 from unet_jax.data.array_source import ArraySource
 from unet_jax.data.audit import audit_source
 from unet_jax.data.augment import apply_change
@@ -23,10 +25,12 @@ from unet_jax.data.augment_draws import Change, draw_change, stack_changes
 from unet_jax.data.cached_source import training_source
 from unet_jax.data.disk_cache import disk_source
 from unet_jax.data.layout import find_layout
+from unet_jax.data.order import TrainOrder
 from unet_jax.data.pipeline import eval_batches
 from unet_jax.data.sources import FileSource, ResizedSource
 from unet_jax.data.synthetic import write_synthetic
 from unet_jax.data.written_source import write_sources
+from unet_jax.devices.mesh import make_mesh
 from unet_jax.inference.evaluate import evaluate_run, select_records, summary
 from unet_jax.metrics import Counts, counts_from_logits, counts_from_masks
 from unet_jax.metrics.calibration import fit_calibration, histogram
@@ -35,7 +39,8 @@ from unet_jax.program.augment_step import make_augment_step
 from unet_jax.program.build import make_loss
 from unet_jax.program.steps import loss_weight, make_eval_step, make_train_step
 from unet_jax.study.compare import compare, scored_images, with_mean
-from unet_jax.study.scores import image_scores
+from unet_jax.study.scores import image_scores, score_run
+from unet_jax.training.prefetch import device_batches
 
 RNG = np.random.default_rng(7)
 
@@ -288,6 +293,26 @@ def test_batches_that_are_filled_up_ignore_the_rest():
     assert first.valid.any() and second.valid[0].any() and not second.valid[1].any()
 
 
+def test_host_and_devices_ignore_the_same_pixels_of_packed_batches_on_a_mesh(trained):
+    """Rows over two devices, images over four, blocks of 2x2 pixels."""
+    config = replace(tiny_config(trained[0]), {"augment.ignore_outside": True, "data.cache": "memory"})
+    layout = find_layout(config.data)
+    source = training_source(FileSource(layout, layout.records), config.data)
+    packing, mesh = Packing((1, 1), (2, 2)), make_mesh(space=2)
+    found = {}
+    for where in ("host", "device"):
+        order = TrainOrder(len(source), 8, 1, seed=0)
+        own = replace(config, {"augment.where": where})
+        with contextlib.closing(device_batches(source, order, own, mesh, start_step=0, packing=packing)) as batches:
+            found[where] = next(batches)
+    host, device = found.values()
+    np.testing.assert_array_equal(host.valid, device.valid)
+    np.testing.assert_array_equal(host.label, device.label)
+    assert host.valid.shape == host.label.shape == (8, 16, 16, 8)
+    assert host.valid.sharding.is_equivalent_to(device.valid.sharding, 4) and len(host.valid.sharding.device_set) == 8
+    assert set(np.unique(np.asarray(host.valid))) == {0, 255} and not np.asarray(host.label)[host.valid == 0].any()
+
+
 # --- loss -------------------------------------------------------------------------------------------------------------
 
 SHAPE = (4, 8, 8, 2)
@@ -491,6 +516,9 @@ def test_labels_under_ignored_pixels_change_no_number(trained, capsys):
         outputs.append((capsys.readouterr().out.replace(str(root), ""), (root / "a.csv").read_text()))
         main(["calibrate", str(root / "run"), "--data.root", str(root)])
         outputs[-1] += (json.loads((root / "run/calibration.json").read_text()),)
+        loaded = load_run(root / "run", mesh=ONE_DEVICE)
+        _, layout, records = select_records(loaded, replace(loaded.config, {"data.root": str(root)}).data, "all")
+        outputs[-1] += (score_run(loaded, layout, records[:3]).to_csv(),)
         capsys.readouterr()
     assert audits[0] == audits[1] and outputs[0] == outputs[1]
     jax.tree.map(np.testing.assert_array_equal, *states)

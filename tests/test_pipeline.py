@@ -20,10 +20,10 @@ CHANGED = AugmentConfig(hue=50.0, geometry_prob=0.9, rotate=20.0, vertical_flip_
 
 
 class TinySource:
-    """Sample i has i in its first pixel, and random ones behind it."""
+    """Sample i has i in its first pixel, and random ones behind it; it may ignore random pixels."""
 
-    def __init__(self, num_samples, bad=()):
-        self._num_samples, self._bad = num_samples, bad
+    def __init__(self, num_samples, bad=(), ignores=False):
+        self._num_samples, self._bad, self._ignores = num_samples, bad, ignores
 
     @property
     def ids(self):
@@ -38,7 +38,8 @@ class TinySource:
         rng = np.random.default_rng(index)
         image = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
         image[0, 0] = index
-        return Sample(image, rng.integers(0, 2, (6, 6, 2), dtype=np.uint8) * np.uint8(255))
+        mask, valid = rng.integers(0, 2, (2, 6, 6, 2), dtype=np.uint8) * np.uint8(255)
+        return Sample(image, mask & valid, valid) if self._ignores else Sample(image, mask)
 
 
 def batches_of(source, order, augment_config=UNCHANGED, *, num_threads=1, num_workers=0, **position):
@@ -153,8 +154,9 @@ def test_start_step_continues_exactly_there(start_step):
 
 
 def test_threads_and_workers_do_not_change_the_data():
-    source, order = TinySource(11), TrainOrder(11, 3, 2, seed=1)
+    source, order = TinySource(11, ignores=True), TrainOrder(11, 3, 2, seed=1)
     expected = batches_of(source, order, CHANGED)
+    assert all(0 < batch.valid.mean() < 255 for batch in expected)
     assert indices_in(batches_of(source, order)) == [[d.index for d in order.batch(i)] for i in range(6)]
     assert_equal_batches(batches_of(source, order, CHANGED, num_threads=4), expected)
     assert_equal_batches(batches_of(source, order, CHANGED, num_threads=2, num_workers=2, start_step=2), expected[2:])

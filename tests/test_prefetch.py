@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from unet_jax._types import Batch, InputError, Sample
+from unet_jax._types import InputError, Sample
 from unet_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
 from unet_jax.data.cached_source import training_source
 from unet_jax.data.disk_cache import disk_source
@@ -109,7 +109,7 @@ def batches_of(config, tmp_path, start_step=0, count=6, source=None):
     source = source or training_source(FileSource(layout, layout.records), config.data)
     order = TrainOrder(len(source), 8, 2, seed=3)
     with contextlib.closing(device_batches(source, order, config, make_mesh(), start_step=start_step)) as batches:
-        return [Batch(*map(np.asarray, batch)) for batch in itertools.islice(batches, count)]
+        return [jax.tree.map(np.asarray, batch) for batch in itertools.islice(batches, count)]
 
 
 @pytest.mark.parametrize("where", ["host", "device"])
@@ -127,8 +127,7 @@ def test_every_mode_gives_the_same_batches_from_every_step(config, tmp_path, whe
         some = batches_of(change(config, where=where, **settings), tmp_path, start_step)
         assert len(some) == 6 - start_step
         for got, wanted in zip(some, whole[start_step:], strict=True):
-            for a, b in zip(got, wanted, strict=True):
-                np.testing.assert_array_equal(a, b)
+            jax.tree.map(np.testing.assert_array_equal, got, wanted)
 
 
 def test_device_and_host_get_the_same_masks_and_almost_the_same_images(config, tmp_path):
