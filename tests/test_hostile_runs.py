@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import sys
 
 import pytest
 from etils import epath
@@ -14,7 +15,9 @@ from unet_jax.cli.main import main
 from unet_jax.data.images.format import RGB8
 from unet_jax.report.display import Display
 from unet_jax.runs.info import RunInfo, load_info, save_info
+from unet_jax.runs.load import abstract_state
 from unet_jax.runs.lock import lock_run
+from unet_jax.runs.loss_code import loss_code
 
 SPLITS = {"train": ["a", "deep/b"], "val": ["c"], "test": []}
 
@@ -78,6 +81,21 @@ def test_a_file_that_is_no_json_is_refused_by_name(tmp_path, content):
         load_info(epath.Path(tmp_path))
 
 
+def test_loading_a_run_imports_none_of_its_losses(stored, tmp_path, monkeypatch):
+    """A module of that name would be found, and would say so."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "hostile_losses.py").write_text("raise SystemExit('imported')")
+    terms = [{"name": "hostile_losses:mine", "weight": 1.0}]
+    (tmp_path / "run.json").write_text(json.dumps(put(stored, ("config", "loss", "terms"), terms)))
+    info = load_info(epath.Path(tmp_path))
+    assert info.config.loss.terms[0].name == "hostile_losses:mine"
+    abstract_state(info)
+    main(["info", str(tmp_path)])
+    assert "hostile_losses" not in sys.modules
+    with pytest.raises(SystemExit, match="imported"):  # only a command that names it imports it
+        loss_code(info.config.loss)
+
+
 def test_names_that_earlier_runs_may_have_still_load(stored, tmp_path):
     names = ["Zellkern (groß)", "a\\b "]
     (tmp_path / "run.json").write_text(json.dumps(put(stored, ("class_names",), names)))
@@ -134,7 +152,6 @@ def test_cells_are_no_formulas_and_come_back(text):
 def test_a_reader_that_closes_the_pipe_is_no_error(tmp_path):
     """`unet-jax info RUN | head -1`, with a pipe that is closed before anything is read."""
     import subprocess
-    import sys
 
     from helpers import environment
 

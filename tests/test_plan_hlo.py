@@ -183,6 +183,24 @@ def test_what_an_asynchronous_collective_keeps_of_its_operands_is_no_result():
     ]
 
 
+def test_collectives_in_a_loop_count_for_every_round():
+    """By hand: three rounds of 64 float32 gathered, of 6 permuted, and of 8 reduced, beside one reduction outside."""
+    body = """%region_0.5 (arg: f32[8]) -> f32[8] {
+  %a.1 = (f32[8]{0}, f32[64]{0}) all-gather-start(%x), dimensions={0}
+  %c.1 = (f32[6]{0}, f32[6]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%x)
+  %d = f32[8]{0} all-reduce(%x), channel_id=1, to_apply=%add
+}
+
+"""
+    loop = "%while.1 = f32[8]{0} while(%t), condition=%region_0.55, body=%region_0.5"
+    text = program(loop, "ROOT %y = f32[8]{0} all-reduce(%x), to_apply=%add", head=HEAD + body)
+    assert collectives(parse_entry(text, loop_count=3)) == [
+        Collective("all-gather", 3, 3 * 4 * 64),
+        Collective("all-reduce", 4, 4 * 4 * 8),
+        Collective("collective-permute", 3, 3 * 4 * 6),
+    ]
+
+
 @pytest.mark.parametrize(
     ("op_name", "stage"),
     [

@@ -120,10 +120,17 @@ def replace_bytes(path: epath.Path, content: bytes) -> None:
             with open(new, "xb") as file:
                 file.write(content)
         new.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             new.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise named_error(error, path) from error
         raise
+
+
+def named_error(error: OSError, path: object) -> OSError:
+    """Return the error with the path of a file: that of a full disk does not name one."""
+    return error if error.filename or error.errno is None else OSError(error.errno, error.strerror, str(path))
 
 
 def replace_text(path: epath.Path, text: str) -> None:

@@ -148,5 +148,6 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     import absl.logging
 
-    absl.logging.set_verbosity(absl.logging.ERROR)
+    # Orbax logs each exception with a traceback, of every thread, and raises it: it is said once, by our own message.
+    absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger("jax").setLevel(logging.ERROR)

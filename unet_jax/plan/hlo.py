@@ -34,15 +34,16 @@ class Instruction(NamedTuple):
     cycles: int  # the compiler's estimate; 0 if it gives none
     op_name: str  # path of the JAX operation that the instruction comes from, "" if unknown
     source: str  # file:line of that operation, "" if unknown
-    outputs: tuple[Buffer, ...]
+    outputs: tuple[Buffer, ...]  # of all rounds, one round after the other
+    rounds: int = 1  # how often it is executed: the rounds of the loop that it is in
 
 
 class Collective(NamedTuple):
     """Sum over all instructions of one kind that exchange data between devices."""
 
     opcode: str  # for example "all-reduce"
-    count: int  # number of instructions; one in a loop counts once
-    num_bytes: int  # bytes of their results on one device
+    count: int  # number of executions; an instruction in a loop counts once for every round
+    num_bytes: int  # bytes of their results on one device, of all executions
 
 
 def parse_entry(text: str, *, loop_count: int = 1) -> list[Instruction]:
@@ -72,7 +73,9 @@ def parse_entry(text: str, *, loop_count: int = 1) -> list[Instruction]:
         if body:
             inner = (_parse_line(row, source_of) for row in _computation(text, body[1]).splitlines())
             instructions += [
-                i._replace(cycles=loop_count * i.cycles, outputs=loop_count * i.outputs) for i in inner if i is not None
+                i._replace(cycles=loop_count * i.cycles, outputs=loop_count * i.outputs, rounds=loop_count)
+                for i in inner
+                if i is not None
             ]
     return instructions
 
@@ -164,17 +167,22 @@ def _source(line: str, source_of: dict[str, str]) -> str:
 
 def collectives(instructions: Sequence[Instruction]) -> list[Collective]:
     """Sum up the exchange of data between devices, by kind of instruction, sorted by name."""
-    sizes_of: dict[str, list[int]] = {}
+    of_kind: dict[str, Collective] = {}
     for instruction in instructions:
         kind = _COLLECTIVE.match(instruction.opcode)
         if kind:
-            sizes_of.setdefault(kind[1], []).append(sum(b.num_bytes for b in _results(instruction)))
-    return [Collective(opcode, len(sizes), sum(sizes)) for opcode, sizes in sorted(sizes_of.items())]
+            num_bytes = instruction.rounds * sum(buffer.num_bytes for buffer in _results(instruction))
+            before = of_kind.get(kind[1], Collective(kind[1], 0, 0))
+            of_kind[kind[1]] = Collective(kind[1], before.count + instruction.rounds, before.num_bytes + num_bytes)
+    return [of_kind[opcode] for opcode in sorted(of_kind)]
 
 
 def _results(instruction: Instruction) -> Sequence[Buffer]:
-    """Return an instruction's outputs without the operands and contexts that asynchronous instructions list too."""
-    outputs = instruction.outputs
+    """Return what an instruction results in, in one round.
+
+    Asynchronous instructions list operands and contexts among their outputs too.
+    """
+    outputs = instruction.outputs[: len(instruction.outputs) // instruction.rounds]
     if instruction.opcode == "all-gather-start":  # (operands, results)
         return outputs[len(outputs) // 2 :]
     if instruction.opcode == "collective-permute-start":  # (operand, result, contexts)

@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from unet_jax._files import replace_bytes, replace_text
+from unet_jax._files import named_error, replace_bytes, replace_text
 from unet_jax._types import InputError
 
 
@@ -57,8 +57,11 @@ class MetricsFile:
 
     def write(self, row: dict[str, Any]) -> None:
         """Append a row; one of its keys is `step`."""
-        with self._path.open("a") as file:
-            file.write(_line(row))
+        try:
+            with self._path.open("a") as file:
+                file.write(_line(row))
+        except OSError as error:
+            raise named_error(error, self._path) from error
 
 
 def _row(line: bytes) -> dict[str, Any] | None:

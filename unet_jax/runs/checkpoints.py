@@ -5,7 +5,9 @@ stopping and of the learning-rate plateau, and the sums of losses since the last
 """
 
 import contextlib
+import errno
 import math
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -59,6 +61,13 @@ _SAVES = _Saves()
 def first_line(error: BaseException) -> str:
     """Return the beginning of an error's message, or the error's type if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200] or type(error).__name__
+
+
+def _reason(error: BaseException) -> str:
+    """Return why a save failed; Orbax and TensorStore put a full disk at the end of long messages."""
+    texts = [str(error), str(error.__cause__ or ""), str(error.__context__ or "")]
+    full = os.strerror(errno.ENOSPC)
+    return full if any(full in text for text in texts) else first_line(error)
 
 
 def committed_steps(folder: epath.Path) -> list[int]:
@@ -117,6 +126,7 @@ class CheckpointStore:
             check_metrics(folder / str(step), best_metric)
         self._checkpointer = ocp.training.Checkpointer(folder, preservation_policy=keep)
         self._saving: Future[None] | None = None
+        self._has_failed = False
 
     def _goodness(self, metrics: Any) -> float:
         """Return a number that is larger for better metrics."""
@@ -225,10 +235,11 @@ class CheckpointStore:
 
     def _not_saved(self, step: int, error: Exception) -> InputError:
         """Return the exception for a checkpoint that cannot be saved, as on a full disk."""
+        self._has_failed = True
         before = max((other for other in committed_steps(self._folder) if other != step), default=None)
         then = "from its first step" if before is None else f"from step {before}"
         return InputError(
-            f"{self._folder / str(step)}: this checkpoint cannot be saved ({first_line(error)}). Make room there if "
+            f"{self._folder / str(step)}: this checkpoint cannot be saved ({_reason(error)}). Make room there if "
             f"the disk is full; the same command then continues {then}."
         )
 
@@ -243,7 +254,9 @@ class CheckpointStore:
         try:
             self.wait()
         finally:
-            self._checkpointer.close()
+            # Orbax raises the exception of a failed save once more, which would hide the one that says what to do.
+            with contextlib.suppress(Exception) if self._has_failed else contextlib.nullcontext():
+                self._checkpointer.close()
 
 
 @contextlib.contextmanager
