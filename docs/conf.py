@@ -40,7 +40,16 @@ def setup(app):
 
 def without_links_out(app, name, source):
     """Replace links to files outside of docs/, which the site does not have, by their text."""
+    if name == "index":
+        source[0] += other_pages(source[0])
     source[0] = re.sub(r"(?<!!)\[([^\]]+)\]\((?:\.\./)+[^)]*\)", r"\1", source[0])
+
+
+def other_pages(index):
+    """Return a table of contents of the pages that the index does not name, so that a new page is on the site."""
+    named = set(re.findall(r"^[\w/-]+$", index, flags=re.M)) | {"index"}
+    others = [path.stem for path in sorted(DOCS.glob("*.md")) if path.stem not in named]
+    return "\n".join(["", "```{toctree}", ":caption: More", ":maxdepth: 1", *others, "```", ""]) if others else ""
 
 
 def as_restructured_text(app, what, name, subject, options, lines):
