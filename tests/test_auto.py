@@ -105,7 +105,15 @@ def test_the_centre_of_the_textbook_network_sees_140_pixels():
     num_train=st.integers(1, 5000),
     devices=st.sampled_from([1, 2, 8]),
     kind=st.sampled_from(["cpu", "gpu"]),
-    own=st.sampled_from([{}, {"data.image_size": 96}, {"model.widths": (8,) * 6}, {"train.num_epochs": 3}]),
+    own=st.sampled_from(
+        [
+            {},
+            {"data.image_size": 96},
+            {"model.widths": (8,) * 6},
+            {"train.num_epochs": 3},
+            {"augment.transpose_prob": 0.5},
+        ]
+    ),
 )
 def test_every_choice_is_a_config_that_can_be_trained(height, aspect, thickness, extent, num_train, devices, kind, own):
     """Sizes divide, batches are not larger than the set, and what is given stays."""
@@ -113,7 +121,7 @@ def test_every_choice_is_a_config_that_can_be_trained(height, aspect, thickness,
 
     sizes = sizes_of(height, max(3, int(height * aspect)), thickness, extent)
     base = auto() if own != {"model.widths": (8,) * 6} else replace(auto(), {"data.image_size": 64})
-    data = _Data(num_train, 3, 1, RGB8, sizes, 0.01)
+    data = _Data(num_train, 3, 1, RGB8, sizes, has_valid=False, seconds_per_image=0.01)
     config, choices = _Rules(replace(base, own), frozenset(own), data, kind, devices).apply()
     assert {name: flatten_config(config)[name] for name in own} == own
     assert config.train.batch_size % devices == 0

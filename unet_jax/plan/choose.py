@@ -83,13 +83,16 @@ def receptive_field(num_poolings: int) -> int:
     return 1 + sum(4 * 2**level for level in range(num_poolings + 1)) + sum(2**level for level in range(num_poolings))
 
 
-def choose_image_size(sizes: Sequence[ObjectSizes], shrink: float = 1.0, multiple: int = 1) -> tuple[Choice, float]:
+def choose_image_size(
+    sizes: Sequence[ObjectSizes], shrink: float = 1.0, multiple: int = 1, *, square: bool = False
+) -> tuple[Choice, float]:
     """Choose the size at which the network sees the images.
 
     Args:
       sizes: sizes of the training images and of their objects.
       shrink: further factor on the sides, for a budget of time that the chosen size does not fit.
       multiple: number that must divide the sides, because the number of poolings is given.
+      square: choose a square, whatever shape the images have.
 
     Returns:
       The choice of `data.image_size`, a multiple of 32 (or of 16 or 8 for small images), and the factor from the
@@ -98,7 +101,7 @@ def choose_image_size(sizes: Sequence[ObjectSizes], shrink: float = 1.0, multipl
     height, width = (float(np.median([getattr(s, side) for s in sizes])) for side in ("height", "width"))
     aspects = [s.width / s.height for s in sizes]
     same_shape = max(aspects) <= 1.1 * min(aspects)
-    if not same_shape or max(height, width) < 1.1 * min(height, width):
+    if square or not same_shape or max(height, width) < 1.1 * min(height, width):
         height = width = float(np.median([math.sqrt(s.height * s.width) for s in sizes]))
     longer = max(height, width)
     thin = thinnest(sizes)

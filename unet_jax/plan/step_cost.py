@@ -29,6 +29,7 @@ def measure_steps(
     *,
     num_channels: int = 3,
     image_dtype: Any = np.uint8,
+    has_valid: bool = False,
     most_bytes: float = math.inf,
 ) -> StepCost:
     """Compile the training step that a run would use, and time it and the evaluation step on this machine.
@@ -40,6 +41,7 @@ def measure_steps(
       mesh: devices.
       num_channels: channels of the images.
       image_dtype: type of their pixels, uint8 or uint16.
+      has_valid: whether the batches say which pixels are ignored.
       most_bytes: memory above which a step is compiled only; the times of steps are then 0.
 
     Returns:
@@ -48,7 +50,13 @@ def measure_steps(
     program = build(config, num_classes, num_steps)
     state_like = state_shapes(config, num_classes, num_steps, mesh, num_channels)
     batch_like = batch_shapes(
-        config, num_classes, program.packing, mesh, num_channels=num_channels, image_dtype=image_dtype
+        config,
+        num_classes,
+        program.packing,
+        mesh,
+        num_channels=num_channels,
+        image_dtype=image_dtype,
+        has_valid=has_valid,
     )
     start = time.perf_counter()
     compiled = program.train_step.lower(state_like, batch_like).compile()  # type: ignore[attr-defined]

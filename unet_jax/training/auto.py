@@ -19,6 +19,7 @@ from unet_jax.data.images.format import ImageFormat, describe_format
 from unet_jax.data.layout import find_layout
 from unet_jax.data.object_sizes import ObjectSizes, object_sizes
 from unet_jax.data.pixels import BadSampleError
+from unet_jax.data.sources import has_valid
 from unet_jax.data.splits import assign_splits, empty_split
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.plan import choose
@@ -29,6 +30,8 @@ from unet_jax.training.setup import find_image_format, split_source
 
 _MOST_SAMPLES = 200
 """Training images whose objects are measured, evenly spread over the data set."""
+_MOST_BYTES, _FEWEST_SAMPLES = 2**28, 10
+"""Bytes of masks after which no further image is measured, and number of images that are measured in any case."""
 _MOST_MEMORY = 0.7
 """Share of the memory that a step may need."""
 
@@ -41,6 +44,7 @@ class _Data(NamedTuple):
     num_classes: int
     image_format: ImageFormat
     sizes: list[ObjectSizes]
+    has_valid: bool  # whether batches say which pixels are ignored
     seconds_per_image: float  # to read an image and its masks
 
 
@@ -110,21 +114,35 @@ def _look(config: Config, display: Display) -> _Data:
         if reason := empty_split(splits, name, data):
             raise InputError(reason)
     found = find_image_format(layout, splits["train"], data, display)
-    ids = [splits["train"][i] for i in _spread(len(splits["train"]), _MOST_SAMPLES)]
+    positions = _spread(len(splits["train"]), _MOST_SAMPLES)
+    positions = positions[::2] + positions[1::2]  # so that those of a part are spread too
+    ids = [splits["train"][i] for i in positions]
     source = split_source(layout, ids, data, found.format)
     sizes, begin = [], time.monotonic()
+    num_bytes = read = 0
     with display.bar("measuring objects", len(source), unit="images") as show:
-        for i in range(len(source)):
+        for read in range(1, len(source) + 1):
             try:
-                sizes.append(object_sizes(source[i].mask))
+                mask = source[read - 1].mask
             except BadSampleError:
                 continue  # the audit names it before training
-            show(i + 1, "")
+            sizes.append(object_sizes(mask))
+            num_bytes += mask.size
+            show(read, "")
+            if num_bytes > _MOST_BYTES and len(sizes) >= _FEWEST_SAMPLES:
+                break  # large images: fewer are enough, and the same ones each time
     if not sizes:
         source[0]  # raises what is wrong with it
-    seconds = (time.monotonic() - begin) / len(ids)
-    num_val = len(splits["val"])
-    return _Data(len(splits["train"]), num_val, len(layout.class_names), found.format, sizes, seconds)
+    seconds = (time.monotonic() - begin) / read
+    return _Data(
+        num_train=len(splits["train"]),
+        num_val=len(splits["val"]),
+        num_classes=len(layout.class_names),
+        image_format=found.format,
+        sizes=sizes,
+        has_valid=config.augment.ignore_outside or has_valid(source),
+        seconds_per_image=seconds,
+    )
 
 
 def _spread(count: int, most: int) -> list[int]:
@@ -150,7 +168,8 @@ class _Rules:
           batch: choice of the batch size in the place of the rule's.
         """
         data = self.data
-        size, scale = choose.choose_image_size(data.sizes, shrink, self._multiple)
+        square = self.config.augment.transpose_prob > 0.0
+        size, scale = choose.choose_image_size(data.sizes, shrink, self._multiple, square=square)
         size = self._keep(size)
         sides = size.value if isinstance(size.value, tuple) else (size.value, size.value)
         if size.given:
@@ -272,5 +291,6 @@ def _measure(rules: _Rules, config: Config, mesh: Mesh, memory: int | None, *, t
         mesh,
         num_channels=seen.num_channels,
         image_dtype=seen.dtype,
+        has_valid=rules.data.has_valid,
         most_bytes=(math.inf if memory is None else _MOST_MEMORY * memory) if timed else 0.0,
     )
