@@ -86,6 +86,14 @@ COLUMNS: dict[str, dict[str, str]] = {
         "processor ms per image": "{cpu_ms:.1f}",
         "rate relative to the Keras original": "{rate_to_seed:.2f}",
     },
+    "depth": {
+        "variant": "{name}",
+        "images/s": "{images_per_s:.0f}",
+        "compared with": "{compared_with}",
+        "ratio of rates": "{ratio:.2f}",
+        "processor ms per image": "{cpu_ms:.1f}",
+        "ratio of rates by processor time": "{cpu_rate_ratio:.2f}",
+    },
     "end to end": {
         "input": "{name}",
         "step s": "{step_s:.3f}",

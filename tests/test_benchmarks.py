@@ -161,6 +161,8 @@ def test_step():
         ("bench_compile_time.py", (*TINY, "--variants", "unet_jax", "textbook JAX")),
         ("bench_end_to_end.py", ("--preset", "small", "--image-size", "32", "--batch-size", "2", "--num-images", "4",
                                  "--num-rounds", "1", "--num-steps", "1", "--cache", "memory", "--where", "host")),
+        ("bench_depth.py", ("--num-images", "2", "--image-size", "64", "--batch-size", "2", "--seconds", "0.1",
+                            "--num-rounds", "1")),
         ("bench_input.py", ("--num-images", "4", "--image-size", "128", "--batch-size", "2", "--num-threads", "1",
                             "--seconds", "0.1", "--num-rounds", "1")),
     ],

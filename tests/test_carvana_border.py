@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers import OPTIMIZED
 
+from unet_jax import losses
 from unet_jax.losses import (
     asanakoy_border_loss,
     killthekitten_bce_border_loss,
@@ -136,3 +137,18 @@ def dice_part(logits, labels):
     weight *= weight.size / weight.sum()
     p = 1.0 / (1.0 + np.exp(-np.float64(logits)))
     return 1.0 - dice(list(zip(weight.ravel() ** 2, p.ravel(), labels.ravel(), strict=True)))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x, t: losses.petrosgk_border_loss(x, t, border_size=3),
+        lambda x, t: losses.asanakoy_border_loss(x, t, border_size=3),
+        losses.lyakaap_border_loss,
+        losses.killthekitten_dice_border_loss,
+        losses.killthekitten_bce_border_loss,
+    ],
+)
+def test_shapes_must_be_equal(loss):
+    with pytest.raises(ValueError, match=r"logits have shape \(1, 8, 8, 2\), but labels have \(1, 8, 8, 1\)"):
+        loss(jnp.zeros((1, 8, 8, 2)), jnp.zeros((1, 8, 8, 1)))

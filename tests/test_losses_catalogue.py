@@ -312,3 +312,15 @@ def test_eight_devices_see_one_batch():
     # Hardest of all pixels and of each shard's own: not the same, so that the above says something.
     whole = losses.topk_bce_loss(stack_images(logits), stack_images(labels))
     assert np.abs(whole - losses.topk_bce_loss(logits, labels).mean(0)).min() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["soft_dice", "class_soft_dice", "batch_soft_dice", "tversky", "mcc", "soft_cldice"])
+def test_without_smoothing_nothing_counts_is_no_nan(name):
+    """Every pixel ignored, or none of the class: 0 / 0 counts as 0, and the gradient is finite."""
+    loss = getattr(losses, f"{name}_loss")
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 2)), jnp.float32)
+    for labels, weight in ((x > 0, 0.0), (x > 9, 0.0), (x > 9, 1.0), (x > -9, 1.0)):
+        value, gradient = jax.value_and_grad(
+            lambda x, t, w: jnp.sum(loss(x, t, smooth=0.0, weight=jnp.full(x.shape, w))), argnums=0
+        )(x, labels.astype(jnp.float32), weight)
+        assert jnp.isfinite(value) and jnp.isfinite(gradient).all()

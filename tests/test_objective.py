@@ -241,3 +241,28 @@ def test_the_ramp_of_a_term():
     for wrong in ({"start": 0.5, "stop": 0.5}, {"stop": 1.5}, {"first": -1.0}):
         with pytest.raises(InputError, match=r"loss\.terms\.ramp"):
             RampConfig(**wrong)
+
+
+def test_a_user_loss_per_class_is_not_taken_for_one_per_image():
+    """With two images and two classes, `[k]` has the shape of `[b]`."""
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 2)), jnp.float32)
+    with pytest.raises(InputError, match=r"loss 'per_class' returns the shape \(2,\), but must return one of"):
+
+        def per_class(x, t, *, weight):
+            return jnp.mean(weight * (jax.nn.sigmoid(x) - t) ** 2, axis=(0, 1, 2))
+
+        make_objective([Term(per_class)])(logits, jnp.zeros_like(logits))
+
+    def per_image(x, t, *, weight):
+        return jnp.mean(weight * (jax.nn.sigmoid(x) - t) ** 2, axis=(1, 2, 3))
+
+    total, _ = make_objective([Term(per_image)])(logits, jnp.zeros_like(logits))
+    np.testing.assert_allclose(total, np.mean(1 / (1 + np.exp(-np.asarray(logits))) ** 2 * 1.0), rtol=1e-5)
+
+
+def test_partial_functions_are_terms_too():
+    tversky = functools.partial(losses.tversky_loss, fn_weight=0.8, fp_weight=0.2)
+    x = jnp.ones((1, 4, 4, 1))
+    total, values = make_objective([Term(tversky)])(x, jnp.ones_like(x))
+    named, _ = make_objective([Term("tversky", options={"fn_weight": 0.8, "fp_weight": 0.2})])(x, jnp.ones_like(x))
+    assert list(values) == ["tversky_loss"] and float(total) == float(named)

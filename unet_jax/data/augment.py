@@ -18,6 +18,7 @@ from unet_jax.data.augment_draws import Change, draw_change, grid_unit, noise_fa
 _BORDERS = {"constant": cv2.BORDER_CONSTANT, "reflect": cv2.BORDER_REFLECT_101}
 _MOST_CHANNELS = 32  # most channels of an array that all OpenCV functions used here accept
 _HUES = np.arange(256)
+_BAND = 2**13  # pixels of an image that are changed at a time
 
 Operation = Callable[[np.ndarray, bool], np.ndarray]
 """Warp `(pixels, linear) -> pixels`: bilinear if `linear`, else by nearest neighbour."""
@@ -63,18 +64,30 @@ def shift_deep_color(image: np.ndarray, shifts: tuple[float, float, float], *, c
     Returns:
       `[h w 3]` uint16, RGB.
     """
-    by = _rounded(shifts)
-    hsv = cv2.cvtColor(image.astype(np.float32) / np.float32(65535.0), cv2.COLOR_RGB2HSV)  # hue in degrees
-    hue, saturation, value = cv2.split(hsv)  # planes: NumPy needs ten times as long for every third number
-    hue += np.float32(2 * by[0])  # OpenCV takes a hue of any size for the angle that it is
-    if not circular_hue:
-        np.clip(hue, 0.0, 510.0, out=hue)
-    for plane, shift in ((saturation, by[1]), (value, by[2])):
-        plane += np.float32(shift / 255.0)
-        np.clip(plane, 0.0, 1.0, out=plane)
-    rgb = cv2.cvtColor(cv2.merge([hue, saturation, value]), cv2.COLOR_HSV2RGB)
-    rgb *= np.float32(65535.0)
-    return np.rint(rgb, out=rgb).astype(np.uint16)
+    hue, saturation, value = _rounded(shifts)
+    # OpenCV takes a hue of any size for the angle that it is.
+    low, high = (-np.inf, np.inf) if circular_hue else (0.0, 510.0)
+    height, width = image.shape[:2]
+    # Bands of rows that stay in the processor's cache, and rows as one long axis: NumPy is slow along an axis of three.
+    add, least, most = (
+        np.tile(np.array(numbers, np.float32), width)
+        for numbers in ((2 * hue, saturation / 255.0, value / 255.0), (low, 0.0, 0.0), (high, 1.0, 1.0))
+    )
+    shifted = np.empty_like(image)
+    rows = max(1, _BAND // width)
+    rgb, hsv = (np.empty((rows, width, 3), np.float32) for _ in range(2))
+    for start in range(0, height, rows):
+        band = image[start : start + rows]
+        rgb, hsv = rgb[: len(band)], hsv[: len(band)]
+        np.divide(band, np.float32(65535.0), out=rgb)
+        cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV, dst=hsv)  # hue in degrees
+        lines = hsv.reshape(len(band), -1)
+        lines += add
+        np.clip(lines, least, most, out=lines)
+        cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=rgb)
+        rgb *= np.float32(65535.0)
+        np.copyto(shifted[start : start + rows], np.rint(rgb, out=rgb), casting="unsafe")
+    return shifted
 
 
 def shift_value(image: np.ndarray, shifts: tuple[float, float, float]) -> np.ndarray:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from unet_jax.losses._inputs import to_float32
 from unet_jax.losses.pixel import bce_loss
 
 BORDER_SIZES: dict[int, int] = {128: 11, 256: 21, 512: 21, 1024: 41, 1280: 51}
@@ -74,6 +75,9 @@ def petrosgk_border_loss(
     Returns:
       Float32 scalar `[]`.
 
+    Raises:
+      ValueError: logits and labels differ in shape.
+
     Reference:
       petrosgk/Kaggle-Carvana-Image-Masking-Challenge on GitHub.
 
@@ -84,6 +88,7 @@ def petrosgk_border_loss(
       >>> print(f"{float(losses.petrosgk_border_loss(0.0 * labels, labels, border_size=11)):.3f}")
       1.332
     """
+    logits, labels = to_float32(logits, labels)
     mean = _local_mean(labels, border_size, count_padding=False)
     weight = _mean_one(1.0 + 2.0 * ((mean > 0.005) & (mean < 0.995)))
     terms = (1.0 - labels) * logits + (1.0 + (weight - 1.0) * labels) * jax.nn.softplus(-logits)
@@ -126,6 +131,7 @@ def asanakoy_border_loss(
       >>> print(f"{float(losses.asanakoy_border_loss(logits, labels, border_size=11)):.3f}")
       -1.000
     """
+    logits, labels = to_float32(logits, labels)
     mean = _local_mean(labels, border_size, count_padding=True)
     weight = _mean_one(1.0 + 2.0 * ((mean >= 0.01) & (mean <= 0.99)))
     bce = jnp.sum(weight * bce_loss(logits, labels)) / jnp.sum(weight)
@@ -166,6 +172,7 @@ def lyakaap_border_loss(logits: Float[Array, "b h w k"], labels: Float[Array, "b
       >>> print(f"{float(losses.lyakaap_border_loss(0.0 * labels, labels)):.3f}")
       1.359
     """
+    logits, labels = to_float32(logits, labels)
     mean = _local_mean(labels, 50, count_padding=False)
     weight = jnp.exp(-5.0 * jnp.abs(mean - 0.5))
     bce = jnp.sum(weight * bce_loss(logits, labels)) / jnp.sum(weight)
@@ -195,6 +202,9 @@ def killthekitten_dice_border_loss(
     Returns:
       Float32 scalar `[]`.
 
+    Raises:
+      ValueError: logits and labels differ in shape.
+
     Reference:
       killthekitten/kaggle-carvana-2017 on GitHub.
 
@@ -205,6 +215,7 @@ def killthekitten_dice_border_loss(
       >>> print(f"{float(losses.killthekitten_dice_border_loss(0.0 * labels, labels)):.3f}")
       0.666
     """
+    logits, labels = to_float32(logits, labels)
     probs = jax.nn.sigmoid(logits)
     border = _killthekitten_border(labels)
     return 0.05 * _soft_dice_loss(probs, labels, border) + 0.95 * _soft_dice_loss(probs, labels)
@@ -239,6 +250,7 @@ def killthekitten_bce_border_loss(logits: Float[Array, "b h w k"], labels: Float
       >>> print(f"{float(losses.killthekitten_bce_border_loss(0.0 * labels, labels)):.3f}")
       0.667
     """
+    logits, labels = to_float32(logits, labels)
     border = _killthekitten_border(labels)
     bce = jnp.sum(border * bce_loss(logits, labels)) / jnp.maximum(jnp.sum(border), 1.0)
     return 0.05 * bce + 0.95 * _soft_dice_loss(jax.nn.sigmoid(logits), labels)

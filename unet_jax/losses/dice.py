@@ -16,6 +16,8 @@ from jaxtyping import Array, Float
 
 from unet_jax.losses._inputs import Weight, full_weight, to_float32
 
+_TINY = 1e-12  # far below any sum of weighted pixels
+
 
 def pixel_sum(x: Float[Array, "*b h w s*k"], num_subpixels: int = 1) -> Float[Array, "*b k"]:
     """Return the sums over height and width, and over sub-pixels where channels are (sub-pixel, class)."""
@@ -56,8 +58,8 @@ def _split_weight(weight: Weight) -> tuple[Weight, Float[Array, "b 1"] | float]:
 
 
 def _ratio_loss(intersection: Array, total: Array, smooth: float) -> Array:
-    """Return 1 - (2 I + smooth) / (P + T + smooth), where `total` is P + T."""
-    return 1.0 - (2.0 * intersection + smooth) / (total + smooth)
+    """Return 1 - (2 I + smooth) / (P + T + smooth), where `total` is P + T; 1 for 0 / 0."""
+    return 1.0 - (2.0 * intersection + smooth) / jnp.maximum(total + smooth, _TINY)
 
 
 def soft_dice_loss(

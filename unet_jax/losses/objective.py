@@ -1,6 +1,7 @@
 """Objectives: weighted sums of losses, and the one place that reduces the values that losses return."""
 
 import dataclasses
+import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -232,7 +233,10 @@ def deep_supervision(objective: Objective, scale_weights: Sequence[float]) -> Ob
 
 def _name(term: Term) -> str:
     """Return the name of a term's loss: that of the table, or that of the user's function."""
-    return term.loss.partition(":")[2] or term.loss if isinstance(term.loss, str) else term.loss.__name__
+    if isinstance(term.loss, str):
+        return term.loss.partition(":")[2] or term.loss
+    function = term.loss.func if isinstance(term.loss, functools.partial) else term.loss
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def _resolve(term: Term) -> tuple[Callable[..., Array], LossEntry | None]:
@@ -341,11 +345,17 @@ def _spread(cell: Array, weight: Float[Array, "*b h w k"], output: Output, num_s
 def _output(
     name: str, function: Callable[..., Array], logits: Array, labels: Array, weight: Array, options: dict[str, Any]
 ) -> Output:
-    """Return what a user's function returns per value (pixel, image, ...), by the shape of its result."""
-    shape = jax.eval_shape(lambda x, t, w: function(x, t, weight=w, **options), logits, labels, weight).shape
+    """Return what a user's function returns per value (pixel, image, ...), by the shape of its result.
+
+    With as many images as classes, `[k]` could not be told from `[b]`: then one image more is asked about.
+    """
     leading = logits.shape[:-3]
+    if leading == logits.shape[-1:]:
+        leading = (leading[0] + 1,)
+    inputs = [jax.ShapeDtypeStruct((*leading, *x.shape[-3:]), x.dtype) for x in (logits, labels, weight)]
+    shape = jax.eval_shape(lambda x, t, w: function(x, t, weight=w, **options), *inputs).shape
     shapes: dict[tuple[int, ...], Output] = {
-        logits.shape: "pixel",
+        inputs[0].shape: "pixel",
         (*leading, logits.shape[-1]): "image_class",
         leading: "image",
     }

@@ -11,6 +11,8 @@ pixel loss.
 `unet_jax.losses.stack_images`.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -483,7 +485,7 @@ def mcc_loss(
     Args:
       logits: `[*b h w k]`, any float dtype.
       labels: `[*b h w k]`, membership in [0, 1].
-      smooth: number > 0 added to each of TP, TN, FP and FN.
+      smooth: number added to each of TP, TN, FP and FN.
       weight: None, or an array that broadcasts to the logits; 0 = ignored.
       num_subpixels: number of pixels in a block if packed; 1 = not packed.
 
@@ -506,5 +508,6 @@ def mcc_loss(
     cells = (p * t, q * (1.0 - t), p * (1.0 - t), q * t)
     tp, tn, fp, fn = (pixel_sum(w * cell, num_subpixels) + smooth for cell in cells)
     # Two roots of two factors each: the product of all four overflows float32 from 10^9.5 pixels on.
-    scale = jnp.sqrt((tp + fp) * (tn + fn)) * jnp.sqrt((tp + fn) * (tn + fp))
+    factors = (tp + fp) * (tn + fn), (tp + fn) * (tn + fp)
+    scale = math.prod(jnp.sqrt(jnp.maximum(factor, _TINY)) for factor in factors)
     return 1.0 - (tp * tn - fp * fn) / scale

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from unet_jax._types import InputError
 from unet_jax.losses._inputs import Weight, full_weight, safe_power, to_float32
+from unet_jax.losses.overlap import ratio
 
 Logits = Float[Array, "*b h w k"]
 Scalar = Float[Array, ""] | float
@@ -81,8 +82,8 @@ def soft_cldice_loss(
     lines_p, lines_t = _soft_skeleton(p, num_iterations), _soft_skeleton(t, num_iterations)
     sums = (jnp.sum(w * y, axis=(-3, -2)) + smooth for y in (lines_p * t, lines_p, lines_t * p, lines_t))
     lines_p_in_t, all_lines_p, lines_t_in_p, all_lines_t = sums
-    precision, sensitivity = lines_p_in_t / all_lines_p, lines_t_in_p / all_lines_t
-    return 1.0 - 2.0 * precision * sensitivity / (precision + sensitivity)
+    precision, sensitivity = ratio(lines_p_in_t, all_lines_p), ratio(lines_t_in_p, all_lines_t)
+    return 1.0 - ratio(2.0 * precision * sensitivity, precision + sensitivity)
 
 
 def active_contour_loss(
