@@ -10,7 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from etils import epath
+from export_runs import random_run, save_run
 from helpers import environment
+
+from unet_jax.data.images.format import RGB8
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(FOLDER))  # where scripts find their neighbours
@@ -40,6 +44,13 @@ def test_results_say_where_and_when():
         report = json.loads(file.read_text())
         assert {"benchmark", "date", "versions", "options", "results"} <= set(report), file.name
         assert "device" in report or "compiler" in report, file.name
+
+
+def test_exports_are_timed(tmp_path):
+    save_run(random_run(RGB8), epath.Path(tmp_path / "run"))
+    report = run("bench_export.py", str(tmp_path / "run"), "--image-sizes", "16", "--num-rounds", "1")
+    assert {row["runtime"] for row in report["results"]} >= {"jitted step", "onnxruntime", "StableHLO"}
+    assert report["file_bytes"]["onnx, float16"] < report["file_bytes"]["onnxruntime"]
 
 
 def test_a_table_by_hand():

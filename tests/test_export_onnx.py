@@ -261,6 +261,20 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
         export_onnx(strange, tmp_path / "m.onnx", some_images(run))
 
 
+@pytest.mark.parametrize("kind", ["crop", "pad"])
+def test_other_fits_are_exported_and_refused_by_name(kind, tmp_path, monkeypatch):
+    """The network is checked at its own size; whoever resizes images must know how."""
+    run = random_run()
+    fit = {"kind": kind, "height": 16, "width": 16}
+    monkeypatch.setattr("unet_jax.export.contract._fit", lambda run: fit)
+    agreement = export_onnx(run, tmp_path / "m.onnx", some_images(run))
+    assert (agreement.num_pixels, agreement.differing) == (3 * 16 * 16 * 2, {})
+    model = predict_onnx.load_model(str(tmp_path / "m.onnx"))
+    with pytest.raises(predict_onnx.PredictError, match=f"trained with data.fit {kind}, and this script only resizes"):
+        predict_onnx.predict_masks(model, random_image(run, 9, 9))
+    assert predict_onnx.run_network(model, random_image(run, 32, 8)[None]).shape == (1, 32, 8, 2)
+
+
 def test_the_script_knows_every_field_of_an_image_format():
     """A new field must be understood by `predict_onnx.map_intensities`, or refused by `make_contract`."""
     known = {"channels", "file_channels", "bits", "low", "high", "percentiles", "pages", "names", "types"}

@@ -172,6 +172,7 @@ def _description(run: Run, contract: dict[str, Any], dtype: np.dtype) -> dict[st
 def _readme(run: Run, contract: dict[str, Any]) -> str:
     """Return the documentation in the package, which validation wants with a section of that name."""
     fit, check = contract["fit"], contract["check"]
+    how = "to which others are resized" if fit["kind"] == "stretch" else f"which data.fit {fit['kind']} made of others"
     lines = [
         f"- {name}: {threshold:g}" for name, threshold in zip(run.class_names, contract["thresholds"], strict=True)
     ]
@@ -180,8 +181,8 @@ def _readme(run: Run, contract: dict[str, Any]) -> str:
 
 {contract["description"]}
 
-The network was trained on images of {fit["width"]}x{fit["height"]} pixels (width x height); others are resized to this
-size first. The output holds one probability per class. Classes are independent and may overlap. Thresholds:
+The network was trained on images of {fit["width"]}x{fit["height"]} pixels (width x height), {how}.
+The output holds one probability per class. Classes are independent and may overlap. Thresholds:
 
 {chr(10).join(lines)}
 

@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unet_jax._types import InputError
 from unet_jax.runs.info import current_versions
 from unet_jax.runs.load import Run
 
@@ -43,11 +42,7 @@ def make_contract(run: Run, layout: Layout, dtype: str, about: About) -> dict[st
       layout: meaning of inputs and outputs.
       dtype: type of the input's numbers.
       about: facts about the export.
-
-    Raises:
-      InputError: the run brings its images to the network's size in a way that exports do not know.
     """
-    height, width = network_size(run)
     info, calibration = run.info, run.calibration
     return {
         "format": FORMAT,
@@ -56,7 +51,7 @@ def make_contract(run: Run, layout: Layout, dtype: str, about: About) -> dict[st
         "thresholds": [float(value) for value in run.threshold],
         "temperatures": list(calibration.temperature) if calibration else None,
         "input": {"dtype": dtype, "channels": info.num_channels, "size_multiple": run.config.model.size_multiple},
-        "fit": {"kind": _fit(run), "height": height, "width": width},
+        "fit": _fit(run),
         "images": _images(run),
         "step": run.step,
         "scores": run.metrics,
@@ -72,12 +67,12 @@ def network_size(run: Run) -> tuple[int, int]:
     return run.config.data.height_and_width
 
 
-def _fit(run: Run) -> str:
-    """Return how images come to the network's size."""
+def _fit(run: Run) -> dict[str, Any]:
+    """Return how images come to the network's size, and its height and width."""
+    height, width = network_size(run)
     kind = getattr(run.config.data, "fit", "stretch")
-    if kind != "stretch":
-        raise InputError(f"{run.path}: its images are fitted by data.fit {kind}, which exports do not know yet.")
-    return kind
+    scale = {"scale": getattr(run.config.data, "scale", 1.0)} if kind == "crop" else {}
+    return {"kind": kind, "height": height, "width": width, **scale}
 
 
 def _images(run: Run) -> dict[str, Any] | None:

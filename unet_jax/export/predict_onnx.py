@@ -78,9 +78,6 @@ def load_model(file: str | bytes, *, providers: tuple[str, ...] = ("CPUExecution
     for class_name in contract["class_names"]:  # they are folders of the masks
         if not class_name or "/" in class_name or "\\" in class_name or class_name in (".", ".."):
             raise PredictError(f"{name}: names a class {class_name!r}, which cannot be a folder.")
-    kind = contract["fit"]["kind"]
-    if kind != "stretch":
-        raise PredictError(f"{name}: its images are fitted by {kind!r}, which this script does not know.")
     return Model(session, contract)
 
 
@@ -105,6 +102,11 @@ def predict_probs(model: Model, image: np.ndarray) -> np.ndarray:
       `[h w k]` float32 in [0, 1].
     """
     fit = model.contract["fit"]
+    if fit["kind"] != "stretch":
+        raise PredictError(
+            f"the network was trained with data.fit {fit['kind']}, and this script only resizes images. Bring images "
+            f"to {fit['width']}x{fit['height']} pixels as in training, and call run_network; or use unet-jax predict."
+        )
     probs = run_network(model, resize_image(image, fit["height"], fit["width"])[None])[0]
     return calibrate(resize_probs(probs, *image.shape[:2]), model.contract["temperatures"])
 

@@ -85,6 +85,11 @@ class Exported:
     def predict_seen(self, image: Num[np.ndarray, "h w c"]) -> Float[np.ndarray, "h w k"]:
         """Return the probabilities of one image whose intensities are mapped already, at its own size."""
         fit, temperatures = self.contract["fit"], self.contract["temperatures"]
+        if fit["kind"] != "stretch":
+            raise InputError(
+                f"the network was trained with data.fit {fit['kind']}, but an exported one only resizes images. Bring "
+                f"images to its scale, and call it with them as they are; or use the run."
+            )
         seen = resize_image(image, fit["height"], fit["width"])
         probs = resize_probs(self.uncalibrated(seen[None])[0], *image.shape[:2])
         return Calibration(tuple(temperatures), ()).probs(probs) if temperatures else probs
@@ -161,7 +166,9 @@ def export_stablehlo(
     loaded = _load(io.BytesIO(_archive(exported, weights, options, contract)), str(out))
     here, tolerance = _platform_here(), TOLERANCE if dtype == "float32" else None
     network = loaded if here in programs else _local(loaded, programs[platforms[0]])
-    target = Target(network.uncalibrated, lambda image: network.predict_seen(image) > network.threshold)
+    is_resized = contract["fit"]["kind"] == "stretch"
+    masks = (lambda image: network.predict_seen(image) > network.threshold) if is_resized else None
+    target = Target(network.uncalibrated, masks)
     images = iter(images)
     first = list(itertools.islice(images, 1))
     images = itertools.chain(first, images)

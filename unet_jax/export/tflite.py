@@ -61,8 +61,38 @@ def export_tflite(
     out = epath.Path(out)
     if out.suffix != ".tflite":
         raise InputError(f"{out}: does not end in .tflite. Give the file to write: --out model.tflite")
+    type_, limits = _input(run)
+    white = float(np.iinfo(run.info.image_dtype).max)
+    size = network_size(run)
+    content = make_content(run, size)
+    contract = make_contract(run, "pixels", type_.name, about)
+    contract["input"] |= {"shape": [1, *size, run.info.num_channels]}
+    runner = make_runner(content + _archive(contract))
+
+    def network(images: np.ndarray) -> np.ndarray:
+        pixels = images.astype(type_)
+        if limits:  # the images are mapped already: the numbers that a file would hold
+            low, high = (np.asarray(values) for values in limits)
+            pixels = (low + images / white * (high - low)).astype(np.float32)
+        return runner(pixels=pixels)["probabilities"]
+
+    target = Target(network, None, is_calibrated=True)
+    agreement = compare(run, target, images, name=str(out), on_progress=on_progress)
+    contract["check"] = dataclasses.asdict(agreement)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_bytes(out, content + _archive(contract))
+    return agreement
+
+
+def _input(run: Run) -> tuple[np.dtype, Any]:
+    """Return the data type of the input, and the limits of intensity, as `input_limits` does."""
     type_, limits = input_limits(run)
-    type_ = type_ if type_ == np.uint8 else np.dtype(np.float32)  # TFLite computes little with uint16
+    return type_ if type_ == np.uint8 else np.dtype(np.float32), limits  # TFLite computes little with uint16
+
+
+def make_content(run: Run, size: tuple[int, int]) -> bytes:
+    """Return the TFLite file of a run for images of a size that the network takes, without metadata."""
+    type_, limits = _input(run)
     white = float(np.iinfo(run.info.image_dtype).max)
     layers, config, calibration = layers_of(run), run.config.model, run.calibration
 
@@ -77,25 +107,8 @@ def export_tflite(
             logits = jnp.clip(logits, -_LARGEST_LOGIT, _LARGEST_LOGIT) / temperature
         return jax.nn.sigmoid(logits)
 
-    shape = (1, *network_size(run), run.info.num_channels)
-    content = _convert(jax.jit(program).lower(jax.ShapeDtypeStruct(shape, type_)).as_text())
-    contract = make_contract(run, "pixels", type_.name, about)
-    archive = _archive({**contract, "input": {**contract["input"], "shape": shape}})
-    runner = _runner(content + archive)
-
-    def network(images: np.ndarray) -> np.ndarray:
-        pixels = images.astype(type_)
-        if limits:  # the images are mapped already: the numbers that a file would hold
-            low, high = (np.asarray(values) for values in limits)
-            pixels = (low + images / white * (high - low)).astype(np.float32)
-        return runner(pixels=pixels)["probabilities"]
-
-    target = Target(network, None, is_calibrated=True)
-    agreement = compare(run, target, images, name=str(out), on_progress=on_progress)
-    contract["check"] = dataclasses.asdict(agreement)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    replace_bytes(out, content + _archive({**contract, "input": {**contract["input"], "shape": shape}}))
-    return agreement
+    shape = (1, *size, run.info.num_channels)
+    return _convert(jax.jit(program).lower(jax.ShapeDtypeStruct(shape, type_)).as_text())
 
 
 def apply_layers(x: Float[Array, "b h w c"], config: ModelConfig, layers: Sequence[Layer]) -> Float[Array, "b h w k"]:
@@ -156,10 +169,10 @@ def _archive(contract: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _runner(content: bytes) -> Any:
-    """Return a function that runs a TFLite file."""
+def make_runner(content: bytes, num_threads: int | None = None) -> Any:
+    """Return a function of `pixels` that runs a TFLite file."""
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_content=content)
+    interpreter = Interpreter(model_content=content, num_threads=num_threads)
     interpreter.allocate_tensors()
     return interpreter.get_signature_runner("serving_default")
