@@ -46,6 +46,7 @@ def test_results_say_where_and_when():
         assert "device" in report or "compiler" in report, file.name
 
 
+@pytest.mark.slow  # five exports, each with its own programs
 def test_exports_are_timed(tmp_path):
     save_run(random_run(RGB8), epath.Path(tmp_path / "run"))
     report = run("bench_export.py", str(tmp_path / "run"), "--image-sizes", "16", "--num-rounds", "1")

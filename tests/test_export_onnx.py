@@ -37,7 +37,12 @@ def run_onnx(path, **feeds):
     return session.run(["probabilities"], feeds)[0]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+SLOW = pytest.mark.slow  # one more network to compile
+
+
+@pytest.mark.parametrize(
+    "name", [*list(NETWORKS)[:2], *(pytest.param(name, marks=SLOW) for name in list(NETWORKS)[2:])]
+)
 def test_every_kind_of_network_gives_the_probabilities_of_the_run(name, tmp_path):
     image_format, model = NETWORKS[name]
     run = random_run(image_format, **model)
@@ -76,7 +81,7 @@ def test_intensities_and_temperatures_are_inside(tmp_path):
     assert np.abs(expected - predict_probs_unresized(dataclasses.replace(run, calibration=None), numbers)).max() > 0.05
 
 
-@pytest.mark.parametrize("low", [-1000.0, 0.25])
+@pytest.mark.parametrize("low", [-1000.0, pytest.param(0.25, marks=SLOW)])
 def test_files_of_signed_and_float_numbers_go_in_as_float32(low, tmp_path):
     run = random_run(ImageFormat((0,), 1, 16, (low,), (3000.0,)))
     export_onnx(run, tmp_path / "m.onnx", some_images(run))
@@ -89,10 +94,10 @@ def test_files_of_signed_and_float_numbers_go_in_as_float32(low, tmp_path):
     ("image_format", "calibration"),
     [
         (None, None),
-        (ImageFormat((0,), 1), Calibration((3.0, 0.2), (0.45, 0.6))),
+        pytest.param(ImageFormat((0,), 1), Calibration((3.0, 0.2), (0.45, 0.6)), marks=SLOW),
         (SIXTEEN, Calibration((2.0, 0.5), (0.4, 0.7))),
-        (ImageFormat((1, 0), 2, 16, percentiles=(1.0, 99.0)), None),
-        (ImageFormat((0, 1, 2), 3, 16), None),
+        pytest.param(ImageFormat((1, 0), 2, 16, percentiles=(1.0, 99.0)), None, marks=SLOW),
+        pytest.param(ImageFormat((0, 1, 2), 3, 16), None, marks=SLOW),
     ],
     ids=["old run", "gray", "limits", "percentiles", "depth"],
 )
@@ -194,6 +199,7 @@ def test_a_graph_that_differs_is_not_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow  # int8 is tried with every run
 def test_half_precision_reports_how_far_it_is(tmp_path):
     run = random_run()
     agreement = export_onnx(run, tmp_path / "m.onnx", some_images(run), dtype="float16")

@@ -30,6 +30,7 @@ def test_the_file_holds_the_weights_bit_for_bit(tmp_path):
         export_safetensors(run, tmp_path / "w.bin", [])
 
 
+@pytest.mark.slow  # one more network to compile
 def test_half_precision_reports_how_far_it_is(tmp_path):
     run = random_run()
     agreement = export_safetensors(run, tmp_path / "w.safetensors", some_images(run), dtype="float16")

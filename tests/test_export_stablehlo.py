@@ -33,7 +33,7 @@ def convolutions(program):
     return set(map(int, re.findall(r"stablehlo.convolution.*-> tensor<[^>]*x(\d+)xf32>", program.mlir_module())))
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", ["uint8", pytest.param("limits, calibrated, group norm", marks=pytest.mark.slow)])
 def test_a_loaded_program_gives_what_the_run_gives(name, tmp_path):
     image_format, calibration, model, platforms = RUNS[name]
     run = random_run(image_format, calibration=calibration, **model)
@@ -80,6 +80,7 @@ def test_a_program_that_differs_is_not_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow  # one more network to compile
 def test_half_precision_reports_how_far_it_is(tmp_path):
     run = random_run()
     path = tmp_path / "m.stablehlo"
