@@ -9,11 +9,16 @@ import matplotlib.path
 import numpy as np
 import pytest
 from annotation_samples import SIZE, box, imported, read, write_image, write_json
+from etils import epath
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from unet_jax._types import InputError
+from unet_jax.config import DataConfig
+from unet_jax.data.layout import find_layout
+from unet_jax.data.masks.read import read_mask
+from unet_jax.data.sources import FileSource
 from unet_jax.interop import import_masks
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -39,11 +44,11 @@ def by_matplotlib(points, size=SIZE):
 # ------------------------------------------------------------------------------------------------------------- COCO
 
 
-def coco_file(root, segmentations, *, classes=("cell", "nucleus"), **more):
-    """A COCO file on a.png with segmentations of (class number, segmentation)."""
+def coco_file(root, segmentations, *, classes=("cell", "nucleus"), crowds=(), **more):
+    """A COCO file on a.png with segmentations of (class number, segmentation); crowds are positions of some."""
     write_image(root / "a.png")
     annotations = [
-        {"id": i, "image_id": 5, "category_id": k, "segmentation": s, "iscrowd": int(isinstance(s, dict)), "area": 1}
+        {"id": i, "image_id": 5, "category_id": k, "segmentation": s, "iscrowd": int(i in crowds), "area": 1}
         for i, (k, s) in enumerate(segmentations)
     ]
     content = {
@@ -56,7 +61,7 @@ def coco_file(root, segmentations, *, classes=("cell", "nucleus"), **more):
 
 
 def test_coco_masks_are_those_of_pycocotools(tmp_path):
-    """Polygons of several parts, both kinds of run lengths, crowds, overlaps."""
+    """Polygons of several parts, both kinds of run lengths, overlaps."""
     rng = np.random.default_rng(0)
     pixels = (rng.random(SIZE) < 0.3).astype(np.uint8)
     packed = coco_mask.encode(np.asfortranarray(pixels))
@@ -76,7 +81,48 @@ def test_coco_masks_are_those_of_pycocotools(tmp_path):
         np.testing.assert_array_equal(read(out, name, "a"), want)
         assert (result.classes[k].objects, result.classes[k].images, result.classes[k].pixels) == (2, 1, want.sum())
     assert (read(out, "cell", "a") & read(out, "nucleus", "a")).any()
-    assert result.notes[0].startswith("2 objects are crowds")
+    assert not (out / "ignore").exists()
+
+
+def test_crowds_are_ignored_pixels_of_their_class_where_nothing_is_known_to_be_inside(tmp_path):
+    crowd = box(2, 9, 20, 31)
+    packed = coco_mask.encode(np.asfortranarray(crowd.astype(np.uint8)))
+    rle = {"size": [HEIGHT, WIDTH], "counts": packed["counts"].decode()}
+    file = coco_file(
+        tmp_path, [(0, [BLOB.ravel().tolist()]), (0, rle), (1, [(BLOB * 0.5).ravel().tolist()])], crowds=(1,)
+    )
+    out, result = imported(file)
+    coco = COCO(str(file))
+    cell = coco.annToMask(coco.loadAnns([0])[0]) > 0
+    assert (coco.annToMask(coco.loadAnns([1])[0]) == crowd).all()
+    np.testing.assert_array_equal(read(out, "cell", "a"), cell)
+    ignored = read_mask(epath.Path(out / "ignore" / "cell" / "a.png")) == 255
+    np.testing.assert_array_equal(ignored, crowd.astype(bool) & ~cell)
+    assert [p.name for p in (out / "ignore").iterdir()] == ["cell"]
+    assert result.notes == ("1 crowds (iscrowd) are ignored pixels, in ignore/CLASS/",)
+    assert result.classes[0].objects == 1
+    layout = find_layout(DataConfig(root=str(out)))
+    np.testing.assert_array_equal(
+        FileSource(layout, layout.records)[0].valid == 0, np.stack([ignored, ignored & False], -1)
+    )
+
+
+def test_regions_called_ignore_are_ignored_for_all_classes(tmp_path):
+    write_image(tmp_path / "a.png")
+    shapes = [
+        {"label": "cell", "shape_type": "rectangle", "points": [[1, 1], [9, 8]]},
+        {"label": "__ignore__", "shape_type": "rectangle", "points": [[5, 5], [15, 12]]},
+    ]
+    file = write_json(tmp_path / "a.json", {"imagePath": "a.png", "shapes": shapes})
+    out, result = imported(file)
+    assert [p.name for p in (out / "masks").iterdir()] == ["cell"] and result.classes[0].objects == 1
+    ignored = read_mask(epath.Path(out / "ignore" / "a.png")) == 255
+    np.testing.assert_array_equal(ignored, box(5, 12, 5, 15))
+    assert result.notes == ("1 regions called __ignore__ are ignored pixels, in ignore/",)
+    layout = find_layout(DataConfig(root=str(out)))
+    np.testing.assert_array_equal(FileSource(layout, layout.records)[0].valid[..., 0] == 0, ignored)
+    named = import_masks(file, tmp_path / "named", rename={"__ignore__": "unsure"})
+    assert {c.name for c in named.classes} == {"cell", "unsure"} and not (tmp_path / "named" / "ignore").exists()
 
 
 def test_coco_of_via_has_one_flat_polygon_and_ids_as_text(tmp_path):

@@ -25,7 +25,7 @@ from unet_jax.interop.annotations.rle import decode_counts, runs_of_counts
 def read_coco(file: Path, content: Any, options: ReadOptions) -> Annotations:
     """Read COCO annotations.
 
-    Crowds (`iscrowd`) belong to the mask as other objects do. Polygons of one object are united, as by pycocotools.
+    Crowds (`iscrowd`) are ignored pixels of their class. Polygons of one object are united, as by pycocotools.
 
     Raises:
       InputError: the file is not as COCO describes it; the message names the place.
@@ -55,9 +55,11 @@ def read_coco(file: Path, content: Any, options: ReadOptions) -> Annotations:
                 f"{where}: there is no category with the id {class_id!r} in the file; it has "
                 f"{', '.join(f'{key} ({name})' for key, name in list(classes.items())[:10]) or 'none'}."
             )
-        num_crowds += annotation.get("iscrowd") in (1, True)
+        is_crowd = annotation.get("iscrowd") in (1, True)
+        num_crowds += is_crowd
         stated = _size(images[image_id], f"{file}: image {image_id}")
-        regions[image_id].append(_region(annotation, classes[class_id], where, stated))
+        region = _region(annotation, classes[class_id], where, stated)
+        regions[image_id].append(region._replace(is_ignored=is_crowd))
     return Annotations(
         tuple(
             AnnotatedImage(
@@ -69,7 +71,7 @@ def read_coco(file: Path, content: Any, options: ReadOptions) -> Annotations:
             for id_, image in images.items()
         ),
         classes=tuple(dict.fromkeys(classes.values())),
-        notes=(f"{num_crowds} objects are crowds (iscrowd) and belong to the masks",) if num_crowds else (),
+        notes=(f"{num_crowds} crowds (iscrowd) are ignored pixels, in ignore/CLASS/",) if num_crowds else (),
     )
 
 

@@ -22,7 +22,7 @@ from unet_jax.interop.annotations.image_lookup import images_beside, index_image
 from unet_jax.interop.annotations.json_values import shown
 from unet_jax.interop.annotations.mask_drawing import SampleCounts, SampleJob, write_sample
 from unet_jax.interop.annotations.reading import read_annotations
-from unet_jax.interop.annotations.regions import ReadOptions, Region
+from unet_jax.interop.annotations.regions import IGNORED, ReadOptions, Region
 from unet_jax.interop.annotations.samples import add_unannotated, find_samples
 
 Format = Literal["coco", "labelme", "label-studio", "via", "qupath", "yolo", "kaggle"]
@@ -124,12 +124,20 @@ def import_masks(
     regions = [region for job in jobs for source in job.sources for region in source.regions]
     _check_leave_out(regions, leave_out)
     kept = [region for region in regions if region.kind not in leave_out]
-    class_of = name_classes(kept, reading.classes, rename or {}, classes, place)
+    # A region called __ignore__ is ignored for all classes, unless somebody names it.
+    is_named = IGNORED in (rename or {}) or IGNORED in classes
+    of_classes = [region for region in kept if is_named or region.class_name != IGNORED]
+    declared = [name for name in reading.classes if is_named or name != IGNORED]
+    class_of = name_classes(of_classes, declared, rename or {}, classes, place)
     if not class_of:
         about = "".join(f"; {note}" for note in (*reading.notes, *unannotated_notes))
         raise InputError(f"{place}: holds no object and declares no class, so that there are no masks to make{about}.")
     _check_areas([region for region in kept if region.class_name in class_of])
     names = tuple(dict.fromkeys(class_of.values()))
+    num_ignored = len(kept) - len(of_classes)
+    ignored_notes = (f"{num_ignored} regions called {IGNORED} are ignored pixels, in ignore/",) if num_ignored else ()
+    if num_ignored:
+        class_of = {**class_of, IGNORED: ""}
     with unfinished_folder(out, replace=False) as unfinished:
         for name in names:
             (unfinished / "masks" / name).mkdir(parents=True)
@@ -148,7 +156,7 @@ def import_masks(
         num_empty=sum(not any(each.num_objects) for each in counts),
         num_pixels=sum(each.num_pixels for each in counts),
         classes=_class_counts(names, counts),
-        notes=(*reading.notes, *samples.notes, *unannotated_notes, *_drawing_notes(counts), *left_out),
+        notes=(*reading.notes, *ignored_notes, *samples.notes, *unannotated_notes, *_drawing_notes(counts), *left_out),
     )
 
 

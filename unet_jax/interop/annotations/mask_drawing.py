@@ -18,7 +18,7 @@ from unet_jax.data.images.files import read_pixels
 from unet_jax.data.listing import is_read, stem_and_ending
 from unet_jax.data.orientation import read_orientation
 from unet_jax.data.pixels import BadSampleError, pillow_formats
-from unet_jax.interop.annotations.pixel_runs import count, fill, from_bitmap, union
+from unet_jax.interop.annotations.pixel_runs import count, fill, from_bitmap, union, without
 from unet_jax.interop.annotations.regions import AnnotatedImage, Drawn, Region
 
 _ENDINGS = {"mpo": "jpeg", "jpeg2000": "jp2"}  # by Pillow's name of the format, where they are not the same
@@ -66,13 +66,14 @@ def write_sample(
     *,
     link: bool,
 ) -> SampleCounts:
-    """Write `out/images/ID.ext` and `out/masks/CLASS/ID.png` for every class.
+    """Write `out/images/ID.ext`, `out/masks/CLASS/ID.png` for every class, and masks in `out/ignore` where needed.
 
     Args:
       job: image and regions.
       out: folder of the data set.
       class_names: classes, each of which has a folder.
-      class_of: class of each class name in the annotations; regions of others are left out.
+      class_of: class of each class name in the annotations; regions of others are left out, and those of the class ""
+        are ignored pixels of all classes.
       leave_out: kinds of shapes that are left out.
       link: make a symbolic link to the image instead of a copy.
 
@@ -92,6 +93,10 @@ def write_sample(
     united = {name: union(drawn.runs.get(name, [])) for name in class_names}
     for name, pixels in united.items():
         _write_mask(out / "masks" / name / f"{job.id}.png", pixels, height, width)
+    for name, runs in drawn.ignored.items():
+        pixels = without(union(runs), united[name]) if name else union(runs)  # what is known to be inside counts
+        if len(pixels):
+            _write_mask(out / "ignore" / name / f"{job.id}.png", pixels, height, width)
     return SampleCounts(
         height * width,
         tuple(len(drawn.runs.get(name, ())) for name in class_names),
@@ -119,6 +124,7 @@ class _DrawnSample:
     """Objects of one image, and facts about them as in `SampleCounts`."""
 
     runs: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)  # by class
+    ignored: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)  # by class; "": of all
     beyond: list[tuple[float, str]] = dataclasses.field(default_factory=list)
     outside: list[str] = dataclasses.field(default_factory=list)
     without_pixel: list[str] = dataclasses.field(default_factory=list)
@@ -137,7 +143,8 @@ def _draw_all(
         num_outside = len(sample.outside)
         for region in regions:
             drawn = _draw(region, height, width, turn)
-            sample.runs.setdefault(class_of[region.class_name], []).append(drawn.runs)
+            name = class_of[region.class_name]
+            (sample.ignored if region.is_ignored or not name else sample.runs).setdefault(name, []).append(drawn.runs)
             if drawn.is_outside:
                 sample.outside.append(region.where)
             elif not len(drawn.runs):

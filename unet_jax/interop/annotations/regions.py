@@ -10,6 +10,9 @@ import numpy as np
 from unet_jax.interop.annotations.pixel_runs import NO_RUNS, from_bitmap, union, without
 from unet_jax.interop.annotations.polygons import ellipse_runs, polygon_runs
 
+IGNORED = "__ignore__"
+"""Class name of parts of an image that nobody annotated, in any format."""
+
 
 class Drawn(NamedTuple):
     """Pixels of one object."""
@@ -30,6 +33,7 @@ class Region(NamedTuple):
     kind: str  # name of the shape: polygon, rectangle, point, ...
     where: str  # file and place in it, for messages
     draw: Drawing | None  # None: a shape without area
+    is_ignored: bool = False  # a part of the image in which objects of the class were not annotated one by one
 
 
 @dataclasses.dataclass(frozen=True)
