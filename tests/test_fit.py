@@ -1,5 +1,7 @@
 """Training from arrays and other sources in Python."""
 
+import functools
+
 import numpy as np
 import pytest
 from helpers import ONE_DEVICE, tiny_config
@@ -13,8 +15,10 @@ from unet_jax.data.images.intensity import find_format
 from unet_jax.data.layout import find_layout
 from unet_jax.data.synthetic import synthetic_sample
 from unet_jax.data.written_source import write_sources
+from unet_jax.losses import soft_dice_loss
 from unet_jax.report.display import Quiet
 from unet_jax.training import fit as fit_module
+from unet_jax.training.fit import _name_of
 from unet_jax.training.setup import split_source
 
 SAMPLES = [synthetic_sample(np.random.default_rng(i), 32, 2) for i in range(12)]
@@ -107,6 +111,17 @@ def test_arrays_that_cannot_be_used_are_named(image, mask, message):
     with pytest.raises(InputError, match=message) as error:
         ArraySource([image], [mask], ids=["left"])
     assert "'left'" in str(error.value)
+
+
+def test_a_loss_goes_by_its_name():
+    assert _name_of(soft_dice_loss) == "unet_jax.losses.dice:soft_dice_loss"
+
+    def local(logits, labels):
+        return logits
+
+    for loss in (local, lambda logits, labels: logits, functools.partial(soft_dice_loss, smooth=2.0), object()):
+        with pytest.raises(InputError, match="top level"):
+            _name_of(loss)
 
 
 def test_sources_that_do_not_fit_are_refused(tmp_path):

@@ -52,12 +52,13 @@ def test_programs_of_the_python_page_run(tmp_path, monkeypatch, capsys, smaller)
             continue
         exec(compile(code, "docs/python.md", "exec"), names)
         said.append(capsys.readouterr().out)
-    arrays, _, curves, prediction, _, own = said
+    arrays, _, curves, prediction, *_, own = said
     assert 0.0 <= float(arrays) <= 1.0 and float(own) > 0.0
     assert [line.split()[0] for line in curves.splitlines()] == ["1", "2"]
     assert "Run('VOLUME': checkpoint" in prediction and "(64, 64, 2)" in prediction
     terms = unet_jax.load_run("EDGES").config.loss.terms
     assert [term.name for term in terms] == ["my_losses:edge_loss", "soft_dice"]
+    assert [term.name for term in unet_jax.load_run("EDGE").config.loss.terms] == ["my_losses:edge_loss"]
 
 
 def test_every_file_the_readme_links_to_exists():

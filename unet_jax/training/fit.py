@@ -1,6 +1,9 @@
 """Training from arrays and other sources of samples in Python, without folders of files."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 from jax.sharding import Mesh
@@ -21,6 +24,7 @@ def fit(
     config: Config | None = None,
     out: str | epath.Path = "run",
     *,
+    loss: Callable[..., Any] | None = None,
     test_source: SampleSource | None = None,
     display: Display | None = None,
     mesh: Mesh | None = None,
@@ -38,6 +42,8 @@ def fit(
         (`data.val_fraction`).
       config: settings of the run, without `data.root`; by default those of the preset "default".
       out: run directory, on a local disk.
+      loss: loss of your own, in the place of the config's: a function `(logits, labels, *, weight=None)` of `[b h w k]`
+        (docs/losses.md). It must be at the top level of a module or notebook, because the run stores its name.
       test_source: samples that training does not use, for `unet-jax evaluate`.
       display, mesh: the same as in `unet_jax.train`.
 
@@ -63,6 +69,8 @@ def fit(
         raise InputError(f"out is {str(out)!r}, but must be a local folder, because the samples are written into it.")
     folder = Path(out) / "data"
     config = config or default()
+    if loss is not None:
+        config = replace(config, {"loss.terms": [{"name": _name_of(loss)}]})
     if not len(train_source):
         raise InputError("the training source has no samples.")
     given = {"train": train_source, "val": val_source, "test": test_source}
@@ -80,3 +88,18 @@ def fit(
         write_sources(folder, sources, class_names)
     wait_for_all("written")
     return train(replace(config, ours), out, display=display, mesh=mesh)
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    """Return the name of a function as 'module:function'.
+
+    Raises:
+      InputError: the function cannot be found again by such a name.
+    """
+    module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+    if not name or getattr(sys.modules.get(module), name, None) is not function:
+        raise InputError(
+            f"the loss {name or function!r} cannot be found again by its name, so a run could not be continued: define "
+            f"it by def, at the top level of a module or notebook."
+        )
+    return f"{module}:{name}"
