@@ -1,5 +1,7 @@
 """Masks with a palette or a transparent colour, as Pillow writes them."""
 
+import zlib
+
 import numpy as np
 import pytest
 from etils import epath
@@ -109,3 +111,17 @@ def test_level_that_a_png_declares_transparent_must_be_black(tmp_path, mode):
     np.testing.assert_array_equal(read_mask(epath.Path(tmp_path / "black.png")), INSIDE)
     with pytest.raises(BadSampleError, match=r"white\.png: is partly transparent \(row 0, column 1 has alpha 0\)"):
         read_mask(epath.Path(tmp_path / "white.png"))
+
+
+@pytest.mark.parametrize("background", [0, 1])
+def test_background_of_a_png_tells_which_of_two_colours_is_outside(tmp_path, background):
+    """GIMP writes the chunk; Pillow does not read it, so it is put in by hand after the palette."""
+    path = save_palette(tmp_path / "a.png", SHAPE, [RED, GREEN])
+    with pytest.raises(BadSampleError, match="inside and outside cannot be told apart"):
+        read_mask(path)
+    data = path.read_bytes()
+    content = b"bKGD" + bytes([background])
+    chunk = (1).to_bytes(4, "big") + content + zlib.crc32(content).to_bytes(4, "big")
+    position = data.index(b"IDAT") - 4
+    path.write_bytes(data[:position] + chunk + data[position:])
+    np.testing.assert_array_equal(read_mask(path), INSIDE if background == 0 else 255 - INSIDE)

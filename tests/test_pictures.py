@@ -1,7 +1,9 @@
 import cv2
 import numpy as np
+import pytest
 from etils import epath
 
+from unet_jax.report import pictures
 from unet_jax.report.pictures import class_color, render_errors, render_overlay, save_curves, save_grid
 
 IMAGE = np.full((40, 50, 3), 100, np.uint8)
@@ -60,3 +62,18 @@ def test_a_dollar_in_a_name_is_no_formula(tmp_path):
     save_grid(path / "plain.png", **settings, titles=["id"], class_names=["cell"])
     save_curves(path / "c.png", [{"epoch": 1, "eval/loss": 1, "train/loss": 1, "eval/dice/$x$": 0.5}], ["$x$"])
     assert cv2.imread(str(path / "dollar.png")).shape[1] == cv2.imread(str(path / "plain.png")).shape[1]
+
+
+@pytest.mark.parametrize("has_font", [False, True])
+def test_names_that_the_font_lacks_are_drawn_without_a_warning(tmp_path, monkeypatch, has_font):
+    """Warnings are errors in the tests. The second font stands for an installed one: DejaVu's own file."""
+    own = pictures._characters(pictures.findfont(pictures._FONT))
+    assert "a" in own and "細" not in own and pictures._BOX in own
+    monkeypatch.setattr(pictures, "_FALLBACKS", ("No Such Font", "DejaVu Serif") if has_font else ())
+    if has_font:
+        monkeypatch.setattr(pictures, "_characters", lambda path: own if "Serif" in path else own - {"a"})
+    figure = pictures.Figure()
+    text = figure.text(0.5, 0.5, "a" if has_font else "細胞 a")
+    pictures.save_figure(figure, epath.Path(tmp_path / "a.png"))
+    assert text.get_text() == ("a" if has_font else "□□ a")
+    assert text.get_fontfamily() == (["DejaVu Sans", "DejaVu Serif"] if has_font else ["sans-serif"])

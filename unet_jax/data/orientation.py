@@ -7,10 +7,10 @@ import tifffile
 from PIL import Image
 
 from unet_jax.data.pixels import pillow_formats
+from unet_jax.data.png_chunks import PNG_START, read_chunk
 
 _TAG = 274  # of TIFF and EXIF
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -50,8 +50,8 @@ def read_orientation(file: BinaryIO) -> int | None:
             with tifffile.TiffFile(file) as tif:
                 tag = tif.pages.first.tags.get(_TAG)
                 return _checked(tag.value if tag else None)
-        if start == _PNG_START:  # Pillow would decode the pixels to find it
-            return _exif(_png_exif(file))
+        if start == PNG_START:  # Pillow would decode the pixels to find it
+            return _exif(read_chunk(file, b"eXIf"))
         with Image.open(file, formats=pillow_formats()) as picture:
             return _exif(picture.info.get("exif", b""))
     except Exception:
@@ -66,14 +66,3 @@ def _exif(data: bytes) -> int | None:
 
 def _checked(value: object) -> int | None:
     return value if isinstance(value, int) and 1 <= value <= 8 else None
-
-
-def _png_exif(file: BinaryIO) -> bytes:
-    """Return the content of a PNG file's eXIf chunk, which may stand before or after the pixels."""
-    file.seek(len(_PNG_START))
-    while len(header := file.read(8)) == 8:
-        size = int.from_bytes(header[:4], "big")
-        if header[4:] == b"eXIf":
-            return file.read(size)
-        file.seek(size + 4, 1)  # and the checksum
-    return b""

@@ -1,5 +1,6 @@
 """Pictures: overlays of masks on images, and PNG files with grids of predictions and with learning curves."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from etils import epath
 from jaxtyping import Bool, UInt, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
@@ -21,6 +23,13 @@ _COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114
 _FALSE_POSITIVE, _FALSE_NEGATIVE = (220, 20, 20), (0, 230, 230)
 _IGNORED = (150, 150, 150)
 _DPI = 110
+_FONT = "DejaVu Sans"  # that comes with matplotlib
+_FALLBACKS = (
+    *(f"Noto Sans CJK {region}" for region in ("JP", "SC", "TC", "KR")),
+    *("Droid Sans Fallback", "WenQuanYi Zen Hei", "Hiragino Sans", "PingFang SC", "Yu Gothic", "Microsoft YaHei"),
+    *("Malgun Gothic", "Apple SD Gothic Neo", "Arial Unicode MS", "Noto Sans", "Unifont"),
+)
+_BOX = "\N{WHITE SQUARE}"
 
 
 def class_color(k: int) -> tuple[int, int, int]:
@@ -230,6 +239,27 @@ def _number(value: Any) -> float:
     return float("nan") if value is None else float(value)
 
 
+def _choose_font(text: Text) -> None:
+    """Let a text fall back on an installed font for characters that matplotlib's own lacks, or show them as boxes."""
+    missing = set(text.get_text()) - _characters(findfont(_FONT)) - {"\n"}
+    if not missing:
+        return
+    for name in _FALLBACKS:
+        try:
+            if missing <= _characters(findfont(name, fallback_to_default=False)):
+                text.set_fontfamily([_FONT, name])
+                return
+        except ValueError:  # not installed
+            continue
+    text.set_text("".join(_BOX if character in missing else character for character in text.get_text()))
+
+
+@functools.lru_cache(maxsize=16)
+def _characters(path: str) -> set[str]:
+    """Return the characters that a font file has."""
+    return {chr(code) for code in get_font(path).get_charmap()}
+
+
 def save_figure(figure: Figure, path: epath.Path) -> None:
     """Write a figure as PNG: drawn on the Agg canvas, which needs no display, and written by `write_png`.
 
@@ -237,6 +267,7 @@ def save_figure(figure: Figure, path: epath.Path) -> None:
     """
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # type: ignore[attr-defined]
+        _choose_font(text)  # type: ignore[arg-type]
     figure.set_dpi(_DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

@@ -17,6 +17,7 @@ from unet_jax.data.images.files import read_image, read_pixels, read_planes
 from unet_jax.data.pixels import BadSampleError
 
 _WHITE = 65535
+_AT_ONCE = 2**20  # numbers that are mapped at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,9 +128,12 @@ class ImageFormat:
             _check_type(pixels, np.result_type(*self.types), name)
         low, high = self._limits(pixels)
         scale = _WHITE / np.maximum(high - low, np.finfo(np.float64).tiny)
-        # Row by row would do; float32 has 24 bits, which hold 16 exactly once the limits are subtracted in float64.
-        mapped = (pixels.astype(np.float64) - low) * scale
-        return np.rint(np.clip(mapped, 0, _WHITE)).astype(np.uint16)
+        mapped = np.empty(pixels.shape, np.uint16)
+        rows = max(1, _AT_ONCE // max(1, pixels[0].size))
+        for start in range(0, len(pixels), rows):  # float64 of a whole image may be more than the memory holds
+            band = (pixels[start : start + rows].astype(np.float64) - low) * scale
+            mapped[start : start + rows] = np.rint(np.clip(band, 0, _WHITE))
+        return mapped
 
     def _limits(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.percentiles:

@@ -17,6 +17,7 @@ from unet_jax.data.masks.memory import open_picture, refuse_beyond_memory
 from unet_jax.data.masks.tiff import read_tiff_mask
 from unet_jax.data.orientation import read_orientation, turned
 from unet_jax.data.pixels import BadSampleError, read_bytes
+from unet_jax.data.png_chunks import read_chunk
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -99,7 +100,7 @@ def _picture(path: epath.Path, data: bytes) -> MaskFile:
     picture.load()
     is_lossy = picture.format in ("JPEG", "MPO", "AVIF") or (picture.format == "WEBP" and b"VP8L" not in data)
     if picture.mode == "P":
-        return _with_palette(picture, transparency)
+        return _with_palette(picture, transparency, data)
     if picture.mode == "PA":
         picture = picture.convert("RGBA")
     values = native(np.asarray(picture))
@@ -121,7 +122,7 @@ def _picture(path: epath.Path, data: bytes) -> MaskFile:
     return MaskFile(values, full, alpha, is_lossy=is_lossy)
 
 
-def _with_palette(picture: Image.Image, transparency: Any) -> MaskFile:
+def _with_palette(picture: Image.Image, transparency: Any, data: bytes) -> MaskFile:
     """Return the indices and the palette of a picture."""
     colors = np.array(picture.getpalette() or [], np.uint8).reshape(-1, 3)
     palette = np.zeros((256, 3), np.uint8)
@@ -131,5 +132,7 @@ def _with_palette(picture: Image.Image, transparency: Any) -> MaskFile:
     else:
         clear = frozenset() if transparency is None else frozenset({int(transparency)})
     # GIF has a field for the background. Programs that do not care leave 0 there, which says nothing.
-    background = picture.info.get("background") if picture.format == "GIF" else None
-    return MaskFile(np.asarray(picture), 255, None, palette, len(colors), clear, background or None)
+    background = (picture.info.get("background") or None) if picture.format == "GIF" else None
+    if picture.format == "PNG" and len(chunk := read_chunk(io.BytesIO(data), b"bKGD")) == 1:
+        background = chunk[0]
+    return MaskFile(np.asarray(picture), 255, None, palette, len(colors), clear, background)
