@@ -134,7 +134,9 @@ def test_other_bytes_are_refused_and_the_good_checkpoint_is_named(two, tmp_path,
         load(folder)
     assert load(folder, 2).step == 2
     assert damaged_files(epath.Path(folder), 2) == []
-    assert damaged_files(epath.Path(folder), 3) == [f"{largest.relative_to(folder / '3')} has other bytes"]
+    assert damaged_files(epath.Path(folder), 3) == [
+        f"{largest.relative_to(folder / '3')} has other bytes than when it was saved"
+    ]
     (folder / "digests.json").unlink()  # as an earlier version left it
     assert damaged_files(epath.Path(folder), 3) is None
 

@@ -198,9 +198,13 @@ class CheckpointStore:
         Raises:
           InputError: the checkpoint cannot be read, or its files are not as they were saved.
         """
-        if damaged := damaged_files(self._folder, step):
+        try:
+            damaged = damaged_files(self._folder, step)
+        except OSError as error:  # it was removed a moment ago, or the disk cannot be read
+            raise self.unreadable(step, error) from error
+        if damaged:
             more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-            raise self.unreadable(step, ValueError(f"{damaged[0]} than those that were saved{more}"))
+            raise self.unreadable(step, ValueError(f"{damaged[0]}{more}"))
         sharding = replicated(mesh)
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract_state)
         try:
@@ -225,13 +229,20 @@ class CheckpointStore:
     def unreadable(self, step: int, error: Exception) -> InputError:
         """Return the exception for a checkpoint that cannot be read."""
         others = [other for other in committed_steps(self._folder) if other != step]
-        good = next((other for other in reversed(others) if not damaged_files(self._folder, other)), None)
+        good = next((other for other in reversed(others) if self._is_good(other)), None)
         then = "starts anew, because no other checkpoint is good" if good is None else f"continues from step {good}"
         other = "" if good is None else " For evaluate and predict, try --checkpoint last and --checkpoint best."
         return InputError(
             f"{self._folder / str(step)}: this checkpoint cannot be read ({first_line(error)}). Restore it, or delete "
             f"the folder: training then {then}.{other}"
         )
+
+    def _is_good(self, step: int) -> bool:
+        """Return whether the files of a checkpoint are as they were saved, as far as digests tell."""
+        try:
+            return not damaged_files(self._folder, step)
+        except (OSError, InputError):
+            return False
 
     def _not_saved(self, step: int, error: Exception) -> InputError:
         """Return the exception for a checkpoint that cannot be saved, as on a full disk."""

@@ -82,7 +82,10 @@ def damaged_files(folder: epath.Path, step: int) -> list[str] | None:
     if saved is None:
         return None
     found = file_digests(folder / str(step))
-    changed = [f"{name} is not there" if name not in found else f"{name} has other bytes" for name in saved]
+    changed = [
+        f"{name} is not there" if name not in found else f"{name} has other bytes than when it was saved"
+        for name in saved
+    ]
     changed = [text for name, text in zip(saved, changed, strict=True) if found.get(name) != saved[name]]
     return changed + [f"{name} was not there" for name in found if name not in saved]
 

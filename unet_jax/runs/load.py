@@ -1,6 +1,7 @@
 """Loading of a trained network from a run directory."""
 
 import dataclasses
+import time
 from typing import Any, Literal
 
 import jax
@@ -19,7 +20,7 @@ from unet_jax.report.metrics_file import read_history
 from unet_jax.runs.checkpoints import CheckpointStore, committed_steps, open_store
 from unet_jax.runs.info import RunInfo, load_info
 
-_NUM_TRIES = 20
+_NUM_TRIES, _NUM_LOOKS, _PAUSE_S = 20, 10, 0.05
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -127,7 +128,7 @@ def load_run(path: str | epath.Path, checkpoint: Literal["best", "last"] = "best
     for _ in range(_NUM_TRIES):
         try:
             return _load_once(path, checkpoint, info, mesh)
-        except _GoneError:  # a process that trains there has replaced the checkpoint: there is a newer one
+        except _GoneError:  # there is a newer checkpoint now
             continue
     return _load_once(path, checkpoint, info, mesh)
 
@@ -141,17 +142,20 @@ def _load_once(path: epath.Path, checkpoint: Literal["best", "last"], info: RunI
 
     Raises:
       InputError: the checkpoint cannot be read.
-      _GoneError: it could not be read, and it is not there any more.
+      _GoneError: it could not be read, and a process that trains there has meanwhile saved or removed checkpoints.
     """
-    with open_checkpoints(path, info.config) as store:
-        step = choose_step(store, checkpoint, path)
-        try:
+    before = committed_steps(path / "checkpoints")
+    try:
+        with open_checkpoints(path, info.config) as store:
+            step = choose_step(store, checkpoint, path)
             state = averaged(store.load(step, abstract_state(info), mesh))
-        except InputError as error:
-            if step in committed_steps(path / "checkpoints"):
-                raise
-            raise _GoneError(str(error)) from error
-        metrics = store.metrics(step)
+            metrics = store.metrics(step)
+    except (InputError, FileNotFoundError) as error:
+        for _ in range(_NUM_LOOKS):  # a checkpoint that is being removed loses its files before its name
+            if committed_steps(path / "checkpoints") != before:
+                raise _GoneError(str(error)) from error
+            time.sleep(_PAUSE_S)
+        raise
     return Run(path, step, state, info.config, info.class_names, info, metrics, mesh)
 
 
