@@ -19,7 +19,7 @@ from unet_jax.config import AugmentConfig, DataConfig, LossConfig, LossTermConfi
 from unet_jax.config.dicts import replace
 from unet_jax.config.packing import Packing
 from unet_jax.data.array_source import ArraySource
-from unet_jax.data.audit import audit_source
+from unet_jax.data.audit import audit_source, summarise, survey_source
 from unet_jax.data.augment import apply_change
 from unet_jax.data.augment_draws import Change, draw_change, stack_changes
 from unet_jax.data.cached_source import training_source
@@ -39,7 +39,7 @@ from unet_jax.program.augment_step import make_augment_step
 from unet_jax.program.build import make_loss
 from unet_jax.program.steps import loss_weight, make_eval_step, make_train_step
 from unet_jax.study.compare import compare, scored_images, with_mean
-from unet_jax.study.scores import image_scores, score_run
+from unet_jax.study.scores import SCORES, ScoreTable, image_scores, read_scores, score_run, write_scores
 from unet_jax.training.prefetch import device_batches
 
 RNG = np.random.default_rng(7)
@@ -463,7 +463,10 @@ def test_calibration_of_a_class_that_all_images_ignore():
     assert np.isnan([part[1] for pair in (fit.nll, fit.ece, fit.dice) for part in pair]).all()
 
 
-def test_studies_leave_images_without_a_score_out():
+def test_studies_leave_images_without_a_score_out(tmp_path):
+    table = ScoreTable(("x", "y"), ("a", "b"), dict.fromkeys(SCORES, np.array([[0.5, np.nan], [0.25, 0.0]])))
+    write_scores(tmp_path / "scores.csv", table)
+    jax.tree.map(np.testing.assert_array_equal, read_scores(tmp_path / "scores.csv").values, table.values)
     values = np.random.default_rng(1).uniform(size=(2, 3, 8, 2))  # variants, seeds, images, classes
     values[:, :, 3, 0] = np.nan
     means = with_mean(values)
@@ -536,6 +539,14 @@ def test_audit_counts_annotated_pixels(root):
     assert audit.annotated == pytest.approx((48 / 72, 42 / 72)) and audit.num_unknown == (1, 1)
     assert audit.unknown == ("x",) and audit.num_empty == (0, 0)
     assert audit.overlap[0][1] == 1.0  # where b is known, all of a is b
+    for name in ("y", "z/w"):
+        png(root / f"ignore/b/{name}.png", np.full((4, 6), 255))
+    survey = survey_source(source_of(root))
+    partial = summarise(survey, ("a", "b"), {"train": ["y", "z/w"]})
+    assert partial.splits["train"].annotated == (1.0, 0.0) and partial.prevalence == (0.75, 0.0)
+    assert json.loads(json.dumps(partial.to_dict(), allow_nan=False))["num_unknown"] == [0, 2]
+    # By hand: the full mask has a Dice of 2 / 3 on y and of 1 on z/w; their upper halves 1 and 2 / 3.
+    assert partial.splits["train"].constant_dice == pytest.approx((5 / 6, 0.0), abs=1e-6)
 
 
 def test_evaluate_run_equals_scores_without_the_ignored_pixels(trained):

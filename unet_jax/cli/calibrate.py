@@ -1,6 +1,7 @@
 """The command `unet-jax calibrate`: parse the options, call the library, print the results."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -65,7 +66,8 @@ def _fit_table(fit: "Fit", class_names: Sequence[str], title: str) -> Table:
     for column in ("class", "temperature", "threshold", "cross entropy", "calibration error", "dice"):
         table.add_column(column, justify="left" if column == "class" else "right")
     for k, name in enumerate(class_names):
-        changes = (f"{before[k]:.4f} -> {after[k]:.4f}" for before, after in (fit.nll, fit.ece, fit.dice))
+        pairs = ((before[k], after[k]) for before, after in (fit.nll, fit.ece, fit.dice))
+        changes = ("" if math.isnan(before) else f"{before:.4f} -> {after:.4f}" for before, after in pairs)
         calibration = fit.calibration
         table.add_row(escape(name), f"{calibration.temperature[k]:.3f}", f"{calibration.threshold[k]:.3f}", *changes)
     return table

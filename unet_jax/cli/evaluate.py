@@ -88,6 +88,8 @@ def _evaluate(options: _Evaluate) -> None:
         table.add_column(title, justify="left" if title == "class" else "right")
     for name in run.class_names:
         mark = " (absent)" if name in scores.absent else ""
+        if not scores.annotated[name]:
+            mark = " (not annotated)"
         values = (result[column][name] for column in columns)
         shares = (percent(result[column][name]) for column in annotated)
         table.add_row(escape(name) + mark, *("" if v is None else f"{v:.4f}" for v in values), *shares)
@@ -96,7 +98,7 @@ def _evaluate(options: _Evaluate) -> None:
     unknown = [f"{count} for {name}" for name, count in scores.num_unknown.items() if count]
     if unknown:
         print(f"(images without an annotated pixel: {', '.join(unknown)})")
-    if scores.absent:
+    if any(scores.annotated[name] for name in scores.absent):
         print("(absent: no image has a true pixel of the class; its scores only tell whether it is predicted)")
     if options.csv:
         write_csv(epath.Path(options.csv), scores)

@@ -84,7 +84,9 @@ def _why_unused(section: Any, field: dataclasses.Field[Any], prefix: str) -> str
             )
     needed = facts.get("only_with", ())
     if needed and not any(getattr(section, other) for other in needed):
-        are = " and ".join(f"{prefix}{other}" for other in needed) + (" is 0" if len(needed) == 1 else " are 0")
+        nothing = "0" if all(isinstance(getattr(section, other), int | float) for other in needed) else "empty"
+        verb = "is" if len(needed) == 1 else "are"
+        are = " and ".join(f"{prefix}{other}" for other in needed) + f" {verb} {nothing}"
         return f"{are}, so it has no effect: leave {flag(field.name)} out, or give {flag(needed[0])} as well."
     for other in facts.get("not_with", ()):
         if getattr(section, other):

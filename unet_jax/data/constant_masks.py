@@ -1,6 +1,5 @@
 """Dice of constant masks: masks that are the same for every image, whatever it shows. A network must beat them."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,7 +44,7 @@ def constant_dice(
         that ignores all pixels of a class has no part in its mean.
 
     Returns:
-      One number per class, NaN where all images ignore it; empty if there are no images.
+      One number per class, 0 for one that all images ignore; empty if there are no images.
 
     Example:
       >>> half = np.zeros((GRID, GRID, 1), np.uint8)
@@ -91,7 +90,7 @@ def _best_dice(
     if known is not None:
         counted = known.any(axis=1)
         if not counted.any():
-            return math.nan
+            return 0.0
         maps, shares, known = maps[counted], shares[counted], known[counted]
     blocks = mean_map.size
     masks = np.concatenate(

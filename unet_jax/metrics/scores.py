@@ -43,7 +43,7 @@ class Scores:
     @property
     def dice_mean(self) -> float:
         """Mean Dice over images and classes. Classes count equally, also those that many images ignore."""
-        return _mean(metrics.dice(self.counts))
+        return mean_score(metrics.dice(self.counts))
 
     @property
     def annotated(self) -> dict[str, float]:
@@ -73,7 +73,7 @@ class Scores:
         count.
         """
         present = [name not in self.absent for name in self.class_names]
-        return _mean(metrics.dice(self.counts)[:, present]) if any(present) else self.dice_mean
+        return mean_score(metrics.dice(self.counts)[:, present]) if any(present) else self.dice_mean
 
     def to_csv(self) -> str:
         """Return a CSV table with one line per image: its name, then Dice and IoU of each class.
@@ -95,8 +95,15 @@ def _class_means(values: np.ndarray) -> np.ndarray:
     return np.where(num_known > 0, np.where(known, values, 0.0).sum(axis=0) / np.maximum(num_known, 1), np.nan)
 
 
-def _mean(values: np.ndarray) -> float:
-    """Return the mean of `[n k]`; where some are NaN, that of the classes' means. NaN if all are."""
+def mean_score(values: np.ndarray) -> float:
+    """Return the mean over images and classes of scores `[n k]`, which are NaN where an image ignores a class.
+
+    With such scores it is the mean of the classes' means, so that classes count equally. It is NaN if all scores are.
+
+    Example:
+      >>> mean_score(np.array([[1.0, np.nan], [0.8, 0.5]]))
+      0.7
+    """
     if not np.isnan(values).any():
         return float(values.mean())
     means = _class_means(values)

@@ -26,6 +26,7 @@ from unet_jax.data.records import Layout
 from unet_jax.data.splits import assign_splits
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.inference.evaluate import select_records
+from unet_jax.metrics.scores import mean_score
 from unet_jax.program.build import check_divisible, make_loss
 from unet_jax.report.display import Display
 from unet_jax.report.metrics_file import MetricsFile
@@ -138,7 +139,7 @@ class _Worker:
         try:
             if not scores.exists():
                 self._train_and_score(variant, seed, display, stop_at)
-            display.finish(f"Dice {read_scores(scores).values['dice'].mean():.4f}")
+            display.finish(f"Dice {mean_score(read_scores(scores).values['dice']):.4f}")
         except NonFiniteLossError as error:
             self.diverged.append(f"{variant.name}, seed {seed}: {error}")
             display.finish("diverged")

@@ -156,8 +156,10 @@ def read_scores(path: epath.Path) -> ScoreTable:
 
 
 def _score(text: str) -> float:
-    """Return a number of the table; raise ValueError for one that no score can be."""
+    """Return a number of the table, NaN for an ignored class; raise ValueError for one that no score can be."""
     value = float(text)
+    if text == "nan":
+        return value
     if not 0.0 <= value < math.inf:
         raise ValueError(f"{text!r} is no score")
     return value
