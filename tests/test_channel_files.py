@@ -22,8 +22,8 @@ from unet_jax.data.patterns import join_channels
 from unet_jax.data.pixels import BadSampleError
 from unet_jax.data.sources import FileSource
 from unet_jax.inference.evaluate import evaluate_run, select_records
+from unet_jax.inference.folder import predict_files
 from unet_jax.inference.inputs import find_inputs, unread_inputs
-from unet_jax.inference.predict import predict_files
 from unet_jax.runs.info import load_info
 
 PATTERNS = ("dapi=images/{id}_w1.tif", "gfp=images/{id}_w2.png")

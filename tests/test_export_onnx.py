@@ -19,8 +19,8 @@ from unet_jax.data.images.format import ImageFormat
 from unet_jax.export import onnx_model, predict_onnx
 from unet_jax.export.contract import About
 from unet_jax.export.onnx_model import export_heads, export_onnx
+from unet_jax.inference.folder import predict_files
 from unet_jax.inference.inputs import find_inputs
-from unet_jax.inference.predict import predict_files
 from unet_jax.metrics.calibration import Calibration
 
 SIXTEEN = ImageFormat((0, 1), 2, 16, (100.0, 0.0), (4000.0, 60000.0))

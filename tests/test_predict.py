@@ -13,8 +13,8 @@ from unet_jax.data.images.files import read_image
 from unet_jax.data.layout import find_layout
 from unet_jax.data.masks.read import read_mask
 from unet_jax.inference.evaluate import evaluate_run, select_records, summary
+from unet_jax.inference.folder import predict_files
 from unet_jax.inference.inputs import find_inputs, unread_inputs
-from unet_jax.inference.predict import predict_files
 from unet_jax.report.display import Quiet
 
 
@@ -72,7 +72,8 @@ def test_files_hold_the_thresholded_probabilities_at_the_images_own_size(loaded,
     cv2.imwrite(str(wide), random_images((20, 50))[0])
     files = find_inputs([str(tmp_path / "in"), str(synthetic_root / "images" / "0003.png")])
     assert list(files) == ["sub/wide", "0003"]
-    assert list(predict_files(loaded, files, epath.Path(tmp_path / "out"))) == list(files)
+    outcomes = list(predict_files(loaded, files, epath.Path(tmp_path / "out")))
+    assert [(o.id, o.error) for o in outcomes] == [(id_, "") for id_ in files]
     for id_, (path,) in files.items():
         probs = predict_probs(loaded, read_image(path)[None])[0]
         for k, name in enumerate(loaded.class_names):

@@ -22,8 +22,8 @@ from unet_jax.config.processes import Processes
 from unet_jax.data.layout import find_layout
 from unet_jax.devices import processes as distributed
 from unet_jax.inference.evaluate import evaluate_run
+from unet_jax.inference.folder import predict_files
 from unet_jax.inference.inputs import find_inputs
-from unet_jax.inference.predict import predict_files
 from unet_jax.runs.info import load_info
 
 SMALL = (

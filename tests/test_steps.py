@@ -13,7 +13,8 @@ from unet_jax.config import ModelConfig
 from unet_jax.devices.mesh import check_batch_size, make_mesh, put_batch, put_replicated
 from unet_jax.losses import bce_dice_loss
 from unet_jax.program.initial_state import init_state
-from unet_jax.program.steps import make_eval_step, make_predict_step, make_train_step
+from unet_jax.program.predict_step import make_predict_step
+from unet_jax.program.steps import make_eval_step, make_train_step
 
 CONFIG = ModelConfig(widths=(4, 8), center_width=8, num_convs_down=1, num_convs_up=1)
 MODEL = UNet(CONFIG, 2)

@@ -16,7 +16,8 @@ from unet_jax.devices.mesh import make_mesh
 from unet_jax.losses import bce_dice_loss
 from unet_jax.program.initial_state import init_state
 from unet_jax.program.optim import make_optimizer
-from unet_jax.program.steps import make_predict_step, make_train_step
+from unet_jax.program.predict_step import make_predict_step
+from unet_jax.program.steps import make_train_step
 from unet_jax.report.display import Quiet
 from unet_jax.runs.load import open_checkpoints
 from unet_jax.training import log as log_module

@@ -27,7 +27,7 @@ except ImportError:  # Windows
     fcntl = None
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-_LEFTOVER_AGE_S = 60.0  # a younger unfinished folder may belong to a process that is about to lock it
+_LEFTOVER_AGE_S = 60.0  # a younger unfinished folder without a lock may belong to a process that is about to make it
 
 
 @contextlib.contextmanager
@@ -56,6 +56,28 @@ def unfinished_folder(folder: Path, *, replace: bool) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty hidden folder in `folder` for files that are not finished; remove it at the end of the block.
+
+    Those that killed processes left there are removed first. A file that is complete is renamed out of it.
+
+    Args:
+      folder: local folder, which is made if there is none.
+
+    Raises:
+      OSError: the folder cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder / ".unfinished")
+    new = _temporary(folder / ".unfinished")
+    try:
+        with _locked(new / "lock"):
+            yield new
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Make the file and hold a lock on it during the block; do nothing on systems without `fcntl`.
 
@@ -64,8 +86,10 @@ def _locked(path: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    with open(path, "w") as file:
+    new = path.with_name(f"{path.name}.new")
+    with open(new, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        os.rename(new, path)  # so that a lock of this name is held, or its process has died
         yield
 
 
@@ -98,10 +122,12 @@ def _remove_leftovers(folder: Path) -> None:
         if not leftover.name.startswith(f"{folder.name}.building-"):
             continue
         with contextlib.suppress(OSError):
-            if time.time() - leftover.stat().st_mtime < _LEFTOVER_AGE_S:
-                continue
-            with contextlib.suppress(FileNotFoundError), open(leftover / "lock") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                with open(leftover / "lock") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except FileNotFoundError:
+                if time.time() - leftover.stat().st_mtime < _LEFTOVER_AGE_S:
+                    continue
             shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -163,8 +189,9 @@ def csv_rows(rows: Iterable[Sequence[Any]]) -> str:
     r"""Format rows of a table as CSV, as in `csv_text`.
 
     Example:
-      >>> csv_rows([("=1+1", -2), ("a,b", None)])
-      "'=1+1,-2\n\"a,b\",\n"
+      >>> print(csv_rows([("=1+1", -2), ("a,b", None)]), end="")
+      '=1+1,-2
+      "a,b",
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

@@ -10,7 +10,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from unet_jax.cli.options import ON_DEVICES, RUN, DataOptions, DeviceOptions, check_run_and_root, load, select
+from unet_jax.cli.options import (
+    HOW,
+    ON_DEVICES,
+    RUN,
+    DataOptions,
+    DeviceOptions,
+    ScaleWarnings,
+    check_run_and_root,
+    load,
+    select,
+)
+from unet_jax.config.predict import PredictConfig
 
 if TYPE_CHECKING:
     from unet_jax.metrics.calibration import Fit
@@ -27,6 +38,7 @@ class _Calibrate:
     """Split to fit them to: train, val, test or all. Choose other images than those that you will score."""
     checkpoint: Literal["best", "last"] = "best"
     """Checkpoint to calibrate: best (the best on val) or last (the newest)."""
+    how: HOW = dataclasses.field(default_factory=PredictConfig)
     devices: ON_DEVICES = dataclasses.field(default_factory=DeviceOptions)
 
 
@@ -44,13 +56,23 @@ def _calibrate(options: _Calibrate) -> None:
     """Calibrate the run; only the first process saves and prints."""
     from unet_jax.devices.processes import is_first
     from unet_jax.inference.calibrate import calibrate_run, calibration_path, save_calibration
+    from unet_jax.inference.fits import way_of
     from unet_jax.report.display import make_display
 
     run = load(options.run, options.checkpoint, options.devices, calibrated=False)
     split, layout, records = select(run, options.data, options.split)
     display = make_display()
+    warnings = ScaleWarnings(run, way_of(run, options.how), display)
     with display.bar("calibrating", len(records), unit="images") as show:
-        fit = calibrate_run(run, layout, records, on_progress=lambda done: show(done, ""))
+        fit = calibrate_run(
+            run,
+            layout,
+            records,
+            how=options.how,
+            on_open=warnings.look_at,
+            on_progress=lambda done: show(done, ""),
+        )
+    warnings.summarise()
     if not is_first():
         return
     save_calibration(run, fit, split=split, num_images=len(records))

@@ -8,7 +8,18 @@ from typing import Literal
 import tyro
 from etils import epath
 
-from unet_jax.cli.options import ON_DEVICES, RUN, DataOptions, DeviceOptions, check_run_and_root, load, select
+from unet_jax.cli.options import (
+    HOW,
+    ON_DEVICES,
+    RUN,
+    DataOptions,
+    DeviceOptions,
+    ScaleWarnings,
+    check_run_and_root,
+    load,
+    select,
+)
+from unet_jax.config.predict import PredictConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +37,7 @@ class _Evaluate:
     """Use the temperatures and thresholds that unet-jax calibrate has fitted."""
     csv: str | None = None
     """CSV file to write, with Dice and IoU of every image."""
+    how: HOW = dataclasses.field(default_factory=PredictConfig)
     devices: ON_DEVICES = dataclasses.field(default_factory=DeviceOptions)
 
 
@@ -47,6 +59,7 @@ def _evaluate(options: _Evaluate) -> None:
 
     from unet_jax.devices.processes import is_first
     from unet_jax.inference.evaluate import copies_of_training, evaluate_run, summary, write_csv
+    from unet_jax.inference.fits import way_of
     from unet_jax.report.audit_text import percent
     from unet_jax.report.display import make_display
 
@@ -56,10 +69,18 @@ def _evaluate(options: _Evaluate) -> None:
     run = load(options.run, options.checkpoint, options.devices, calibrated=options.calibrated)
     split, layout, records = select(run, options.data, options.split)
     display = make_display()
+    warnings = ScaleWarnings(run, way_of(run, options.how), display)
     with display.bar("evaluating", len(records), unit="images") as show:
         scores = evaluate_run(
-            run, layout, records, soft_masks=run.config.data.soft_masks, on_progress=lambda done: show(done, "")
+            run,
+            layout,
+            records,
+            soft_masks=run.config.data.soft_masks,
+            how=options.how,
+            on_open=warnings.look_at,
+            on_progress=lambda done: show(done, ""),
         )
+    warnings.summarise()
     if not is_first():
         return
     threshold = (

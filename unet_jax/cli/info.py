@@ -32,6 +32,7 @@ def info(args: Sequence[str]) -> None:
     path = epath.Path(options.run)
     run_info = load_info(path)  # an answer to a mistake, before what follows imports jax
     from unet_jax.data.images.format import describe_format
+    from unet_jax.model.receptive_field import receptive_radius
     from unet_jax.program.state import num_parameters
     from unet_jax.report.choices_table import choices_table
     from unet_jax.runs.load import abstract_state, open_checkpoints
@@ -47,6 +48,7 @@ def info(args: Sequence[str]) -> None:
         print(describe_format(run_info.image_format))
     print("images: " + ", ".join(f"{len(ids)} {name}" for name, ids in run_info.splits.items()))
     print(f"parameters: {num_parameters(abstract_state(run_info).params):,}")
+    print(_described_radius(receptive_radius(run_info.config.model)))
     with open_checkpoints(path, run_info.config) as store:
         best = store.best_step
         for step in store.steps:
@@ -96,3 +98,13 @@ def _settings(config: Config, *, every: bool) -> Iterator[str]:
     nearest = min(by_preset, key=lambda name: len(by_preset[name]))
     yield f"settings, where they differ from the preset {nearest!r} (all {len(values)} with --all):"
     yield from (f"  {name} = {value!r}" for name, value in by_preset[nearest].items())
+
+
+def _described_radius(radius: int | None) -> str:
+    """Return a line about how far the network sees."""
+    if radius is None:
+        return "receptive field: the whole image (group normalisation); tiles never give exactly the whole image"
+    return (
+        f"receptive field: {radius} pixels to each side; tiles that overlap by {2 * radius} pixels or more give "
+        f"exactly the whole image (docs/large-images.md)"
+    )

@@ -14,10 +14,13 @@ from etils import epath
 
 from unet_jax._types import InputError
 from unet_jax.config import Config, DataConfig
+from unet_jax.config.predict import PredictConfig
 from unet_jax.config.processes import Processes
 
 if TYPE_CHECKING:
     from unet_jax.data.records import Layout, Record
+    from unet_jax.inference.fits import Way
+    from unet_jax.report.display import Display
     from unet_jax.runs.load import Run
 
 
@@ -46,6 +49,7 @@ class DeviceOptions:
 
 
 _NOT_GIVEN = Processes()
+HOW = Annotated[PredictConfig, tyro.conf.arg(name="")]
 ON_DEVICES = Annotated[DeviceOptions, tyro.conf.arg(name="")]
 
 
@@ -120,3 +124,32 @@ def select(run: "Run", given: DataOptions, split: str | None) -> tuple[str, "Lay
         mask_orientation=given.mask_orientation or run.config.data.mask_orientation,
     )
     return select_records(run, data, split)
+
+
+class ScaleWarnings:
+    """Warnings of images whose scale is far from that of training: the first one at once, and their number at the end.
+
+    Args:
+      run: trained run.
+      way: way of the images to the network.
+      display: where the warnings are printed.
+    """
+
+    def __init__(self, run: "Run", way: "Way", display: "Display"):
+        self._run, self._way, self._display = run, way, display
+        self._count = 0
+
+    def look_at(self, id_: str, height: int, width: int) -> None:
+        """Take note of the size of an image."""
+        from unet_jax.inference.scale import scale_warning
+
+        way = self._way
+        text = scale_warning(self._run.info, way.fit, way.scale, way.tiling.size, height, width)
+        if text and not self._count:
+            self._display.line(f"WARNING: {id_} {text}")
+        self._count += bool(text)
+
+    def summarise(self) -> None:
+        """Print how many images there were."""
+        if self._count > 1:
+            self._display.line(f"WARNING: the scale of {self._count} images is far from that of training.")

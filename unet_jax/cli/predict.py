@@ -1,18 +1,21 @@
 """The command `unet-jax predict`: parse the options, predict, print where the masks are."""
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import tyro
 from etils import epath
 
-from unet_jax.cli.options import ON_DEVICES, RUN, DeviceOptions, check_run, load
+from unet_jax._types import InputError
+from unet_jax.cli.options import HOW, ON_DEVICES, RUN, DeviceOptions, ScaleWarnings, check_run, load
+from unet_jax.config.predict import OutputConfig, PredictConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class _Predict:
-    """Write a mask for each class and an overlay for each image, at the image's own size."""
+    """Write a mask for each class and an overlay for each image, at the image's own size (docs/large-images.md)."""
 
     run: RUN
     """Run directory."""
@@ -24,6 +27,8 @@ class _Predict:
     """Checkpoint to use: best (the best on val) or last (the newest)."""
     calibrated: bool = False
     """Use the temperatures and thresholds that unet-jax calibrate has fitted."""
+    how: HOW = dataclasses.field(default_factory=PredictConfig)
+    outputs: Annotated[OutputConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=OutputConfig)
     devices: ON_DEVICES = dataclasses.field(default_factory=DeviceOptions)
 
 
@@ -40,20 +45,48 @@ def predict(args: Sequence[str]) -> None:
 def _predict(options: _Predict) -> None:
     """Predict all files; only the first process writes and prints."""
     from unet_jax.devices.processes import is_first
+    from unet_jax.inference.fits import way_of
+    from unet_jax.inference.folder import predict_files
     from unet_jax.inference.inputs import find_inputs, unread_inputs
-    from unet_jax.inference.predict import predict_files
     from unet_jax.report.display import make_display
     from unet_jax.runs.info import load_info
 
     patterns = load_info(epath.Path(options.run)).config.data.image_patterns
     files, unread = find_inputs(options.inputs, patterns), unread_inputs(options.inputs, patterns)
+    display = make_display()
     if unread:
-        make_display().line(f"not read, {unread}")
+        display.line(f"not read, {unread}")
     run = load(options.run, options.checkpoint, options.devices, calibrated=options.calibrated)
-    out = epath.Path(options.out)
-    with make_display().bar("predicting", len(files), unit="images") as show:
-        for done, _ in enumerate(predict_files(run, files, out), start=1):
-            show(done, "")
-    folders = ", ".join(f"{name}/" for name in (*run.class_names, "overlay"))
+    out, way = epath.Path(options.out), way_of(run, options.how)
+    warnings = ScaleWarnings(run, way, display)
+    errors, done, kept = [], 0, 0
+    start = time.perf_counter()
+
+    def rate() -> str:
+        return f"{done / max(time.perf_counter() - start, 1e-9):.3g} images/s"
+
+    with display.bar("predicting", len(files), unit="images") as show:
+        outcomes = predict_files(
+            run,
+            files,
+            out,
+            options.how,
+            options.outputs,
+            on_open=lambda id_, image: warnings.look_at(id_, image.height, image.width),
+            on_rows=lambda p: show(done + kept, f"{p.id}: row {p.rows} of {p.height}"),
+        )
+        for outcome in outcomes:
+            if outcome.error:
+                errors.append(outcome.error)
+            kept, done = kept + outcome.was_there, done + (not outcome.was_there and not outcome.error)
+            show(done + kept + len(errors), rate())
+    warnings.summarise()
+    names = [f"{name}/" for name in run.class_names]
+    names += ["overlay/"] if options.outputs.overlay else []
+    names += ["probs/"] if options.outputs.probs != "none" else []
+    names += ["images.csv", "objects.csv"] if options.outputs.csv else []
     if is_first():
-        print(f"{len(files)} images predicted: {out} has {folders}")
+        there = f", {kept} were there already" if kept else ""
+        print(f"{done} images predicted ({rate()}){there}: {out} has {', '.join(names)}")
+    if errors:
+        raise InputError(f"{len(errors)} of {len(files)} images could not be predicted:\n  " + "\n  ".join(errors))

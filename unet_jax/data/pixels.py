@@ -100,3 +100,11 @@ def resize_probs(probs: np.ndarray, height: int, width: int) -> np.ndarray:
     if probs.shape[:2] == (height, width):
         return probs
     return by_channel_groups(lambda part: cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR), probs)
+
+
+def resize_columns(pixels: np.ndarray, width: int, *, by_area: bool) -> np.ndarray:
+    """Resize `[h w c]` float32 pixels to another width: by area, or bilinearly."""
+    if pixels.shape[1] == width:
+        return pixels
+    interpolation = cv2.INTER_AREA if by_area else cv2.INTER_LINEAR
+    return by_channel_groups(lambda part: cv2.resize(part, (width, len(pixels)), interpolation=interpolation), pixels)

@@ -12,8 +12,10 @@ from etils import epath
 
 from unet_jax._files import read_json, replace_text
 from unet_jax._types import InputError
+from unet_jax.config.predict import PredictConfig
 from unet_jax.data.records import Layout, Record
 from unet_jax.inference.evaluate import probs_and_truths
+from unet_jax.inference.predict import AS_TRAINED
 from unet_jax.metrics.calibration import Calibration, Fit, fit_calibration, histogram
 from unet_jax.runs.load import Run
 
@@ -25,6 +27,8 @@ def calibrate_run(
     layout: Layout,
     records: Sequence[Record],
     *,
+    how: PredictConfig = AS_TRAINED,
+    on_open: Callable[[str, int, int], Any] = lambda id_, height, width: None,
     on_progress: Callable[[int], Any] = lambda done: None,
 ) -> Fit:
     """Fit a temperature and a threshold per class to a run's checkpoint, on images at their own size.
@@ -33,6 +37,8 @@ def calibrate_run(
       run: run from `load_run`, without calibration.
       layout: layout of the data set.
       records: samples to fit to, whose masks are read.
+      how: way of the images to the network, which should be that of later predictions.
+      on_open: function that is called with the id, height and width of each image.
       on_progress: function that is called with the number of finished images.
 
     Returns:
@@ -44,8 +50,9 @@ def calibrate_run(
     if run.calibration is not None:
         raise InputError(f"{run.path}: was loaded with its calibration. Load it without calibration.")
     soft = run.config.data.soft_masks
+    pairs = probs_and_truths(run, layout, records, soft_masks=soft, how=how, on_open=on_open)
     histograms = []
-    for done, (probs, truth, valid) in enumerate(probs_and_truths(run, layout, records, soft_masks=soft), start=1):
+    for done, (probs, truth, valid) in enumerate(pairs, start=1):
         histograms.append(histogram(probs, truth, valid))
         on_progress(done)
     return fit_calibration(np.stack(histograms), run.config.train.threshold)

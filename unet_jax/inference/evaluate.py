@@ -11,12 +11,13 @@ from unet_jax import metrics
 from unet_jax._files import replace_text
 from unet_jax._types import InputError, Sample
 from unet_jax.config import DataConfig
+from unet_jax.config.predict import PredictConfig
 from unet_jax.data.layout import find_layout
 from unet_jax.data.records import SPLITS, Layout, Record
 from unet_jax.data.sample_facts import pixel_digest
 from unet_jax.data.sources import FileSource
 from unet_jax.data.splits import assign_splits
-from unet_jax.inference.predict import predict_pairs
+from unet_jax.inference.predict import AS_TRAINED, predict_pairs
 from unet_jax.metrics import Counts
 from unet_jax.metrics.counts import num_counted
 from unet_jax.metrics.scores import Scores
@@ -71,21 +72,40 @@ def select_records(run: Run, data: DataConfig, split: str | None) -> tuple[str, 
 
 
 def probs_and_truths(
-    run: Run, layout: Layout, records: Sequence[Record], *, soft_masks: bool
+    run: Run,
+    layout: Layout,
+    records: Sequence[Record],
+    *,
+    soft_masks: bool,
+    how: PredictConfig = AS_TRAINED,
+    on_open: Callable[[str, int, int], Any] = lambda id_, height, width: None,
 ) -> Iterator[tuple[Float[np.ndarray, "h w k"], Bool[np.ndarray, "h w k"], Bool[np.ndarray, "h w k"] | None]]:
     """Yield the probabilities of each image and the masks in its files, at the image's own size.
 
     The third array is True where a pixel is not ignored, or None if the data set ignores none.
+
+    Args:
+      run, layout, records, soft_masks, how, on_open: the same as in `evaluate_run`.
     """
-    source = FileSource(layout, records, soft_masks=soft_masks, image_format=run.info.image_format)
-    samples = (source[i] for i in range(len(source)))
+    samples = _samples(run, layout, records, soft_masks, on_open)
     pairs = ((sample.image, _truth(sample)) for sample in samples)
-    return ((probs, truth, valid) for probs, (truth, valid) in predict_pairs(run, pairs))
+    return ((probs, truth, valid) for probs, (truth, valid) in predict_pairs(run, pairs, how))
 
 
 def _truth(sample: Sample) -> tuple[Bool[np.ndarray, "h w k"], Bool[np.ndarray, "h w k"] | None]:
     """Return the true masks, and where they are not ignored."""
     return sample.mask >= 128, None if sample.valid is None else sample.valid >= 128
+
+
+def _samples(
+    run: Run, layout: Layout, records: Sequence[Record], soft_masks: bool, on_open: Callable[[str, int, int], Any]
+) -> Iterator[Sample]:
+    """Read samples at their own size."""
+    source = FileSource(layout, records, soft_masks=soft_masks, image_format=run.info.image_format)
+    for i, id_ in enumerate(source.ids):
+        sample = source[i]
+        on_open(id_, *sample.image.shape[:2])
+        yield sample
 
 
 def evaluate_run(
@@ -94,6 +114,8 @@ def evaluate_run(
     records: Sequence[Record],
     *,
     soft_masks: bool = False,
+    how: PredictConfig = AS_TRAINED,
+    on_open: Callable[[str, int, int], Any] = lambda id_, height, width: None,
     on_progress: Callable[[int], Any] = lambda done: None,
 ) -> Scores:
     """Score the masks that `unet-jax predict` would write against the mask files, at each image's own size.
@@ -103,6 +125,8 @@ def evaluate_run(
       layout: layout of the data set.
       records: samples to score.
       soft_masks: read the mask files as soft masks (`data.soft_masks`); a pixel is in the mask from 128 of 255 on.
+      how: way of the images to the network, as in `unet_jax.predict_images`.
+      on_open: function that is called with the id, height and width of each image.
       on_progress: function that is called with the number of finished images.
 
     Returns:
@@ -114,11 +138,10 @@ def evaluate_run(
       >>> evaluate_run(run, layout, records).dice_mean  # doctest: +SKIP
       0.97
     """
-    source = FileSource(layout, records, soft_masks=soft_masks, image_format=run.info.image_format)
-    samples = (source[i] for i in range(len(source)))
+    samples = _samples(run, layout, records, soft_masks, on_open)
     pairs = ((sample.image, (*_truth(sample), pixel_digest(sample.image))) for sample in samples)
     parts, ignored, digests = [], [], []
-    for done, (probs, (truth, valid, digest)) in enumerate(predict_pairs(run, pairs), start=1):
+    for done, (probs, (truth, valid, digest)) in enumerate(predict_pairs(run, pairs, how), start=1):
         parts.append(metrics.counts_from_masks(probs > run.threshold, truth, valid))
         ignored.append(truth[..., 0].size - num_counted(parts[-1]))
         digests.append(digest)

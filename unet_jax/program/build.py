@@ -23,6 +23,7 @@ from unet_jax.model.packing import level_factors, logits_factor, unpack
 from unet_jax.program.after_update import average_weights, correct_statistics, skip_non_finite
 from unet_jax.program.initial_state import init_state, make_model
 from unet_jax.program.optim import make_optimizer
+from unet_jax.program.predict_step import LogitsStep, make_logits_step, make_predict_step
 from unet_jax.program.state import TrainState, with_ema
 from unet_jax.program.steps import (
     EvalStep,
@@ -33,10 +34,10 @@ from unet_jax.program.steps import (
     TrainStep,
     make_accumulating_train_step,
     make_eval_step,
-    make_predict_step,
     make_term_gradients_step,
     make_train_step,
 )
+from unet_jax.program.symmetries import Augmentation
 
 
 class Program(NamedTuple):
@@ -57,8 +58,8 @@ class Program(NamedTuple):
     eval_step: EvalStep
     """Function `(params, batch_stats, batch) -> (metrics, counts)`; see `unet_jax.program.steps.make_eval_step`."""
     predict_step: PredictStep
-    """Function `(params, batch_stats, images) -> probabilities`; see `unet_jax.program.steps.make_predict_step`. Its
-    images are not packed."""
+    """Function `(params, batch_stats, images) -> probabilities`; see
+    `unet_jax.program.predict_step.make_predict_step`. Its images are not packed."""
     ema: bool = False
     """True if the training step keeps a running mean of the weights, which the state must then have."""
 
@@ -101,12 +102,24 @@ def build(config: Config, num_classes: int, num_steps: int, *, backend: str | No
     return Program(model, tx, packing, train_step, eval_step, predict_step, ema=config.train.ema > 0.0)
 
 
-def build_predict_step(config: ModelConfig, num_classes: int, backend: str | None = None) -> PredictStep:
+def build_predict_step(
+    config: ModelConfig, num_classes: int, backend: str | None = None, *, tta: Augmentation = "none"
+) -> PredictStep:
     """Build the prediction step of a network, for the given kind of device as in `build`."""
     backend = backend or jax.default_backend()
     model = make_model(_with_factors(config, backend), num_classes)
     options = compiler_options(backend)
-    return make_predict_step(model.apply, size_multiple=config.size_multiple, compiler_options=options)
+    return make_predict_step(model.apply, size_multiple=config.size_multiple, tta=tta, compiler_options=options)
+
+
+def build_logits_step(
+    config: ModelConfig, num_classes: int, backend: str | None = None, *, tta: Augmentation = "none"
+) -> LogitsStep:
+    """Build the step that computes the logits of tiles, for the given kind of device as in `build`."""
+    backend = backend or jax.default_backend()
+    model = make_model(_with_factors(config, backend), num_classes)
+    options = compiler_options(backend)
+    return make_logits_step(model.apply, size_multiple=config.size_multiple, tta=tta, compiler_options=options)
 
 
 def build_logits(config: ModelConfig, num_classes: int, backend: str) -> Callable[[PyTree, Array], Array]:

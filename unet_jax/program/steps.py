@@ -240,40 +240,6 @@ def make_eval_step(
     return jax.jit(eval_step, compiler_options=compiler_options)
 
 
-def make_predict_step(apply_fn: ApplyFn, *, size_multiple: int, compiler_options: Options = None) -> PredictStep:
-    """Make the jitted prediction step, for images of any height and width.
-
-    If the network cannot take a size, images are padded at the bottom and on the right by mirroring, and the
-    probabilities are cropped. Each new shape of images is compiled once.
-
-    Args:
-      apply_fn: network, as `(variables, images, train) -> logits`.
-      size_multiple: number that height and width must be multiples of (`ModelConfig.size_multiple`).
-      compiler_options: XLA's options for the compilation.
-
-    Returns:
-      A function `(params, batch_stats, images) -> probabilities`, from `[b h w 3]` uint8 RGB to `[b h w k]` float32 in
-      [0, 1].
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from unet_jax.program.steps import make_predict_step
-      >>> network = lambda variables, images, train: images[..., :2]
-      >>> step = make_predict_step(network, size_multiple=16)
-      >>> step({}, {}, jnp.zeros((1, 5, 18, 3), jnp.uint8)).shape
-      (1, 5, 18, 2)
-    """
-
-    def predict_step(params: PyTree, batch_stats: PyTree, images: UInt8[Array, "b h w c"]) -> Float[Array, "b h w k"]:
-        height, width = images.shape[1:3]
-        pad_h, pad_w = -height % size_multiple, -width % size_multiple
-        padded = jnp.pad(images, ((0, 0), (0, pad_h), (0, pad_w), (0, 0)), mode="symmetric")
-        logits = apply_fn({"params": params, "batch_stats": batch_stats}, unit_range(padded), False)
-        return jax.nn.sigmoid(logits[:, :height, :width, :])
-
-    return jax.jit(predict_step, compiler_options=compiler_options)
-
-
 def make_term_gradients_step(
     apply_fn: ApplyFn,
     terms: Mapping[str, LossFn],

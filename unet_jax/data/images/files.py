@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -101,7 +101,7 @@ def read_pixels(path: str | epath.Path, *, pages: str = "error") -> np.ndarray:
         pixels = _decode(path, data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if pixels.ndim == 3 else pixels[..., None]
         pixels = np.ascontiguousarray(turned(pixels, read_orientation(io.BytesIO(data)) or 1))
-    return _checked(path, pixels)
+    return check_pixels(path, pixels)
 
 
 def read_channels(files: Sequence[str | epath.Path], *, pages: str = "error") -> np.ndarray:
@@ -193,8 +193,19 @@ def _decode(path: epath.Path, data: bytes, flags: int) -> np.ndarray:
 
 
 def _read_npy(path: epath.Path, data: bytes) -> np.ndarray:
+    pixels = _load_npy(path, io.BytesIO(data))
+    return np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
+
+
+def map_npy(path: epath.Path) -> np.ndarray:
+    """Map a local `.npy` file into memory, as `[h w c]` of the file's dtype and byte order; raises as `read_pixels`."""
+    return _load_npy(path, str(path), mmap_mode="r")
+
+
+def _load_npy(path: epath.Path, source: Any, **options: Any) -> np.ndarray:
+    """Load the array of an image, `[h w c]`; raise BadSampleError if it is not one."""
     try:
-        pixels = np.load(io.BytesIO(data), allow_pickle=False)
+        pixels = np.load(source, allow_pickle=False, **options)
     except Exception as error:
         raise BadSampleError(f"{path}: is not an array that NumPy can load ({error}). Save it with np.save.") from error
     if not isinstance(pixels, np.ndarray) or pixels.ndim not in (2, 3):
@@ -206,11 +217,17 @@ def _read_npy(path: epath.Path, data: bytes) -> np.ndarray:
             f"{path}: has the shape {pixels.shape}, but an image is [height width channels]. If channels come first, "
             f"save np.moveaxis(a, 0, -1)."
         )
-    return np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
+    return pixels
 
 
-def _checked(path: epath.Path, pixels: np.ndarray) -> np.ndarray:
-    """Return numbers that can be mapped to intensities; raise BadSampleError for those that cannot."""
+def check_pixels(path: epath.Path, pixels: np.ndarray, *, first_row: int = 0) -> np.ndarray:
+    """Return numbers that can be mapped to intensities; raise BadSampleError for those that cannot.
+
+    Args:
+      path: the image's file, for messages.
+      pixels: some rows of it, `[rows w c]`.
+      first_row: number of the first of these rows.
+    """
     if pixels.size == 0:
         raise BadSampleError(f"{path}: has no pixel (shape {pixels.shape}). Replace it.")
     if pixels.dtype == np.bool_:
@@ -220,8 +237,8 @@ def _checked(path: epath.Path, pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         y, x, channel = np.argwhere(~np.isfinite(pixels))[0]
         raise BadSampleError(
-            f"{path}: has a value that is not finite ({pixels[y, x, channel]} at row {y}, column {x}, channel "
-            f"{channel}). Fill such pixels with a number."
+            f"{path}: has a value that is not finite ({pixels[y, x, channel]} at row {y + first_row}, column {x}, "
+            f"channel {channel}). Fill such pixels with a number."
         )
     return pixels
 

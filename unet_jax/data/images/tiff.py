@@ -40,8 +40,8 @@ class TiffHeader(NamedTuple):
     is_rotated: bool  # the orientation tag asks for a rotation or a mirroring
 
 
-class _Plan(NamedTuple):
-    """The series to decode, and what to do with its axes."""
+class TiffPlan(NamedTuple):
+    """The series of a TIFF file to decode, and what to do with its axes."""
 
     series: Any
     axes: str
@@ -66,11 +66,11 @@ def read_tiff(path: object, data: bytes, *, pages: str) -> np.ndarray:
     Raises:
       BadSampleError: the file is damaged, holds several images, or needs a codec that is not installed.
     """
-    with _open(path, data) as tif:
-        plan = _plan(path, tif, pages)
+    with open_tiff(path, data) as tif:
+        plan = plan_tiff(path, tif, pages)
         pixels = _decode(path, data, plan)
         page = plan.series.keyframe
-        pixels = _channels_last(pixels, plan)
+        pixels = channels_last(pixels, plan)
         if plan.alpha is not None:
             alpha = pixels[..., plan.alpha]
             if plan.is_premultiplied and (alpha != alpha.max()).any():
@@ -85,13 +85,13 @@ def read_tiff(path: object, data: bytes, *, pages: str) -> np.ndarray:
             pixels = _inverted(path, pixels)
         elif page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
             pixels = ~pixels
-        return np.ascontiguousarray(turned(pixels, _orientation(page)))
+        return np.ascontiguousarray(turned(pixels, orientation(page)))
 
 
 def tiff_header(path: object, data: bytes, *, pages: str) -> TiffHeader:
     """Return size, channels and dtype of the image in a TIFF file without decoding it; raises as `read_tiff`."""
-    with _open(path, data) as tif:
-        plan = _plan(path, tif, pages)
+    with open_tiff(path, data) as tif:
+        plan = plan_tiff(path, tif, pages)
         page = plan.series.keyframe
         sizes = dict(zip(plan.series.axes, plan.series.shape, strict=True))
         channels = int(np.prod([size for axis, size in sizes.items() if axis not in "YX"], dtype=int))
@@ -99,37 +99,38 @@ def tiff_header(path: object, data: bytes, *, pages: str) -> TiffHeader:
             channels = 3
         channels -= plan.alpha is not None
         dtype = np.dtype(np.uint8 if page.bitspersample <= 8 and page.dtype.kind in "ub" else plan.series.dtype)
-        is_rotated = _orientation(page) != 1
-        return TiffHeader(sizes["Y"], sizes["X"], channels, dtype.newbyteorder("="), is_rotated)
+        return TiffHeader(sizes["Y"], sizes["X"], channels, dtype.newbyteorder("="), orientation(page) != 1)
 
 
 def read_geo_tags(path: epath.Path) -> GeoTags:
     """Return the georeferencing tags of an image file; empty if it is no TIFF or has none."""
     if path.suffix.lower() not in TIFF_SUFFIXES:
         return []
-    with _open(path, read_bytes(path)) as tif:
+    with open_tiff(path, read_bytes(path) if "://" in str(path) else path) as tif:
         tags = (tif.pages.first.tags.get(code) for code in _GEO_TAGS)
         return [(tag.code, int(tag.dtype), tag.count, tag.value, True) for tag in tags if tag is not None]
 
 
-def write_tiff(path: epath.Path, pixels: np.ndarray, tags: GeoTags) -> None:
-    """Write `[h w]` uint8 pixels as a TIFF file with further tags; make its folder if there is none."""
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, pixels, photometric="minisblack", compression="zlib", extratags=tags, metadata=None)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(buffer.getvalue())
+def open_tiff(path: object, source: bytes | epath.Path) -> tifffile.TiffFile:
+    """Open a TIFF file; the caller closes it.
 
+    Args:
+      path: name of the file, for messages.
+      source: content of the file, or its path, of which only what is needed is then read.
 
-def _open(path: object, data: bytes) -> tifffile.TiffFile:
+    Raises:
+      BadSampleError: it cannot be read.
+    """
     try:
-        return tifffile.TiffFile(io.BytesIO(data))
+        return tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else str(source))
     except Exception as error:  # tifffile raises errors of many types for damaged files
+        size = f"; {len(source)} bytes" if isinstance(source, bytes) else ""
         raise BadSampleError(
-            f"{path}: is not a TIFF file that tifffile can read ({error}; {len(data)} bytes). Replace it."
+            f"{path}: is not a TIFF file that tifffile can read ({error}{size}). Replace it."
         ) from error
 
 
-def _plan(path: object, tif: tifffile.TiffFile, pages: str) -> _Plan:
+def plan_tiff(path: object, tif: tifffile.TiffFile, pages: str) -> TiffPlan:
     """Choose the series to decode, and understand its axes; raise BadSampleError where the file is not one image."""
     try:
         series = [s for s in tif.series if "X" in s.axes and "Y" in s.axes]
@@ -167,10 +168,10 @@ def _plan(path: object, tif: tifffile.TiffFile, pages: str) -> _Plan:
             if kind in (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA):
                 alpha, is_premultiplied = num_colors + i, kind == tifffile.EXTRASAMPLE.ASSOCALPHA
     axes = "".join(axis if axis in "YX" else "C" for axis in main.axes)
-    return _Plan(main, axes, alpha, is_premultiplied, pages_are_channels)
+    return TiffPlan(main, axes, alpha, is_premultiplied, pages_are_channels)
 
 
-def _decode(path: object, data: bytes, plan: _Plan) -> np.ndarray:
+def _decode(path: object, data: bytes, plan: TiffPlan) -> np.ndarray:
     page = plan.series.keyframe
     try:
         return np.asarray(plan.series.asarray())
@@ -191,7 +192,8 @@ def _decode(path: object, data: bytes, plan: _Plan) -> np.ndarray:
         ) from error
 
 
-def _channels_last(pixels: np.ndarray, plan: _Plan) -> np.ndarray:
+def channels_last(pixels: np.ndarray, plan: TiffPlan) -> np.ndarray:
+    """Return pixels with the axes of the series as `[h w c]`, in the byte order of the machine."""
     order = [i for i, axis in enumerate(plan.axes) if axis == "C"]
     height, width = (plan.axes.index(axis) for axis in "YX")
     moved = np.transpose(pixels, (height, width, *order))
@@ -206,7 +208,7 @@ def _inverted(path: object, pixels: np.ndarray) -> np.ndarray:
     return np.iinfo(pixels.dtype).max - pixels
 
 
-def _orientation(page: Any) -> int:
+def orientation(page: Any) -> int:
     """Return the orientation tag of a page, 1 to 8; 1 if there is none."""
     value = getattr(page.tags.get("Orientation"), "value", 1)
     return value if value in range(1, 9) else 1

@@ -1,0 +1,205 @@
+"""The way of images of any size through the network of a run: resized, in tiles, or as a whole (`PredictConfig`)."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+from scipy import special
+
+from unet_jax._types import InputError
+from unet_jax.config import ModelConfig
+from unet_jax.config.predict import PredictConfig
+from unet_jax.data.images.rows import ImageRows
+from unet_jax.data.images.scaling import resize_rows, scaled, scaled_size
+from unet_jax.data.pixels import BadSampleError, resize_image, resize_probs
+from unet_jax.devices.mesh import check_rows
+from unet_jax.inference.scale import scale_of_training, trained_fit
+from unet_jax.model.receptive_field import receptive_radius
+from unet_jax.program.build import build_logits_step, build_predict_step
+from unet_jax.program.symmetries import Augmentation, symmetries_of
+from unet_jax.program.tile_stream import Failure, Network, Patch, blended, on_devices, run_batches
+from unet_jax.program.tiles import Tiling
+from unet_jax.runs.load import Run
+
+T = TypeVar("T")
+
+BATCH_SIZE = 8
+"""Number of images, symmetries counted, that the network computes at once."""
+_MOST_BYTES = 2**28  # of probabilities at an image's own size, above which they are resized in blocks of rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """The way from images to probabilities for one run, without anything left to choose."""
+
+    fit: str
+    """stretch, crop or whole."""
+    scale: float
+    """Size at which crop and whole look at an image, as a multiple of its own."""
+    tta: Augmentation
+    """Test-time augmentation."""
+    tiling: Tiling
+    """Tiles of crop."""
+
+
+def way_of(run: Run, how: PredictConfig) -> Way:
+    """Resolve the settings of prediction for a run.
+
+    Args:
+      run: trained run.
+      how: settings of prediction.
+
+    Raises:
+      InputError: a setting has no effect, or cannot be used with the run's image size.
+    """
+    data, model = run.config.data, run.config.model
+    fit = trained_fit(run.info) if how.fit == "as-trained" else how.fit
+    said = f"the fit is {fit}" + (" (that of the run)" if how.fit == "as-trained" else "")
+    if how.scale is not None and fit not in ("crop", "whole"):
+        raise InputError(f"--scale is {how.scale}, but {said}, which does not use it: add --fit crop.")
+    unused = [name for name in ("overlap", "blend") if getattr(how, name) != getattr(PredictConfig(), name)]
+    if unused and fit != "crop":
+        raise InputError(f"--{unused[0]} is {getattr(how, unused[0])}, but {said}, which has no tiles: add --fit crop.")
+    height, width = data.height_and_width
+    if how.tta == "d4" and (fit == "whole" or height != width):
+        what = "--fit whole keeps the shape of each image" if fit == "whole" else f"the network sees {width}x{height}"
+        raise InputError(f"--tta is d4, which turns images by 90 degrees, but {what}: use --tta flips.")
+    scale = how.scale if how.scale is not None else scale_of_training(run.info, (height, width)) or 1.0
+    tiling = Tiling((height, width), how.overlap, how.blend, model.size_multiple, receptive_radius(model))
+    return Way(fit, scale, how.tta, tiling)
+
+
+@functools.lru_cache(maxsize=16)
+def _step(config: ModelConfig, num_classes: int, tta: Augmentation, *, logits: bool) -> Callable[..., Any]:
+    """Build a step once per network, for all runs that have this network."""
+    return (build_logits_step if logits else build_predict_step)(config, num_classes, tta=tta)
+
+
+def network_of(run: Run, tta: Augmentation, *, logits: bool, batch_size: int = BATCH_SIZE) -> Network:
+    """Return the network of a run on its devices.
+
+    Args:
+      run: trained run.
+      tta: test-time augmentation.
+      logits: compute logits, not probabilities.
+      batch_size: number of images at once, symmetries counted.
+    """
+    step = _step(run.config.model, len(run.class_names), tta, logits=logits)
+    count = max(1, batch_size // len(symmetries_of(tta)))
+    return on_devices(step, run.state.params, run.state.batch_stats, run.mesh, batch_size=count)
+
+
+def predict_patches(run: Run, images: Iterable[tuple[ImageRows, T]], way: Way) -> Iterator[Patch[T] | Failure[T]]:
+    """Yield the probabilities of images of any size, calibrated if the run has its calibration.
+
+    Args:
+      run: trained run.
+      images: images as the network sees them, each with a companion.
+      way: way of the images to the network, from `way_of`.
+
+    Yields:
+      Probabilities of rectangles that cover each image once, from the top to the bottom. An image whose file cannot be
+      read to its end ends with a `Failure`.
+    """
+    compute = {"stretch": _stretched, "crop": _in_tiles, "whole": _in_one_piece}[way.fit]
+    for part in compute(run, images, way):
+        if run.calibration and isinstance(part, Patch):
+            part = part._replace(values=run.calibration.probs(part.values))
+        yield part
+
+
+def _stretched(run: Run, images: Iterable[tuple[ImageRows, T]], way: Way) -> Iterator[Patch[T] | Failure[T]]:
+    """Resize each image to the network's size, and the probabilities back."""
+    height, width = way.tiling.size
+    check_rows(height, run.config.model.size_multiple, run.mesh)
+
+    def resized() -> Iterator[tuple[np.ndarray | None, tuple[tuple[int, int], T, InputError | None]]]:
+        for image, companion in images:
+            try:
+                pixels = resize_image(image.whole(), height, width)
+            except BadSampleError as error:
+                yield None, ((0, 0), companion, error)
+            else:
+                yield pixels, ((image.height, image.width), companion, None)
+
+    for probs, (size, companion, error) in run_batches(network_of(run, way.tta, logits=False), resized()):
+        if probs is None:
+            assert error is not None
+            yield Failure(companion, error)
+        else:
+            yield from _resized_back(probs, *size, companion)
+
+
+def _resized_back(probs: np.ndarray, height: int, width: int, companion: T) -> Iterator[Patch[T]]:
+    """Yield probabilities at an image's own size: at once, or in blocks of rows where they would need much memory."""
+    if 4 * height * width * probs.shape[-1] <= _MOST_BYTES:
+        yield Patch(companion, 0, 0, resize_probs(probs, height, width), True)
+        return
+    y = 0
+    for block in resize_rows([probs], len(probs), height, width):
+        yield Patch(companion, y, 0, block, y + len(block) == height)
+        y += len(block)
+
+
+def _in_tiles(run: Run, images: Iterable[tuple[ImageRows, T]], way: Way) -> Iterator[Patch[T] | Failure[T]]:
+    """Blend the logits of overlapping tiles."""
+    check_rows(way.tiling.size[0], run.config.model.size_multiple, run.mesh)
+    network = network_of(run, way.tta, logits=True)
+    at_scale = ((scaled(image, way.scale), (image, companion)) for image, companion in images)
+    parts: Iterator[Any] = (
+        part._replace(values=special.expit(part.values)) if isinstance(part, Patch) else part
+        for part in blended(network, at_scale, way.tiling)
+    )
+    yield from _unchanged(parts) if way.scale == 1.0 else _unscaled(parts, way.scale)
+
+
+def _unchanged(parts: Iterable[Any]) -> Iterator[Patch[Any] | Failure[Any]]:
+    """Yield the results with their own companions."""
+    for part in parts:
+        yield part._replace(image=part.image[1])
+
+
+def _unscaled(parts: Iterator[Any], scale: float) -> Iterator[Patch[Any] | Failure[Any]]:
+    """Resize probabilities of scaled images to the images' own sizes, in blocks of whole rows."""
+    for first in parts:
+        image, companion = first.image
+        height, width = scaled_size(image.height, image.width, scale)
+        failures = []
+
+        def rows(part: Any = first, width: int = width, failures: list[Any] = failures) -> Iterator[np.ndarray]:
+            while True:
+                if isinstance(part, Failure):
+                    failures.append(part)
+                    return
+                if part.x == 0:
+                    band = np.empty((len(part.values), width, part.values.shape[-1]), np.float32)
+                band[:, part.x : part.x + part.values.shape[1]] = part.values
+                if part.x + part.values.shape[1] == width:
+                    yield band
+                if part.is_last:
+                    return
+                part = next(parts)
+
+        y = 0
+        for block in resize_rows(rows(), height, image.height, image.width):
+            yield Patch(companion, y, 0, block, y + len(block) == image.height)
+            y += len(block)
+        for failure in failures:
+            yield Failure(companion, failure.error)
+
+
+def _in_one_piece(run: Run, images: Iterable[tuple[ImageRows, T]], way: Way) -> Iterator[Patch[T] | Failure[T]]:
+    """Compute each image as one piece; each new size is compiled once."""
+    network = network_of(run, way.tta, logits=False, batch_size=1)
+    for image, companion in images:
+        try:
+            pixels = scaled(image, way.scale).whole()
+        except BadSampleError as error:
+            yield Failure(companion, error)
+            continue
+        check_rows(len(pixels), run.config.model.size_multiple, run.mesh)
+        for probs, _ in run_batches(network, [(pixels, None)]):
+            assert probs is not None
+            yield from _resized_back(probs, image.height, image.width, companion)

@@ -1,0 +1,225 @@
+"""The files of one predicted image, written in blocks of rows aside and renamed when all of them are complete."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+from jaxtyping import Bool, Float
+
+from unet_jax._types import InputError
+from unet_jax.config.predict import OutputConfig
+from unet_jax.data.images.rows import ImageRows
+from unet_jax.data.images.scaling import scaled, scaled_size
+from unet_jax.data.images.tiff import GeoTags
+from unet_jax.data.pixels import write_png
+from unet_jax.metrics.objects import ObjectFinder, Objects
+from unet_jax.program.tile_stream import Patch
+from unet_jax.report.pictures import render_overlay, to_rgb
+from unet_jax.report.row_files import NpyRows, PngRows, TiffRows
+
+LARGEST_OVERLAY = 4096
+"""Longest side of an overlay in pixels; larger images are reduced."""
+_WHITE = 65535
+
+
+class Job(NamedTuple):
+    """An image to predict."""
+
+    id: str
+    image: ImageRows
+    tags: GeoTags  # georeferencing of the file
+
+
+def mask_paths(out: epath.Path, class_name: str, id_: str) -> tuple[epath.Path, epath.Path]:
+    """Return the two possible paths of a mask: PNG, and TIFF for images with georeferencing, which PNG cannot hold."""
+    return out / class_name / f"{id_}.png", out / class_name / f"{id_}.tif"
+
+
+def probs_paths(out: epath.Path, class_names: Sequence[str], id_: str, kind: str) -> list[epath.Path]:
+    """Return the paths of an image's probabilities."""
+    if kind == "npy":
+        return [out / "probs" / f"{id_}.npy"]
+    return [out / "probs" / name / f"{id_}.tif" for name in class_names] if kind == "tiff" else []
+
+
+class ImageWriter:
+    """Writer of the masks, probabilities and overlay of one image. It computes and writes in a pool of threads.
+
+    Args:
+      job: image, which the overlay reads again.
+      class_names: names of the classes.
+      threshold: probability above which a pixel is in a class, `[k]`.
+      outputs: what to write beside masks.
+      out: folder of the finished files.
+      scratch: empty local folder for the unfinished ones.
+      pool: threads.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        class_names: Sequence[str],
+        threshold: Float[np.ndarray, " k"],
+        outputs: OutputConfig,
+        out: epath.Path,
+        scratch: pathlib.Path,
+        pool: Executor,
+    ):
+        self._job, self._names, self._threshold, self._out = job, class_names, threshold, out
+        self._scratch, self._pool, self._outputs = scratch, pool, outputs
+        self._files: list[tuple[Any, pathlib.Path, epath.Path]] = []  # writer, unfinished path, final path
+        self._finders = [ObjectFinder() for _ in class_names] if outputs.csv else []
+        height, width = job.image.height, job.image.width
+        factor = min(1.0, LARGEST_OVERLAY / max(height, width))
+        self._small = scaled_size(height, width, factor)
+        self._overlay_scale = factor
+        self._overlay_mask = np.zeros((*self._small, len(class_names)), bool) if outputs.overlay else None
+        self._mask_band = self._probs_band = None
+        self._last: Future[None] = pool.submit(self._open)
+
+    def add(self, patch: Patch[Any]) -> None:
+        """Take the probabilities of a rectangle."""
+        rows, columns, num_classes = patch.values.shape
+        width = self._job.image.width
+        if patch.x == 0:
+            self._mask_band = np.empty((num_classes, rows, width), bool)
+            self._probs_band = self._new_probs(num_classes, rows)
+        band, end = self._mask_band, patch.x + columns
+        assert band is not None
+        for k in range(num_classes):
+            np.greater(patch.values[..., k], self._threshold[k], out=band[k, :, patch.x : end])
+        if self._outputs.probs == "npy":
+            self._probs_band[:, patch.x : end] = patch.values  # type: ignore[index]
+        elif self._outputs.probs == "tiff":
+            self._probs_band[:, :, patch.x : end] = np.moveaxis(np.rint(patch.values * _WHITE), -1, 0)  # type: ignore
+        if end == width:
+            self._then(self._write, patch.y, band, self._probs_band)
+            self._mask_band = self._probs_band = None
+
+    def finish(self) -> "Future[list[Objects]]":
+        """Complete the files and give them their names; return the objects of each class (none without a table)."""
+        return self._then(self._finish)
+
+    def discard(self) -> None:
+        """Remove the unfinished files of an image that cannot be completed."""
+        self._then(self._discard).result()
+
+    def _then(self, work: Any, *arguments: Any) -> Future[Any]:
+        """Do something in the pool after everything that was asked before."""
+
+        def after(before: Future[Any] = self._last) -> Any:
+            before.result()  # began earlier, as the pool keeps the order: no thread waits for one that cannot begin
+            return work(*arguments)
+
+        self._last = self._pool.submit(after)
+        return self._last
+
+    def _new_probs(self, num_classes: int, rows: int) -> np.ndarray | None:
+        width = self._job.image.width
+        if self._outputs.probs == "npy":
+            return np.empty((rows, width, num_classes), np.float32)
+        return np.empty((num_classes, rows, width), np.uint16) if self._outputs.probs == "tiff" else None
+
+    def _open(self) -> None:
+        """Open the unfinished files."""
+        (height, width), tags, id_ = self._job.image[:2], self._job.tags, self._job.id
+        with told(self._out / self._names[0] / id_):
+            self._scratch.mkdir()
+            for k, name in enumerate(self._names):
+                png, tif = mask_paths(self._out, name, id_)
+                path = self._scratch / f"mask{k}"
+                file = TiffRows(path, height, width, np.uint8, tags) if tags else PngRows(path, height, width)
+                self._files.append((file, path, tif if tags else png))
+            finals = probs_paths(self._out, self._names, id_, self._outputs.probs)
+            for k, final in enumerate(finals):
+                path = self._scratch / f"probs{k}"
+                shape = (height, width, len(self._names))
+                one = self._outputs.probs == "npy"
+                file = NpyRows(path, shape, np.float32) if one else TiffRows(path, height, width, np.uint16, tags)
+                self._files.append((file, path, final))
+
+    def _write(self, y: int, masks: Bool[np.ndarray, "k h w"], probs: np.ndarray | None) -> None:
+        """Write some rows, from row y on."""
+        count = len(self._names)
+        for k, (file, _, final) in enumerate(self._files):
+            with told(final):
+                if k < count:
+                    file.write(masks[k].view(np.uint8) * np.uint8(255))
+                else:
+                    assert probs is not None
+                    file.write(probs if self._outputs.probs == "npy" else probs[k - count])
+        for finder, mask in zip(self._finders, masks, strict=False):
+            finder.add(mask)
+        if self._overlay_mask is not None:
+            _add_reduced(self._overlay_mask, y, masks, (self._job.image.height, self._job.image.width))
+
+    def _finish(self) -> list[Objects]:
+        for file, _, final in self._files:
+            with told(final):
+                file.close()
+        if self._overlay_mask is not None:
+            final, path = self._out / "overlay" / f"{self._job.id}.png", self._scratch / "overlay.png"
+            image = to_rgb(scaled(self._job.image, self._overlay_scale).whole())
+            with told(final):
+                write_png(epath.Path(path), render_overlay(image, self._overlay_mask))
+            self._files.append((None, path, final))
+        for _, path, final in self._files:
+            with told(final):
+                publish(path, final)
+        self._discard()
+        return [finder.objects() for finder in self._finders]
+
+    def abandon(self) -> None:
+        """Close the unfinished files where they are. Nothing may run in the pool any more."""
+        for file, _, _ in self._files:
+            with contextlib.suppress(OSError):  # of a full disk, again
+                if file is not None:
+                    file.abandon()
+
+    def _discard(self) -> None:
+        self.abandon()
+        for path in self._scratch.iterdir():
+            path.unlink()
+        self._scratch.rmdir()
+
+
+def publish(path: pathlib.Path, final: epath.Path) -> None:
+    """Move a complete local file to its final name, on the disk or in a bucket."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    if "://" in str(final):
+        final.write_bytes(path.read_bytes())
+    else:
+        os.replace(path, final)
+
+
+@contextlib.contextmanager
+def told(final: epath.Path) -> Iterator[None]:
+    """Turn an error of the file system into an `InputError` that names the file and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{final}: cannot be written ({error.strerror or error}). Make room or correct the folder; the same "
+            f"command with --skip-existing then continues."
+        ) from error
+
+
+def _add_reduced(
+    reduced: Bool[np.ndarray, "h2 w2 k"], y: int, masks: Bool[np.ndarray, "k h w"], size: tuple[int, int]
+) -> None:
+    """Mark the pixels of a reduced mask that some rows of the mask, from row y on, have a pixel in."""
+    height, width = size
+    if reduced.shape[:2] == size:
+        reduced[y : y + masks.shape[1]] = np.moveaxis(masks, 0, -1)
+        return
+    rows = np.arange(y, y + masks.shape[1]) * reduced.shape[0] // height
+    row_starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    column_starts = -(-np.arange(reduced.shape[1]) * width // reduced.shape[1])
+    for k, mask in enumerate(masks):
+        of_rows = np.logical_or.reduceat(mask, row_starts, axis=0)
+        reduced[rows[row_starts], :, k] |= np.logical_or.reduceat(of_rows, column_starts, axis=1)
