@@ -255,6 +255,7 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
     (tmp_path / "predict_onnx.py").write_text("mine = 1\n")
     with pytest.raises(InputError, match=r"predict_onnx\.py: is there already and is not the script"):
         export_onnx(run, tmp_path / "m.onnx", some_images(run))
+    assert not (tmp_path / "m.onnx").exists()
     with pytest.raises(InputError, match="more than 8 bits, which QGIS Deepness does not read"):
         export_heads(random_run(SIXTEEN), tmp_path / "m.onnx", [])
     uneven = random_run(calibration=Calibration((1.0, 1.0), (0.4, 0.6)))

@@ -69,8 +69,8 @@ def export_onnx(
         model = quantize(model, _feeds(run, calibration_images, type_, limits is not None))
     contract = make_contract(run, "pixels", type_.name, about)
     agreement = check_model(run, model, contract, images, str(out), dtype == "float32", on_progress)
-    write_model(out, model, contract, agreement)
     write_script(out.parent)
+    write_model(out, model, contract, agreement)
     return agreement
 
 
@@ -215,6 +215,7 @@ def write_script(folder: epath.Path) -> None:
       InputError: there is a file of this name that is not ours.
     """
     text = importlib.resources.files("unet_jax.export").joinpath("predict_onnx.py").read_text()
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "predict_onnx.py"
     if path.exists() and path.read_text().splitlines()[:1] != text.splitlines()[:1]:
         raise InputError(f"{path}: is there already and is not the script that would be written. Move it away.")

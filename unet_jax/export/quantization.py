@@ -1,5 +1,7 @@
 """Graphs whose convolutions compute with 8-bit integers, by onnxruntime's own quantization."""
 
+import contextlib
+import logging
 import pathlib
 import tempfile
 from collections.abc import Iterator
@@ -39,7 +41,7 @@ def quantize(model: onnx.ModelProto, feeds: Iterator[dict[str, Any]]) -> onnx.Mo
             current, self._first = self._first, None
             return current if current is not None else next(feeds, None)
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _without_advice():
         path = pathlib.Path(folder) / "quantized.onnx"
         quantize_static(
             model,
@@ -53,3 +55,14 @@ def quantize(model: onnx.ModelProto, feeds: Iterator[dict[str, Any]]) -> onnx.Mo
             weight_type=QuantType.QInt8,
         )
         return onnx.load(path)
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """Hide onnxruntime's advice to fuse layers before quantization, which are fused already."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
