@@ -238,8 +238,9 @@ def _check_close(
         y, x, k = np.unravel_index(np.argmax(np.where(np.isnan(difference), np.inf, difference)), difference.shape)
         raise InputError(
             f"{opening} image {id_} has the probability {actual[y, x, k]:.6f} at row {y}, column {x} (at the network's "
-            f"size), class {k}, where the run has {expected[y, x, k]:.6f}: more than {tolerance:g} apart. Please "
-            f"report it: this is an error of the exporter or of the runtime."
+            f"size), class {k}, where the run has {expected[y, x, k]:.6f}: more than {tolerance:g} apart. If the "
+            f"network's activations are not extremely large, this is an error of the exporter or of the runtime: "
+            f"please report it."
         )
     return float(difference.max())
 
