@@ -38,6 +38,7 @@ from unet_jax.metrics.scores import Scores
 from unet_jax.program.augment_step import make_augment_step
 from unet_jax.program.build import make_loss
 from unet_jax.program.steps import loss_weight, make_eval_step, make_train_step
+from unet_jax.report.audit_text import remarks
 from unet_jax.study.compare import compare, scored_images, with_mean
 from unet_jax.study.scores import SCORES, ScoreTable, image_scores, read_scores, score_run, write_scores
 from unet_jax.training.prefetch import device_batches
@@ -243,8 +244,7 @@ def random_sample(seed, size=32, num_classes=2, ignored=0.3):
 WARPS = AugmentConfig(geometry_prob=1.0, shift=0.3, rotate=30.0, crop_prob=0.5, elastic_prob=0.5, transpose_prob=0.5)
 
 
-@pytest.mark.parametrize("ignore_outside", [False, True])
-@pytest.mark.parametrize("border", ["constant", "reflect"])
+@pytest.mark.parametrize(("border", "ignore_outside"), [("constant", True), ("reflect", False)])
 def test_host_and_device_ignore_the_same_pixels(border, ignore_outside):
     config = dataclasses.replace(WARPS, border=border, ignore_outside=ignore_outside)
     samples = [random_sample(i) for i in range(4)]
@@ -364,10 +364,12 @@ def network(variables, images, train, mutable=None):
 
 
 @pytest.mark.parametrize(
-    "config",
-    [LossConfig(dice_reduction="class"), LossConfig(terms=(LossTermConfig("lovasz_hinge"),))],
+    ("config", "factor"),
+    [
+        (LossConfig(dice_reduction="class"), (2, 2)),
+        (LossConfig(terms=(LossTermConfig("lovasz_hinge"),)), (2, 2)),  # takes unpacked logits only
+    ],
 )
-@pytest.mark.parametrize("factor", [(1, 1), (2, 2)])
 def test_gradients_know_packed_ignored_pixels(config, factor):
     """Labels under ignored pixels change nothing, and packing neither."""
     from unet_jax.data.packing import pack_pixels
@@ -613,3 +615,16 @@ def test_arrays_from_python_say_what_is_ignored(tmp_path):
             np.testing.assert_array_equal(read[i].mask, np.where(valid[i, ..., None], masks[i], 0) * np.uint8(255))
         with pytest.raises(InputError, match=r"another one when the run began"):
             write_sources(folder, {"train": ArraySource(images, masks * valid[..., None])}, ("a", "b"))
+
+
+def test_remarks_about_images_and_classes_with_little_annotation(root):
+    png(root / "ignore/x.png", np.full((4, 6), 255))
+    for name in ("y", "z/w"):  # as if the masks said what was annotated: 1 of 24 pixels
+        png(root / f"ignore/b/{name}.png", 255 - only((0, 0)))
+    config = DataConfig(root=str(root))
+    layout = find_layout(config)
+    splits = {"train": ["x", "y"], "val": ["z/w"]}
+    lines = remarks(summarise(survey_source(source_of(root)), ("a", "b"), splits), layout, splits, config)
+    assert [line for line in lines if "1 images have no annotated pixel of any class, the first is 'x'" in line]
+    few = [line for line in lines if "annotated for class" in line]
+    assert len(few) == 1 and few[0].startswith("WARNING: only 2.8% of the pixels are annotated for class b")

@@ -81,7 +81,7 @@ def remarks(audit: Audit, layout: Layout, splits: Mapping[str, Sequence[str]], c
     """
     lines = [
         *_absent_classes(audit),
-        *_unknown_images(audit),
+        *_little_annotated(audit),
         *_covering_classes(audit),
         *_vanished_objects(audit),
         *_dark_images(audit),
@@ -115,14 +115,20 @@ def _absent_classes(audit: Audit) -> Iterator[str]:
                 )
 
 
-def _unknown_images(audit: Audit) -> Iterator[str]:
-    """Yield a warning about images of train and val without an annotated pixel of any class."""
+def _little_annotated(audit: Audit) -> Iterator[str]:
+    """Yield warnings about images without an annotated pixel, and about classes with few annotated pixels."""
     if audit.unknown:
         yield (
             f"{WARNING}: {len(audit.unknown)} images have no annotated pixel of any class, the first is "
             f"{audit.unknown[0]!r}. They only take part in the statistics of batch normalisation: leave them out, "
             f"unless that is meant."
         )
+    for name, share in zip(audit.class_names, audit.annotated, strict=False):
+        if 0 < share < 1 - MOST:
+            yield (
+                f"{WARNING}: only {percent(share)} of the pixels are annotated for class {name}. If that is not meant, "
+                f"the masks in ignore/ are inverted: inside is ignored."
+            )
 
 
 def _covering_classes(audit: Audit) -> Iterator[str]:
