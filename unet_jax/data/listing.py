@@ -11,7 +11,12 @@ from etils import epath
 
 from unet_jax._types import InputError
 from unet_jax.config.checks import control_character
-from unet_jax.data.pixels import IMAGE_SUFFIXES
+
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".avif", ".jp2", ".ppm", ".pgm", ".pnm"),
+    ".npy",
+)
+"""Endings of the files that are read as images or masks."""
 
 
 class Listing(NamedTuple):

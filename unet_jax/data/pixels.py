@@ -11,12 +11,6 @@ from PIL import Image
 from unet_jax._files import replace_bytes
 from unet_jax._types import InputError
 
-IMAGE_SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".avif", ".jp2", ".ppm", ".pgm", ".pnm"),
-    ".npy",
-)
-
-
 _PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "AVIF", "JPEG2000", "PPM")
 
 

@@ -9,10 +9,9 @@ from etils import epath
 
 from unet_jax._types import InputError
 from unet_jax.config import DataConfig
-from unet_jax.data.listing import describe_endings
+from unet_jax.data.listing import IMAGE_SUFFIXES, describe_endings
 from unet_jax.data.masks.index_values import Values
 from unet_jax.data.masks.placement import MaskOrientation
-from unet_jax.data.pixels import IMAGE_SUFFIXES
 
 SPLITS = ("train", "val", "test")
 _SPLIT_NAMES = {

@@ -6,6 +6,7 @@ from etils import epath
 
 from unet_jax._types import InputError
 from unet_jax.data.listing import (
+    IMAGE_SUFFIXES,
     check_name,
     count_endings,
     describe_endings,
@@ -16,7 +17,6 @@ from unet_jax.data.listing import (
     walk,
 )
 from unet_jax.data.patterns import join_channels, path_ids, split_assignments
-from unet_jax.data.pixels import IMAGE_SUFFIXES
 
 ImageFiles = tuple[epath.Path, ...]
 """The file of an image; or its files, one for each channel in the order of the channels."""
