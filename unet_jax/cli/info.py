@@ -12,6 +12,7 @@ from unet_jax.cli.options import RUN
 from unet_jax.config import Config
 from unet_jax.config.dicts import flatten_config
 from unet_jax.config.presets import PRESETS
+from unet_jax.runs.folder import check_is_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +28,10 @@ class _Info:
 def info(args: Sequence[str]) -> None:
     """Run `unet-jax info`."""
     options = tyro.cli(_Info, args=args, prog="unet-jax info")
+    path = epath.Path(options.run)
+    check_is_run(path)
     from unet_jax.runs.info import load_info
 
-    path = epath.Path(options.run)
     run_info = load_info(path)  # an answer to a mistake, before what follows imports jax
     from unet_jax.data.images.format import describe_format
     from unet_jax.model.receptive_field import receptive_radius

@@ -16,6 +16,7 @@ from unet_jax._types import InputError
 from unet_jax.config import Config, DataConfig
 from unet_jax.config.predict import PredictConfig
 from unet_jax.config.processes import Processes
+from unet_jax.runs.folder import check_is_run
 
 if TYPE_CHECKING:
     from unet_jax.data.records import Layout, Record
@@ -56,9 +57,7 @@ ON_DEVICES = Annotated[DeviceOptions, tyro.conf.arg(name="")]
 def check_run(path: str, processes: Processes = _NOT_GIVEN) -> None:
     """Raise `InputError` if a folder is not a run."""
     if _is_alone(processes):
-        from unet_jax.runs.info import load_info
-
-        load_info(epath.Path(path))
+        check_is_run(epath.Path(path))
 
 
 def check_root(root: str, processes: Processes = _NOT_GIVEN) -> None:
@@ -72,6 +71,7 @@ def check_root(root: str, processes: Processes = _NOT_GIVEN) -> None:
 def check_run_and_root(path: str, given: DataOptions, processes: Processes = _NOT_GIVEN) -> None:
     """Raise `InputError` if a folder is not a run, or if there is none where the data set should be."""
     if _is_alone(processes):
+        check_is_run(epath.Path(path))
         from unet_jax.runs.info import load_info
 
         check_root(_root(path, load_info(epath.Path(path)).config, given))

@@ -17,6 +17,8 @@ from unet_jax.config.choices import Choice
 from unet_jax.config.dicts import config_from_dict, config_to_dict
 from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.order import TrainOrder, steps_per_epoch
+from unet_jax.runs.folder import check_is_run
+from unet_jax.runs.folder import info_path as info_path
 from unet_jax.runs.stored_values import DamagedError, check_stored
 
 _FORMAT = 1
@@ -93,11 +95,6 @@ class RunInfo:
         return steps_per_epoch(len(self.splits["train"]), self.config.train.batch_size)
 
 
-def info_path(path: epath.Path) -> epath.Path:
-    """Return the path of run.json, the file whose presence makes a folder a run."""
-    return path / "run.json"
-
-
 def current_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that numbers depend on."""
     names = (
@@ -147,8 +144,7 @@ def load_info(path: epath.Path) -> RunInfo:
       InputError: the folder is not a run, or its run.json is damaged or of another format.
     """
     file = info_path(path)
-    if not file.exists():
-        raise InputError(f"{path}: is not a run (there is no {file.name}). Give the --out folder of unet-jax train.")
+    check_is_run(path)
     try:
         values = read_json(file)
     except ValueError as error:
