@@ -33,8 +33,6 @@ def test_python_example_runs(tmp_path, monkeypatch, capsys, smaller):
     assert all(0.0 <= float(share) <= 1.0 for share in said[1::2])
     for code in re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "howto.md").read_text(), flags=re.S):
         exec(compile(code, "docs/howto.md", "exec"), {})
-    header, first, _ = Path("areas.csv").read_text().splitlines()
-    assert header == "image,disk,square" and re.fullmatch(r"0000,\d+,\d+", first)
 
 
 def test_programs_of_the_python_page_run(tmp_path, monkeypatch, capsys, smaller):
