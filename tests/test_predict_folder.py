@@ -125,6 +125,20 @@ def test_settings_without_effect_and_impossible_ones_are_refused(run):
         PredictConfig(scale=0.0)
 
 
+def test_pad_keeps_the_aspect(run):
+    """Against resizing by OpenCV into the corner of a mirrored image."""
+    image = noise(60, 81)
+    small = cv2.resize(image, (32, 24), interpolation=cv2.INTER_AREA)
+    seen = np.pad(small, ((0, 8), (0, 0), (0, 0)), mode="symmetric")
+    expected = cv2.resize(predict_probs(run, seen[None])[0, :24], (81, 60), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(predict_probs(run, image[None], PredictConfig(fit="pad"))[0], expected, atol=1e-6)
+    thin = predict_probs(run, noise(1, 400)[None], PredictConfig(fit="pad"))
+    assert thin.shape == (1, 1, 400, 2)
+    panorama = scale_warning(run.info, "pad", 1.0, (32, 32), 36, 300)
+    assert "is 300x36 pixels" in panorama and "8.33 times smaller" in panorama  # 300 / 36
+    assert scale_warning(run.info, "pad", 1.0, (32, 32), 36, 50) == ""
+
+
 def test_rectangular_tiles(run):
     wide = make_run(dataclasses.replace(CONFIG, data=DataConfig(image_size=(16, 48))))
     image = noise(40, 60)

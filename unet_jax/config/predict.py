@@ -10,10 +10,10 @@ from unet_jax.config.checks import check_types, require
 class PredictConfig:
     """Way of images of any size to the network, and of its answers back to their size (docs/large-images.md)."""
 
-    fit: Literal["as-trained", "stretch", "crop", "whole"] = "as-trained"
+    fit: Literal["as-trained", "stretch", "pad", "crop", "whole"] = "as-trained"
     """Way from an image to the network. as-trained: as the run was trained (data.fit).
-    stretch: resized to data.image_size. crop: in overlapping tiles of data.image_size.
-    whole: in one piece; every new size is compiled."""
+    stretch: resized to data.image_size. pad: resized with the ratio of the sides kept, and the rest mirrored.
+    crop: in overlapping tiles of data.image_size. whole: in one piece; every new size is compiled."""
     scale: float | None = None
     """Size of the image, as a multiple of its own, at which crop and whole look at it.
     By default the scale that the network was trained at."""

@@ -35,7 +35,7 @@ class Way:
     """The way from images to probabilities for one run, without anything left to choose."""
 
     fit: str
-    """stretch, crop or whole."""
+    """stretch, pad, crop or whole."""
     scale: float
     """Size at which crop and whole look at an image, as a multiple of its own."""
     tta: Augmentation
@@ -103,33 +103,46 @@ def predict_patches(run: Run, images: Iterable[tuple[ImageRows, T]], way: Way) -
       Probabilities of rectangles that cover each image once, from the top to the bottom. An image whose file cannot be
       read to its end ends with a `Failure`.
     """
-    compute = {"stretch": _stretched, "crop": _in_tiles, "whole": _in_one_piece}[way.fit]
+    compute = {"stretch": _resized, "pad": _resized, "crop": _in_tiles, "whole": _in_one_piece}[way.fit]
     for part in compute(run, images, way):
         if run.calibration and isinstance(part, Patch):
             part = part._replace(values=run.calibration.probs(part.values))
         yield part
 
 
-def _stretched(run: Run, images: Iterable[tuple[ImageRows, T]], way: Way) -> Iterator[Patch[T] | Failure[T]]:
-    """Resize each image to the network's size, and the probabilities back."""
-    height, width = way.tiling.size
-    check_rows(height, run.config.model.size_multiple, run.mesh)
+def _resized(run: Run, images: Iterable[tuple[ImageRows, T]], way: Way) -> Iterator[Patch[T] | Failure[T]]:
+    """Resize each image to the network's size, or into it with its aspect kept, and the probabilities back."""
+    check_rows(way.tiling.size[0], run.config.model.size_multiple, run.mesh)
 
-    def resized() -> Iterator[tuple[np.ndarray | None, tuple[tuple[int, int], T, InputError | None]]]:
+    def resized() -> Iterator[tuple[np.ndarray | None, tuple[ImageRows, T, InputError | None]]]:
         for image, companion in images:
             try:
-                pixels = resize_image(image.whole(), height, width)
+                pixels = resize_image(image.whole(), *seen_size(image, way))
             except BadSampleError as error:
-                yield None, ((0, 0), companion, error)
+                yield None, (image, companion, error)
             else:
-                yield pixels, ((image.height, image.width), companion, None)
+                padding = [(0, side - length) for side, length in zip(way.tiling.size, pixels.shape[:2], strict=True)]
+                yield np.pad(pixels, (*padding, (0, 0)), mode="symmetric"), (image, companion, None)
 
-    for probs, (size, companion, error) in run_batches(network_of(run, way.tta, logits=False), resized()):
+    for probs, (image, companion, error) in run_batches(network_of(run, way.tta, logits=False), resized()):
         if probs is None:
             assert error is not None
             yield Failure(companion, error)
         else:
-            yield from _resized_back(probs, *size, companion)
+            height, width = seen_size(image, way)
+            yield from _resized_back(probs[:height, :width], image.height, image.width, companion)
+
+
+def seen_size(image: ImageRows, way: Way) -> tuple[int, int]:
+    """Return the height and width that an image is resized to by stretch and pad.
+
+    With pad it is as large as fits with its aspect kept. The rest, at the bottom or on the right, is mirrored.
+    """
+    height, width = way.tiling.size
+    if way.fit == "stretch":
+        return height, width
+    scale = min(height / image.height, width / image.width)
+    return min(height, max(1, round(image.height * scale))), min(width, max(1, round(image.width * scale)))
 
 
 def _resized_back(probs: np.ndarray, height: int, width: int, companion: T) -> Iterator[Patch[T]]:

@@ -35,7 +35,11 @@ def scale_of_training(info: RunInfo, size: tuple[int, int]) -> float | None:
     if sizes is None:
         return None
     (low_h, low_w), (high_h, high_w) = sizes
-    scale = math.sqrt(size[0] / math.sqrt(low_h * high_h) * size[1] / math.sqrt(low_w * high_w))
+    middle = math.sqrt(low_h * high_h), math.sqrt(low_w * high_w)
+    if trained_fit(info) == "pad":
+        scale = min(size[0] / middle[0], size[1] / middle[1])
+        return 1.0 if 1 / _SAME < scale < _SAME else float(f"{scale:.3g}")
+    scale = math.sqrt(size[0] / middle[0] * size[1] / middle[1])
     return 1.0 if 1 / _SAME < scale < _SAME else float(f"{scale:.3g}")
 
 
@@ -49,7 +53,7 @@ def scale_warning(info: RunInfo, fit: str, scale: float, size: tuple[int, int], 
 
     Args:
       info: facts of the run.
-      fit: way of the image to the network: stretch, crop or whole.
+      fit: way of the image to the network: stretch, pad, crop or whole.
       scale: size at which crop and whole look at the image, as a multiple of its own.
       size: height and width of the network's input.
       height: the image's own height.
@@ -65,11 +69,14 @@ def scale_warning(info: RunInfo, fit: str, scale: float, size: tuple[int, int], 
     (low_h, low_w), (high_h, high_w) = sizes
     known = f"{low_w}x{low_h}" if sizes[0] == sizes[1] else f"{low_w}x{low_h} to {high_w}x{high_h}"
     found = f"is {width}x{height} pixels (width x height), but the images that the run was trained on are {known}"
-    if fit == "stretch":
+    if fit in ("stretch", "pad"):
         tiles = "--fit crop, which keeps the scale of training"
         remedy = tiles if trained_fit(info) != "crop" else "--fit crop, as in training"
-        too_large = max(height / high_h, width / high_w)
-        too_small = max(low_h / height, low_w / width)
+        too_large, too_small = max(height / high_h, width / high_w), max(low_h / height, low_w / width)
+        if fit == "pad":  # one scale for both sides; the largest and the smallest that training may have had
+            seen_at = min(size[0] / height, size[1] / width)
+            too_large = min(size[0] / high_h, size[1] / high_w) / seen_at
+            too_small = seen_at / min(size[0] / low_h, size[1] / low_w)
         seen = f"resized to {size[1]}x{size[0]}, its objects become"
         if too_large > FAR and too_large >= too_small:
             return f"{found}: {seen} {too_large:.3g} times smaller than any that it knows. Use {remedy}."
