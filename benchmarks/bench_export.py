@@ -3,12 +3,12 @@
 import dataclasses
 import importlib.util
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import tyro
+from etils import epath
 from measure import Step, finish, record, summary, time_in_turns
 
 import unet_jax
@@ -42,7 +42,7 @@ class Options:
     """Name of a copy of the report: results/SAVE.json, or a path that ends in .json. Empty: none."""
 
 
-def write_files(run: Run, folder: Path) -> dict[str, Path]:
+def write_files(run: Run, folder: epath.Path) -> dict[str, epath.Path]:
     """Export a run in every way that is installed; return the files by name."""
     rng, size = np.random.default_rng(0), network_size(run)
     pixels = rng.integers(0, 256, (2, *size, run.info.num_channels), np.uint8)
@@ -62,13 +62,13 @@ def write_files(run: Run, folder: Path) -> dict[str, Path]:
     return files
 
 
-def make_steps(run: Run, files: dict[str, Path], size: int, batch_size: int) -> dict[str, Step]:
+def make_steps(run: Run, files: dict[str, epath.Path], size: int, batch_size: int) -> dict[str, Step]:
     """Return functions that predict the same images of one size, by name."""
     shape = (batch_size, size, size, run.info.num_channels)
     images = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
     step = build_predict_step(run.config.model, len(run.class_names))
-    state = jax.device_put((run.state.params, run.state.batch_stats), jax.devices()[0])
-    steps: dict[str, Step] = {"jitted step": lambda: np.asarray(step(*state, images))}
+    params, batch_stats = jax.device_put((run.state.params, run.state.batch_stats), jax.devices()[0])
+    steps: dict[str, Step] = {"jitted step": lambda: np.asarray(step(params, batch_stats, jax.device_put(images)))}
     for name in ("onnxruntime", "onnxruntime, int8"):
         model = load_model(str(files[name]))
         steps[name] = lambda model=model: run_network(model, images)
@@ -85,8 +85,8 @@ def main(options: Options) -> None:
     run = load_run(options.run)
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        files = write_files(run, Path(folder))
-        sizes = {name: path.stat().st_size for name, path in files.items()}
+        files = write_files(run, epath.Path(folder))
+        sizes = {name: len(path.read_bytes()) for name, path in files.items()}
         for size in options.image_sizes:
             steps = make_steps(run, files, size, options.batch_size)
             times = time_in_turns(steps, options.num_rounds)
