@@ -388,6 +388,9 @@ def _check(folder: Path, settings: dict[str, Any], source: FileSource, config: D
     try:
         meta = json.loads((folder / "meta.json").read_text())
         cache_format, kept, files = meta["format"], meta["settings"], meta["files"]
+        fine = len(files) == len(source) and all(_is_identity(x) for of_sample in files for x in of_sample)
+        if not fine or not isinstance(kept, dict):
+            raise ValueError("it does not hold the identity of each file")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: is not a complete cache of unet_jax ({error!r}). {_REMEDY}") from error
     if cache_format != _FORMAT:
@@ -420,6 +423,12 @@ def _check(folder: Path, settings: dict[str, Any], source: FileSource, config: D
             raise InputError(f"{folder}: is stale: {record.id!r} has more or fewer mask files than it had. {_REMEDY}")
         for path, kept_identity in zip(record.files, identities, strict=True):
             _check_file(folder, record.id, path, kept_identity)
+
+
+def _is_identity(value: Any) -> bool:
+    """Return whether a value of meta.json can be the identity of a file, or stands for no file."""
+    kinds = [type(part) for part in value] if isinstance(value, list) else []
+    return value is None or kinds in ([int, int, str], [int, int, str, int])
 
 
 def _check_file(folder: Path, id_: str, path: epath.Path | None, kept: list[Any] | None) -> None:

@@ -124,9 +124,17 @@ class CheckpointStore:
         self._folder = folder
         for step in committed_steps(folder):  # before Orbax reads the metrics of all of them
             check_metrics(folder / str(step), best_metric)
-        self._checkpointer = ocp.training.Checkpointer(folder, preservation_policy=keep)
         self._saving: Future[None] | None = None
         self._has_failed = False
+        try:
+            self._checkpointer = ocp.training.Checkpointer(folder, preservation_policy=keep)
+        except OSError:
+            raise
+        except Exception as error:  # Orbax reads its records of all checkpoints, and one of them is damaged
+            bad = next((step for step in committed_steps(folder) if not self._is_good(step)), None)
+            if bad is not None:
+                raise self.unreadable(bad, error) from error
+            raise InputError(f"{folder}: these checkpoints cannot be read ({first_line(error)}).") from error
 
     def _goodness(self, metrics: Any) -> float:
         """Return a number that is larger for better metrics."""
