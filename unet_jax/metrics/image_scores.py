@@ -86,7 +86,7 @@ def border_distances(
       >>> print(there, back)
       [3. 2.] [2.]
     """
-    borders = [mask & ~ndimage.binary_erosion(mask) for mask in (predicted, truth)]
+    borders = [mask & ~np.asarray(ndimage.binary_erosion(mask), bool) for mask in (predicted, truth)]
     first, second = borders
     to_first, to_second = (np.asarray(ndimage.distance_transform_edt(~border)) for border in borders)
     return to_second[first], to_first[second]
