@@ -1,7 +1,9 @@
 """The audit's numbers on files small enough to count by hand."""
 
+import dataclasses
 import json
 import pathlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +14,8 @@ from scipy import ndimage
 
 from unet_jax._types import InputError, Sample
 from unet_jax.config import DataConfig
-from unet_jax.data.audit import audit_source, cannot_choose, problems_of, summarise, survey_source
-from unet_jax.data.fit import Fit
+from unet_jax.data.audit import Audit, audit_source, cannot_choose, problems_of, summarise, survey_source
+from unet_jax.data.fit import Fit, fit_of
 from unet_jax.data.layout import find_layout
 from unet_jax.data.pixels import resize_mask
 from unet_jax.data.sample_facts import facts_of, pixel_digest
@@ -374,3 +376,32 @@ def test_a_class_that_covers_most_of_nearly_every_image_is_said(tmp_path, num_fu
         f"masks are inverted: save them again with white inside and black outside."
     )
     assert said == ([expected] if is_said else [])
+
+
+def remarks_of(sizes, **settings):
+    """Remarks that name sizes, about images of these heights and widths by id."""
+    audit = dataclasses.replace(EMPTY, sizes=sizes, seen_at=fit_of(DataConfig(**settings)).text)
+    layout = SimpleNamespace(records=(), bad=(), unread={})
+    return remarks(audit, layout, {"train": list(sizes)}, DataConfig(**settings))
+
+
+EMPTY = Audit(("a",), (), (), (), (), (8, 8), (8, 8), (), (), ())
+
+
+def test_images_that_resizing_distorts_are_said():
+    """100x149 at a square changes the ratio by 1.49, 100x151 by 1.51; at 100x150 both keep theirs."""
+    sizes = {"a": (100, 149), "b": (100, 151), "c": (151, 100)}
+    (line,) = remarks_of(sizes, image_size=64)
+    assert "WARNING: 2 images are distorted at 64x64" in line and "the first is 'b' (151x100)" in line
+    (line,) = remarks_of(sizes, image_size=(64, 96))
+    assert "1 images are distorted at 96x64" in line and "'c' (100x151)" in line
+    assert remarks_of(sizes, image_size=64, fit="crop") == []
+
+
+def test_training_images_smaller_than_crops_are_said():
+    sizes = {"a": (64, 64), "b": (63, 200), "c": (200, 63)}
+    (line,) = remarks_of(sizes, image_size=64, fit="crop")
+    assert "WARNING: 2 of 3 training images are smaller than crops of 64x64" in line and "'b' (200x63)" in line
+    (line,) = remarks_of(sizes, image_size=(32, 64), fit="crop")
+    assert line.startswith("1 of 3") and "'c' (63x200)" in line
+    assert remarks_of(sizes, image_size=(32, 64), fit="crop", scale=2.0) == []

@@ -175,7 +175,18 @@ def test_a_run_of_an_earlier_version_is_evaluated_as_before(trained, tmp_path, c
         (old / path.name).parent.mkdir(exist_ok=True)
         (old / path.name).symlink_to(path)
     values = json.loads((root / "run" / "run.json").read_text())
-    for name in ("digests", "vanished", "splits", "seen_at", "enlarged", "enlarged_for_all", "bad_test"):
+    for name in (
+        "digests",
+        "vanished",
+        "splits",
+        "seen_at",
+        "enlarged",
+        "enlarged_for_all",
+        "alternative",
+        "sizes",
+        "classes",
+        "bad_test",
+    ):
         del values["audit"][name]
     (old / "run.json").unlink()
     (old / "run.json").write_text(json.dumps(values))

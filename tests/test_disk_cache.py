@@ -15,8 +15,10 @@ from etils import epath
 
 from unet_jax._types import InputError
 from unet_jax.config import DataConfig
+from unet_jax.data.cache_files import files_of_samples
+from unet_jax.data.cache_sources import DiskSource
 from unet_jax.data.cached_source import cache_kind, training_source
-from unet_jax.data.disk_cache import DiskSource, cache_bytes, cache_root, disk_source
+from unet_jax.data.disk_cache import cache_root, disk_source
 from unet_jax.data.layout import find_layout
 from unet_jax.data.pixels import BadSampleError
 from unet_jax.data.sources import FileSource, MemorySource, ResizedSource
@@ -67,7 +69,7 @@ def test_hard_masks_take_a_bit_and_soft_ones_a_byte(root):
     size = {name: (cached(config).folder / f"{name}.npy").stat().st_size for name in ("images", "masks")}
     assert size["images"] - 128 == 6 * 32 * 32 * 3
     assert size["masks"] - 128 == 6 * 32 * 32 * 3 / 8
-    assert sum(size.values()) - 256 == cache_bytes(6, config, 3)
+    assert sum(size.values()) - 256 == files_of_samples(6, config, 3).num_bytes
     soft = cached(config_of(root, mask_interpolation="linear"))
     assert (soft.folder / "masks.npy").stat().st_size - 128 == 6 * 32 * 32 * 3
 
@@ -231,7 +233,8 @@ def test_cache_lies_in_the_users_cache_folder_unless_told(monkeypatch, tmp_path)
 )
 def test_auto_is_memory_then_disk_then_nothing(settings, free, kind, monkeypatch):
     monkeypatch.setattr("unet_jax.data.cached_source.free_bytes", lambda config: free)
-    assert cache_kind(1, DataConfig(**settings), 1) == kind
+    config = DataConfig(**settings)
+    assert cache_kind(files_of_samples(1, config, 1), config) == kind
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ from etils import epath
 from hypothesis import given
 from PIL import Image
 
+from unet_jax.data.fit import scaled_size
 from unet_jax.data.images import rows as image_rows
 from unet_jax.data.images.files import read_pixels
 from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.images.rows import ImageRows, open_rows
-from unet_jax.data.images.scaling import resize_rows, scaled, scaled_size
+from unet_jax.data.images.scaling import resize_rows, scaled
 from unet_jax.data.images.tiff_rows import open_tiff_rows
 from unet_jax.data.pixels import BadSampleError, resize_image, resize_probs
 from unet_jax.metrics.objects import ObjectFinder

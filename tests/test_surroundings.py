@@ -10,6 +10,7 @@ from unet_jax._files import user_cache
 from unet_jax._types import InputError
 from unet_jax.cli.main import main
 from unet_jax.config import DataConfig
+from unet_jax.data.cache_files import files_of_samples
 from unet_jax.data.cached_source import cache_kind
 from unet_jax.data.disk_cache import cache_root
 from unet_jax.data.pipeline import Batches, _MakeSample
@@ -35,7 +36,9 @@ def test_without_a_home_folder_the_disk_cache_names_what_helps(homeless, tmp_pat
     with pytest.raises(InputError, match=r"XDG_CACHE_HOME.*--data\.cache-dir.*--data\.cache memory"):
         cache_root(DataConfig(cache="disk"))
     assert cache_root(DataConfig(cache_dir=str(tmp_path))) == tmp_path
-    assert cache_kind(10, DataConfig(), 2) == "memory"  # what fits into memory needs no folder
+    assert (
+        cache_kind(files_of_samples(10, DataConfig(), 2), DataConfig()) == "memory"
+    )  # what fits into memory needs no folder
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_root(DataConfig()) == tmp_path / "unet_jax"
 

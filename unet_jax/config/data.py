@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from unet_jax.config.checks import check_types, is_plain_name, require
+from unet_jax.config.checks import check_types, is_plain_name, require, require_fraction
 from unet_jax.config.settings import setting
 
 
@@ -29,7 +29,19 @@ class DataConfig:
     """Use the training images as val too. Meant for trials with very few images: such scores say nothing of others."""
     image_size: int | tuple[int, int] = 256
     """Height and width in pixels of the images that the network sees: one number for a square, or two: 512 768.
-    Images and masks are resized to it."""
+    fit says how images and masks come to it."""
+    fit: Literal["stretch", "pad", "crop"] = "stretch"
+    """Way from an image to image_size. stretch: resized to it, also if that changes the ratio of the sides.
+    pad: resized as a whole, with the ratio of the sides kept; the border at the bottom or on the right is ignored.
+    crop: parts of that size are cut out, and evaluation and prediction put whole images together from tiles."""
+    scale: float = setting(1.0, only_if={"fit": ("crop",)})
+    """Resolution that crops are cut at, as a multiple of the files': 0.5 halves height and width first."""
+    crop_foreground: float = setting(0.5, only_if={"fit": ("crop",)})
+    """Share of the training crops that are placed on a pixel of a class. Every class of the image is equally likely.
+    The others may lie anywhere."""
+    sample_by_class: bool = setting(False, only_if={"fit": ("crop",)})
+    """Choose the image of such a crop by class, each as often, for classes that few images have.
+    By default images give crops in proportion to their area."""
     channels: str = setting("", not_with=("image_patterns",))
     """Channels of the images to use, in this order, by their numbers from 0: '0,1,3'. Empty: all."""
     pages: Literal["error", "channels"] = "error"
@@ -100,6 +112,8 @@ class DataConfig:
             self.height_and_width[0],
         ):  # one way to write a square, so that equal runs are equal
             object.__setattr__(self, "image_size", self.height_and_width[0])
+        require(0.0 < self.scale <= 100.0, "data.scale", self.scale, "above 0 and at most 100")
+        require_fraction("data.crop_foreground", self.crop_foreground)
         require(0.0 < self.val_fraction < 1.0, "data.val_fraction", self.val_fraction, "between 0 and 1")
         require(self.num_threads >= 0, "data.num_threads", self.num_threads, "at least 0")
         require(self.num_workers >= 0, "data.num_workers", self.num_workers, "at least 0")

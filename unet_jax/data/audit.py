@@ -58,8 +58,12 @@ class Audit:
     splits: Mapping[str, SplitAudit] = dataclasses.field(default_factory=dict)
     vanished: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     """Ids, by class, of images that have pixels of the class, but none at the network's size."""
+    sizes: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)  # height and width of each image
+    classes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    """Numbers of the classes that the network sees in each image."""
     enlarged: tuple[str, ...] = ()  # per class: the flag with which no object vanishes
     enlarged_for_all: str = ""  # the flag with which no object of any class vanishes
+    alternative: str = ""  # another remedy (`Fit.alternative`)
     digests: Mapping[str, str] = dataclasses.field(default_factory=dict)  # digest of each image's pixels, by id
     num_covered: tuple[int, ...] = ()  # per class: number of images of which it covers more than `MOST`
     annotated: tuple[float, ...] = ()  # per class: fraction of all pixels that are not ignored
@@ -210,7 +214,10 @@ def summarise(survey: Survey, class_names: Sequence[str], splits: Mapping[str, S
             )
             for k, name in enumerate(class_names)
         },
+        sizes={id_: facts.size for id_, facts in survey.good.items()},
+        classes={id_: tuple(np.flatnonzero(facts.num_seen).tolist()) for id_, facts in survey.good.items()},
         enlarged=tuple(survey.fit.enlarged_by(g) for g in growth) if survey.fit else (),
+        alternative=survey.fit.alternative if survey.fit else "",
         enlarged_for_all=survey.fit.enlarged_by(max(growth)) if survey.fit else "",
         digests={id_: facts.digest for id_, facts in survey.good.items()},
         num_covered=tuple((shares > MOST).sum(axis=0).tolist()),
@@ -306,7 +313,7 @@ def problems_of(audit: Audit, *, skip_bad: bool) -> list[str]:
     elif train and train.num_images and not any(train.num_seen):
         problems.append(
             f"no pixel of any class is left in train at {audit.seen_at}, the size that the network sees. "
-            f"{audit.enlarged_for_all} keeps all objects; or cut the images into parts."
+            f"{audit.enlarged_for_all} keeps all objects{audit.alternative}."
         )
     return problems
 

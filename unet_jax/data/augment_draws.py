@@ -10,7 +10,7 @@ changes the size instead of the ratio of width to height. Changes that the origi
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -87,6 +87,45 @@ def draw_change(rng: np.random.Generator, config: AugmentConfig, mask: np.ndarra
     size = (width, height) if flips[2] else (height, width)
     cutout = _draw_cutout(rng, config, *size) if rng.random() < config.cutout_prob else (0, 0, 0, 0)
     return Change(color, _draw_tone(rng, config), matrix, elastic, flips, blur, noise, noise_key, cutout)
+
+
+class Sized(Protocol):
+    """WholeImage as far as a crop's place depends on it."""
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    def num_pixels(self, class_: int) -> int: ...
+
+    def pixel(self, class_: int, number: int) -> tuple[int, int]: ...
+
+
+def draw_window(rng: np.random.Generator, image: Sized, size: tuple[int, int], class_: int | None) -> tuple[int, int]:
+    """Draw the place of a crop at the image's resolution.
+
+    A random pixel is drawn, of the class if there is one, else of the whole image. The pixel of a class comes to lie
+    anywhere in the inner 80 % of the crop, any other one in its centre. The crop is then moved into the image, as far
+    as it fits.
+
+    Args:
+      rng: the only source of randomness.
+      image: image that is cropped.
+      size: height and width of the crop.
+      class_: class that the crop is placed on, or None.
+
+    Returns:
+      Top row and left column.
+    """
+    count = image.num_pixels(class_) if class_ is not None else 0
+    if class_ is not None and count:
+        pixel, places = image.pixel(class_, int(rng.integers(count))), rng.uniform(0.1, 0.9, 2)
+    else:
+        pixel, places = [int(rng.integers(length)) for length in image.size], (0.5, 0.5)
+    top, left = (
+        min(max(at - int(place * side), 0), max(length - side, 0))
+        for at, place, side, length in zip(pixel, places, size, image.size, strict=True)
+    )
+    return top, left
 
 
 def draw_color(rng: np.random.Generator, config: AugmentConfig) -> tuple[float, float, float]:

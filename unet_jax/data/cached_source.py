@@ -1,11 +1,12 @@
-"""Choice of the cache that keeps decoded, resized samples between epochs: memory, disk or none."""
+"""Choice of the cache that keeps decoded samples between epochs: memory, disk or none."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from unet_jax.config import DataConfig
-from unet_jax.data.disk_cache import cache_bytes, disk_source, free_bytes
-from unet_jax.data.images.format import RGB8, ImageFormat
+from unet_jax.data.cache_files import CacheFiles, files_of_images, files_of_samples
+from unet_jax.data.crops import DecodedImages, WholeImages
+from unet_jax.data.disk_cache import disk_images, disk_source, free_bytes
 from unet_jax.data.sources import FileSource, MemorySource, ResizedSource, Source
 
 _AUTO_MEMORY_BYTES = 2 * 2**30  # most bytes that data.cache "auto" keeps in memory
@@ -32,9 +33,9 @@ def training_source(
     Raises:
       InputError: the disk cache cannot be built or used.
     """
-    layout = source.layout
-    num_classes, has_valid = len(layout.class_names), layout.has_ignored
-    match cache_kind(len(source), config, num_classes, source.image_format, has_valid=has_valid):
+    classes, has_valid = source.layout.class_names, source.layout.has_ignored
+    files = files_of_samples(len(source), config, len(classes), source.image_format, has_valid=has_valid)
+    match cache_kind(files, config):
         case "disk":
             return disk_source(source, config, num_threads=num_threads, on_progress=on_progress)
         case "memory":
@@ -43,23 +44,44 @@ def training_source(
             return ResizedSource(source, config)
 
 
-def cache_kind(
-    num_samples: int,
+def whole_images(
+    source: FileSource,
     config: DataConfig,
-    num_classes: int,
-    image_format: ImageFormat | None = None,
+    sizes: Sequence[tuple[int, int]],
     *,
-    has_valid: bool = False,
-) -> str:
+    num_threads: int = 1,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> WholeImages:
+    """Return whole images at data.scale, cached as data.cache says. From a disk cache only the rows of a crop are read.
+
+    Args:
+      source: samples at their own size.
+      config: settings of the data set.
+      sizes: height and width of each image at data.scale.
+      num_threads, on_progress: as for `training_source`.
+
+    Raises:
+      InputError: the disk cache cannot be built or used.
+    """
+    classes, has_valid = source.layout.class_names, source.layout.has_ignored
+    files = files_of_images(sizes, config, len(classes), source.image_format, has_valid=has_valid)
+    match cache_kind(files, config):
+        case "disk":
+            return disk_images(source, config, sizes, num_threads=num_threads, on_progress=on_progress)
+        case "memory":
+            return MemorySource(DecodedImages(source, config))
+        case _:
+            return DecodedImages(source, config)
+
+
+def cache_kind(files: CacheFiles, config: DataConfig) -> str:
     """Return "memory", "disk" or "none": data.cache, or for "auto" the choice made here.
 
     That is memory below 2 GiB of samples, else disk if the cache takes less than 90 % of the free space, else none.
     """
     if config.cache != "auto":
         return config.cache
-    seen = image_format or RGB8
-    pixel_bytes = seen.num_channels * seen.dtype.itemsize + num_classes * (2 if has_valid else 1)
-    if num_samples * math.prod(config.height_and_width) * pixel_bytes < _AUTO_MEMORY_BYTES:
+    pixel_bytes = files.num_channels * files.dtype.itemsize + files.num_classes * (2 if files.has_valid else 1)
+    if sum(map(math.prod, files.sizes)) * pixel_bytes < _AUTO_MEMORY_BYTES:
         return "memory"
-    num_bytes = cache_bytes(num_samples, config, num_classes, image_format, has_valid=has_valid)
-    return "disk" if num_bytes < 0.9 * free_bytes(config) else "none"
+    return "disk" if files.num_bytes < 0.9 * free_bytes(config) else "none"

@@ -20,6 +20,7 @@ from unet_jax.config import AugmentConfig, DataConfig
 from unet_jax.config.packing import UNPACKED, Packing
 from unet_jax.data.augment import apply_change
 from unet_jax.data.augment_draws import Change, draw_change, stack_changes
+from unet_jax.data.crops import CropSource
 from unet_jax.data.order import EpochSample, TrainOrder, augment_rng
 from unet_jax.data.packing import pack_sample
 from unet_jax.data.shared_memory import FOLDER as SHARED_MEMORY
@@ -41,7 +42,12 @@ class _MakeSample(grain.transforms.Map):
     """Transform that reads, augments and packs one sample; picklable, so that worker processes can run it."""
 
     def __init__(
-        self, source: Source, seed: int, config: AugmentConfig, linear_masks: bool, packing: Packing = UNPACKED
+        self,
+        source: Source | CropSource,
+        seed: int,
+        config: AugmentConfig,
+        linear_masks: bool,
+        packing: Packing = UNPACKED,
     ):
         self._source, self._seed, self._config, self._linear = source, seed, config, linear_masks
         self._packing = packing
@@ -67,17 +73,19 @@ class _MakeSample(grain.transforms.Map):
     def drawn(self, element: EpochSample) -> tuple[Sample, Change]:
         """Read a sample and draw its change; the sample itself is not changed."""
         one_thread_opencv()
+        rng = augment_rng(self._seed, element)
         try:
-            sample = self._source[element.index]
+            if isinstance(self._source, CropSource):
+                sample = self._source.draw(rng, element)
+            else:
+                sample = self._source[element.index]
         except InputError:
             raise
         except Exception as error:
             raise RuntimeError(
                 f"sample {self.id_of(element.index)!r} cannot be read: {type(error).__name__}: {error}"
             ) from error
-        return sample, draw_change(
-            augment_rng(self._seed, element), self._config, sample.mask, linear_masks=self._linear
-        )
+        return sample, draw_change(rng, self._config, sample.mask, linear_masks=self._linear)
 
 
 class _SampleWithChange(_MakeSample):
@@ -141,7 +149,7 @@ class Batches(Iterator[BatchT]):
 
 
 def train_batches(
-    source: Source,
+    source: Source | CropSource,
     order: TrainOrder,
     augment_config: AugmentConfig,
     data_config: DataConfig,
@@ -153,7 +161,7 @@ def train_batches(
     """Iterate over the training batches from `start_step` to the end of the run; `close()` them to stop the threads.
 
     Args:
-      source: samples of one size, image `[h w c]` uint8 or uint16, mask `[h w k]` uint8.
+      source: samples of one size, image `[h w c]` uint8 or uint16, mask `[h w k]` uint8; or their crops.
       order: order of the samples.
       augment_config: probabilities and limits of the changes of samples.
       data_config: mask interpolation, and the numbers of threads and workers, which do not change the data.
@@ -173,7 +181,7 @@ def train_batches(
 
 
 def batches_with_changes(
-    source: Source,
+    source: Source | CropSource,
     order: TrainOrder,
     augment_config: AugmentConfig,
     data_config: DataConfig,
@@ -184,7 +192,7 @@ def batches_with_changes(
     """Iterate as `train_batches` does, over unchanged pixels and the changes that the devices are to apply to them.
 
     Args:
-      source: samples of one size, image `[h w c]` uint8 or uint16, mask `[h w k]` uint8.
+      source: samples of one size, image `[h w c]` uint8 or uint16, mask `[h w k]` uint8; or their crops.
       order: order of the samples.
       augment_config: probabilities and limits of the changes of samples.
       data_config: mask interpolation, and the numbers of threads and workers, which do not change the data.

@@ -1,24 +1,28 @@
 """Sources of samples by index: decoded from files at their own size, resized to the network's size, kept in memory."""
 
 from collections.abc import Sequence
-from typing import NoReturn, Protocol
+from typing import Generic, NoReturn, Protocol, TypeVar
 
 import numpy as np
 from etils import epath
 
 from unet_jax._types import Sample
 from unet_jax.config import DataConfig
+from unet_jax.data.fit import fit_of
 from unet_jax.data.images.format import ImageFormat, read_as
 from unet_jax.data.masks.index_values import color_text, is_in, listed
 from unet_jax.data.masks.large_arrays import values_of
 from unet_jax.data.masks.placement import ShownImage, placed, shown_image
 from unet_jax.data.masks.read import read_class_numbers, read_colors, read_mask
+from unet_jax.data.padding import read_part
 from unet_jax.data.pixels import BadSampleError, resize_image, resize_mask, resize_valid
 from unet_jax.data.records import Layout, Record
 
+T_co = TypeVar("T_co", covariant=True)
 
-class Source(Protocol):
-    """Random access to samples. Reading is thread-safe, and the same index always returns the same sample.
+
+class Indexed(Protocol[T_co]):
+    """Random access to samples. Reading is thread-safe, and the same index always returns the same one.
 
     Either all samples say which pixels are ignored (`Sample.valid`), or none does.
     """
@@ -28,12 +32,11 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Sample: ...
+    def __getitem__(self, index: int) -> T_co: ...
 
 
-def has_valid(source: Source) -> bool:
-    """Return whether the samples say which pixels are ignored (`Sample.valid`). The first one is read for it."""
-    return len(source) > 0 and source[0].valid is not None
+Source = Indexed[Sample]
+"""Random access to samples."""
 
 
 class FileSource:
@@ -162,11 +165,11 @@ class FileSource:
 
 
 class ResizedSource:
-    """Samples of another source, resized to data.image_size."""
+    """Samples of another source, resized to data.image_size, also with padding, or with crops by data.scale."""
 
     def __init__(self, source: Source, config: DataConfig):
         self._source = source
-        self._size = config.height_and_width
+        self._fit = fit_of(config)
         self._linear = config.mask_interpolation == "linear"
 
     @property
@@ -178,20 +181,20 @@ class ResizedSource:
 
     def __getitem__(self, index: int) -> Sample:
         sample = self._source[index]
-        image = resize_image(sample.image, *self._size)
-        mask = resize_mask(sample.mask, *self._size, linear=self._linear)
-        if sample.valid is None:
-            return Sample(image, mask)
-        valid = resize_valid(sample.valid, *self._size, linear=self._linear)
-        return Sample(image, mask & valid, valid)
+        size = self._fit.size_of(*sample.image.shape[:2])
+        image, mask = resize_image(sample.image, *size), resize_mask(sample.mask, *size, linear=self._linear)
+        valid = None if sample.valid is None else resize_valid(sample.valid, *size, linear=self._linear)
+        if self._fit.kind == "pad":
+            return read_part(image, mask, valid, (0, 0), self._fit.image_size, with_valid=True)
+        return Sample(image, mask if valid is None else mask & valid, valid)
 
 
-class MemorySource:
+class MemorySource(Generic[T_co]):
     """Samples of another source, kept in memory after their first access; every worker process keeps its own."""
 
-    def __init__(self, source: Source):
+    def __init__(self, source: Indexed[T_co]):
         self._source = source
-        self._samples: dict[int, Sample] = {}
+        self._samples: dict[int, T_co] = {}
 
     def __getstate__(self) -> dict[str, object]:
         return {"_source": self._source, "_samples": {}}
@@ -203,7 +206,7 @@ class MemorySource:
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> T_co:
         sample = self._samples.get(index)
         if sample is None:
             sample = self._samples.setdefault(index, self._source[index])  # atomic: threads agree on one array

@@ -11,8 +11,9 @@ from scipy import special
 from unet_jax._types import InputError
 from unet_jax.config import ModelConfig
 from unet_jax.config.predict import PredictConfig
+from unet_jax.data.fit import scaled_size
 from unet_jax.data.images.rows import ImageRows
-from unet_jax.data.images.scaling import resize_rows, scaled, scaled_size
+from unet_jax.data.images.scaling import resize_rows, scaled
 from unet_jax.data.pixels import BadSampleError, resize_image, resize_probs
 from unet_jax.devices.mesh import check_rows
 from unet_jax.inference.scale import scale_of_training, trained_fit

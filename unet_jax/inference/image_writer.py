@@ -13,8 +13,9 @@ from jaxtyping import Bool, Float
 
 from unet_jax._types import InputError
 from unet_jax.config.predict import OutputConfig
+from unet_jax.data.fit import scaled_size
 from unet_jax.data.images.rows import ImageRows
-from unet_jax.data.images.scaling import scaled, scaled_size
+from unet_jax.data.images.scaling import scaled
 from unet_jax.data.images.tiff import GeoTags
 from unet_jax.data.pixels import write_png
 from unet_jax.metrics.objects import ObjectFinder, Objects

@@ -30,7 +30,7 @@ def scale_of_training(info: RunInfo, size: tuple[int, int]) -> float | None:
       The scale with three digits, or None if the sizes of the training images were not recorded.
     """
     if trained_fit(info) == "crop":
-        return float(getattr(info.config.data, "scale", 1.0))
+        return float(info.config.data.scale)
     sizes = sizes_of_training(info)
     if sizes is None:
         return None
@@ -45,7 +45,7 @@ def scale_of_training(info: RunInfo, size: tuple[int, int]) -> float | None:
 
 def trained_fit(info: RunInfo) -> str:
     """Return the fit that a run was trained with."""
-    return getattr(info.config.data, "fit", "stretch")
+    return info.config.data.fit
 
 
 def scale_warning(info: RunInfo, fit: str, scale: float, size: tuple[int, int], height: int, width: int) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from unet_jax.config import DataConfig
 from unet_jax.data.audit import DARK, MOST, Audit
+from unet_jax.data.fit import fit_of
 from unet_jax.data.images.intensity import FoundFormat
 from unet_jax.data.listing import describe_endings
 from unet_jax.data.records import SPLITS, Layout
@@ -13,6 +14,7 @@ NUM_SHOWN = 10
 """Number of entries of each kind that are shown, before the number of the others."""
 WARNING = "WARNING"
 """Beginning of the lines that somebody should read before training."""
+_DISTORTED = 1.5  # change of the ratio of an image's sides that is said
 
 
 def overview(audit: Audit, splits: Mapping[str, Sequence[str]]) -> list[str]:
@@ -84,6 +86,8 @@ def remarks(audit: Audit, layout: Layout, splits: Mapping[str, Sequence[str]], c
         *_little_annotated(audit),
         *_covering_classes(audit),
         *_vanished_objects(audit),
+        *_distorted_images(audit, config),
+        *_small_images(audit, splits, config),
         *_dark_images(audit),
         *_copies(audit, splits),
         *_groups(splits, config),
@@ -155,7 +159,42 @@ def _vanished_objects(audit: Audit) -> Iterator[str]:
         yield (
             f"{WARNING + ': ' if serious else ''}{num_vanished} of {num_objects} objects of class {name} vanish at "
             f"{audit.seen_at}, the size that the network sees{whole}. {audit.enlarged[k]} keeps all of them, a smaller "
-            f"increase some; or cut the images into parts."
+            f"increase some{audit.alternative}."
+        )
+
+
+def _distorted_images(audit: Audit, config: DataConfig) -> Iterator[str]:
+    """Yield a warning if resizing changes the ratio of the sides of images much."""
+    if config.fit != "stretch":
+        return
+    (height, width), changed = config.height_and_width, []
+    for id_, size in audit.sizes.items():
+        ratio = (height * size[1]) / (width * size[0])
+        if not 1 / _DISTORTED < ratio < _DISTORTED:
+            changed.append((id_, size))
+    if changed:
+        id_, size = changed[0]
+        yield (
+            f"{WARNING}: {len(changed)} images are distorted at {audit.seen_at}: the ratio of their sides changes by a "
+            f"factor of more than {_DISTORTED:g}; the first is {id_!r} ({size[1]}x{size[0]}). Give --data.image-size "
+            f"HEIGHT WIDTH, or use --data.fit pad or crop."
+        )
+
+
+def _small_images(audit: Audit, splits: Mapping[str, Sequence[str]], config: DataConfig) -> Iterator[str]:
+    """Yield a line if training images are smaller than the crops that are cut from them."""
+    if config.fit != "crop":
+        return
+    fit, (height, width) = fit_of(config), config.height_and_width
+    sizes = {id_: fit.size_of(*audit.sizes[id_]) for id_ in splits.get("train", ()) if id_ in audit.sizes}
+    small = [id_ for id_, size in sizes.items() if size[0] < height or size[1] < width]
+    if small:
+        size = sizes[small[0]]
+        yield (
+            f"{WARNING + ': ' if 2 * len(small) > len(sizes) else ''}{len(small)} of {len(sizes)} training images are "
+            f"smaller than crops of {width}x{height} at {fit.text}; the first is {small[0]!r} ({size[1]}x{size[0]}). "
+            f"What is missing is their mirror image, which is ignored. Use a smaller --data.image-size if most of a "
+            f"crop is missing."
         )
 
 

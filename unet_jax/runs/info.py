@@ -1,6 +1,7 @@
 """The file run.json, which holds the facts of a run that are fixed when it begins."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import platform
@@ -15,6 +16,8 @@ from unet_jax._types import InputError
 from unet_jax.config import Config
 from unet_jax.config.choices import Choice
 from unet_jax.config.dicts import config_from_dict, config_to_dict
+from unet_jax.data.crop_plan import CropPlan
+from unet_jax.data.fit import fit_of
 from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.order import TrainOrder, steps_per_epoch
 from unet_jax.runs.folder import check_is_run
@@ -86,13 +89,34 @@ class RunInfo:
         Raises:
           InputError: there are fewer training images than one batch needs.
         """
-        train, num_images = self.config.train, len(self.splits["train"])
+        train, crops = self.config.train, self._crops
+        num_samples = len(self.splits["train"]) if crops is None else len(crops)
         num_epochs = -(-self.num_steps // max(1, self._steps_per_epoch))
-        return TrainOrder(num_images, train.batch_size, num_epochs, self.config.seed)
+        return TrainOrder(num_samples, train.batch_size, num_epochs, self.config.seed, crops=crops)
+
+    def fitted_sizes(self, split: str) -> list[tuple[int, int]]:
+        """Return the height and width at which the images of train or val are kept, cropped or not."""
+        fit, sizes = fit_of(self.config.data), self.audit.get("sizes", {})
+        return [fit.size_of(*sizes.get(id_, (0, 0))) for id_ in self.splits[split]]
+
+    @functools.cached_property
+    def _crops(self) -> CropPlan | None:
+        """Crops of an epoch, with `data.fit crop`."""
+        data = self.config.data
+        if data.fit != "crop":
+            return None
+        return CropPlan(
+            self.fitted_sizes("train"),
+            [self.audit["classes"][id_] for id_ in self.splits["train"]],
+            data.height_and_width,
+            foreground=data.crop_foreground,
+            by_class=data.sample_by_class,
+        )
 
     @property
     def _steps_per_epoch(self) -> int:
-        return steps_per_epoch(len(self.splits["train"]), self.config.train.batch_size)
+        num_samples = len(self.splits["train"]) if self._crops is None else len(self._crops)
+        return steps_per_epoch(num_samples, self.config.train.batch_size)
 
 
 def current_versions() -> dict[str, str]:

@@ -34,6 +34,7 @@ def check_stored(values: dict[str, Any]) -> None:
         _check_ids(values["splits"][name], f"splits.{name}")
     _require(all(map(_is_text, values["versions"].values())), "versions", "not an object of texts")
     _check_audit(values["audit"], len(values["class_names"]))
+    _check_crops(values)
     _check_images(values.get("images"))
     code = values.get("loss_code", {})
     _require(_is_object(code) and all(map(_is_text, code.values())), "loss_code", "not an object of texts")
@@ -73,8 +74,25 @@ def _check_audit(audit: dict[str, Any], num_classes: int) -> None:
     val = splits.get("val", {})
     fine = all(_is_list(val.get(name, [])) for name in ("constant_dice", "num_seen"))
     _require(fine and all(map(_is_share, val.get("constant_dice", []))), "audit.splits.val", "not lists of shares")
+    sizes, classes = audit.get("sizes", {}), audit.get("classes", {})
+    for size in _require_object(sizes, "audit.sizes").values():
+        fine = len(_list(size, "audit.sizes")) == 2 and all(_is_count(side) and side > 0 for side in size)
+        _require(fine, "audit.sizes", "not a height and a width for each id")
+    for numbers in _require_object(classes, "audit.classes").values():
+        fine = all(_is_count(number) and number < num_classes for number in _list(numbers, "audit.classes"))
+        _require(fine, "audit.classes", "not numbers of classes")
     for name in ("imported_from", "channels"):
         _require(_is_text(audit.get(name, "")), f"audit.{name}", "not a text")
+
+
+def _check_crops(values: dict[str, Any]) -> None:
+    """Raise `DamagedError` if the length of an epoch of crops cannot be computed."""
+    data, audit = values["config"].get("data"), values["audit"]
+    if not _is_object(data) or data.get("fit") != "crop":
+        return
+    for split, field in (("train", "sizes"), ("val", "sizes"), ("train", "classes")):
+        missing = [id_ for id_ in values["splits"][split] if id_ not in audit.get(field, {})]
+        _require(not missing, f"audit.{field}", f"without {_shown(missing[0]) if missing else ''}")
 
 
 def _check_images(images: Any) -> None:
@@ -111,6 +129,11 @@ def _list(value: Any, field: str) -> list[Any]:
 def _fits(name: str) -> bool:
     """Return whether a name has no control characters and is short enough for a file system."""
     return not control_character(name) and len(name.encode()) <= _MAX_NAME_BYTES
+
+
+def _require_object(value: Any, field: str) -> dict[str, Any]:
+    _require(_is_object(value), field, "not an object")
+    return value
 
 
 def _is_text(value: Any) -> bool:

@@ -15,11 +15,11 @@ from unet_jax.config import Config
 from unet_jax.config.choices import Choice
 from unet_jax.config.dicts import flatten_config, replace
 from unet_jax.config.presets import auto
+from unet_jax.data.crops import has_valid
 from unet_jax.data.images.format import ImageFormat, describe_format
 from unet_jax.data.layout import find_layout
 from unet_jax.data.object_sizes import ObjectSizes, object_sizes
 from unet_jax.data.pixels import BadSampleError
-from unet_jax.data.sources import has_valid
 from unet_jax.data.splits import assign_splits, empty_split
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.plan import choose

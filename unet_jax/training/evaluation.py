@@ -1,4 +1,8 @@
-"""Evaluation on the validation split during training: on the devices, at the network's image size."""
+"""Evaluation on the validation split during training.
+
+It is done on the devices, at the network's image size. With crops, it is what `unet-jax evaluate` does: whole images at
+their own size, put together from tiles.
+"""
 
 import dataclasses
 import math
@@ -9,8 +13,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from unet_jax._types import Batch
+from unet_jax.data.crops import GridSource
 from unet_jax.data.pipeline import eval_batches
 from unet_jax.devices.mesh import fetch, process_share, put_batch, put_images
+from unet_jax.inference.evaluate import evaluate_run
 from unet_jax.metrics import Counts
 from unet_jax.metrics.counts import num_counted
 from unet_jax.metrics.scores import Scores, count_lost
@@ -18,6 +24,7 @@ from unet_jax.program.optim import make_schedule, scale_learning_rate
 from unet_jax.program.state import TrainState, averaged
 from unet_jax.program.steps import EvalStep
 from unet_jax.report.pictures import image_title, to_rgb
+from unet_jax.runs.load import Run
 from unet_jax.runs.progress import Progress, should_stop
 from unet_jax.training.goodput import Pace
 from unet_jax.training.log import Evaluation
@@ -40,21 +47,9 @@ def evaluate(
     """
     config, step, last_step = session.config, progress.step, session.info.num_steps
     with session.ledger.phase("evaluation"):
-        batches = eval_batches(
-            session.val_source,
-            config.train.batch_size,
-            packing=session.program.packing,
-            share=process_share(session.mesh),
-        )
-        scores, loss = evaluate_batches(
-            session.program.eval_step,
-            averaged(state),
-            batches,
-            ids=session.val_source.ids,
-            class_names=session.info.class_names,
-            mesh=session.mesh,
-            vanished=session.info.audit.get("vanished", {}),
-        )
+        scores, loss = _evaluate_val(session, averaged(state))
+        if config.data.fit == "crop":
+            scores = _evaluate_whole(session, averaged(state), step)
         early_stop = progress.early_stop.seen(loss, min_delta=config.train.early_stop_min_delta)
         plateau = progress.plateau
         with jax.transfer_guard("allow"):  # the schedule takes a Python number to the device and back
@@ -84,6 +79,35 @@ def evaluate(
             progress, loss_sum=0.0, num_losses=0, early_stop=early_stop, plateau=plateau, finished=finished
         )
         return state, progress, evaluation
+
+
+def _evaluate_val(session: Session, state: TrainState) -> tuple[Scores, float]:
+    """Return the scores of the validation samples, or with crops of the parts that cover them, and their loss."""
+    batches = eval_batches(
+        session.val_source,
+        session.config.train.batch_size,
+        packing=session.program.packing,
+        share=process_share(session.mesh),
+    )
+    return evaluate_batches(
+        session.program.eval_step,
+        state,
+        batches,
+        ids=session.val_source.ids,
+        class_names=session.info.class_names,
+        mesh=session.mesh,
+        vanished=session.info.audit.get("vanished", {}),
+    )
+
+
+def _evaluate_whole(session: Session, state: TrainState, step: int) -> Scores:
+    """Return the scores of the validation images as `unet-jax evaluate` computes them."""
+    info, data = session.info, session.config.data
+    run = Run(session.out, step, state, info.config, info.class_names, info, {}, session.mesh)
+    by_id = {record.id: record for record in session.layout.records}
+    records = [by_id[id_] for id_ in info.splits["val"]]
+    with jax.transfer_guard("allow"):
+        return evaluate_run(run, session.layout, records, soft_masks=data.soft_masks)
 
 
 def evaluate_batches(
@@ -137,10 +161,11 @@ def show_evaluation(session: Session, state: TrainState, evaluation: Evaluation)
     """Print an evaluation, and draw curves and the first validation images. A failed picture is only a warning."""
     with session.ledger.phase("evaluation"):
         session.log.show(evaluation)
-        count = min(session.config.train.num_pictures, len(session.val_source))
+        count = min(session.config.train.num_pictures, len(session.info.splits["val"]))
         if not count:
             return
-        samples = [session.val_source[i] for i in range(count)]
+        source = session.val_source
+        samples = [source.middle_of(i) if isinstance(source, GridSource) else source[i] for i in range(count)]
         images = np.stack([sample.image for sample in samples])
         on_devices = put_images(images, session.mesh)
         shown = averaged(state)

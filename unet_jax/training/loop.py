@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from unet_jax._types import Preempted
 from unet_jax.config import Config
 from unet_jax.config.choices import Choice
-from unet_jax.data.sources import has_valid
+from unet_jax.data.crops import has_valid
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.program.build import Program, batch_shapes, build, check_divisible, make_term_gradients
 from unet_jax.program.state import TrainState, num_parameters
@@ -29,7 +29,7 @@ from unet_jax.training.goodput import Ledger, Pacer
 from unet_jax.training.log import RunLog
 from unet_jax.training.non_finite import NonFiniteLossError, Returns, count_return, read_metrics
 from unet_jax.training.preemption import stop_requests
-from unet_jax.training.session import Session, cached_source
+from unet_jax.training.session import Session, train_source, val_source
 from unet_jax.training.setup import begin_run
 from unet_jax.training.starting_state import describe_start, newest_state
 
@@ -114,7 +114,6 @@ def train(
             display.line(describe_start(out, info, progress))
         if not progress.finished:
             program = make_program(config, len(info.class_names), info.num_steps)
-            train_source, val_source = (cached_source(info, layout, split, display) for split in ("train", "val"))
             session = Session(
                 info=info,
                 out=out,
@@ -123,8 +122,9 @@ def train(
                 display=display,
                 log=RunLog(out, config.train, display, info.constant_dice),
                 ledger=ledger,
-                train_source=train_source,
-                val_source=val_source,
+                layout=layout,
+                train_source=train_source(info, layout, display),
+                val_source=val_source(info, layout, display),
                 order=info.order,
                 program=program,
                 term_gradients_step=make_term_gradients(config, program, info.class_names, info.num_steps)

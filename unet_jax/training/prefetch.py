@@ -12,9 +12,10 @@ from jax.sharding import Mesh
 from unet_jax._types import Batch
 from unet_jax.config import Config
 from unet_jax.config.packing import UNPACKED, Packing
+from unet_jax.data.crops import CropSource, has_valid
 from unet_jax.data.order import TrainOrder
 from unet_jax.data.pipeline import batches_with_changes, train_batches
-from unet_jax.data.sources import Source, has_valid
+from unet_jax.data.sources import Source
 from unet_jax.devices.mesh import batch_shardings, process_share, put_batch, put_rows
 from unet_jax.model.packing import pack
 from unet_jax.program.augment_step import make_augment_step
@@ -116,7 +117,13 @@ class MapIterator(Iterator[T], Generic[T]):
 
 
 def device_batches(
-    source: Source, order: TrainOrder, config: Config, mesh: Mesh, *, start_step: int, packing: Packing = UNPACKED
+    source: Source | CropSource,
+    order: TrainOrder,
+    config: Config,
+    mesh: Mesh,
+    *,
+    start_step: int,
+    packing: Packing = UNPACKED,
 ) -> PrefetchIterator[Batch] | MapIterator[Batch]:
     """Iterate over the augmented and packed training batches, which are on the devices.
 

@@ -1,7 +1,9 @@
 """The session: the parts of a training run that every step uses and no step replaces."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from typing import Any
 
 from etils import epath
 from jax.sharding import Mesh
@@ -9,7 +11,8 @@ from jax.sharding import Mesh
 from unet_jax._types import Batch
 from unet_jax.config import Config
 from unet_jax.config.dicts import config_to_dict
-from unet_jax.data.cached_source import training_source
+from unet_jax.data.cached_source import training_source, whole_images
+from unet_jax.data.crops import CropSource, GridSource, WholeImages
 from unet_jax.data.order import TrainOrder
 from unet_jax.data.records import Layout
 from unet_jax.data.sources import Source
@@ -45,10 +48,12 @@ class Session:
     """Metrics, curves and pictures."""
     ledger: Ledger
     """Clock of the run's phases."""
-    train_source: Source
-    """Training samples, at the network's size."""
+    layout: Layout
+    """Files of the data set."""
+    train_source: Source | CropSource
+    """Training samples, at the network's size, or their random crops."""
     val_source: Source
-    """Validation samples, at the network's size."""
+    """Validation samples, at the network's size; with crops, the parts that cover them."""
     order: TrainOrder
     """Order of the training samples in the whole run."""
     program: Program
@@ -103,12 +108,33 @@ class Session:
             self.display.line(line)
 
 
-def cached_source(info: RunInfo, layout: Layout, split: str, display: Display) -> Source:
-    """Return the samples of a split at the network's size, cached in the way that `data.cache` says."""
+def train_source(info: RunInfo, layout: Layout, display: Display) -> Source | CropSource:
+    """Return the training samples at the network's size, or their random crops."""
+    if info.config.data.fit != "crop":
+        return _cached(info, layout, "train", display, training_source)
+    images = _whole(info, layout, "train", display)
+    return CropSource(images, info.fitted_sizes("train"), info.config.data.height_and_width)
+
+
+def val_source(info: RunInfo, layout: Layout, display: Display) -> Source:
+    """Return the validation samples at the network's size; with crops, the parts that cover them."""
+    if info.config.data.fit != "crop":
+        return _cached(info, layout, "val", display, training_source)
+    images = _whole(info, layout, "val", display)
+    return GridSource(images, info.fitted_sizes("val"), info.config.data.height_and_width)
+
+
+def _whole(info: RunInfo, layout: Layout, split: str, display: Display) -> WholeImages:
+    """Return the whole images of a split, cached in the way that `data.cache` says."""
+    return _cached(info, layout, split, display, functools.partial(whole_images, sizes=info.fitted_sizes(split)))
+
+
+def _cached(info: RunInfo, layout: Layout, split: str, display: Display, cached: Callable[..., Any]) -> Any:
+    """Return the samples of a split, cached in the way that `data.cache` says."""
     config = info.config.data
     files = split_source(layout, info.splits[split], config, info.image_format)
     with display.bar(f"caching {split}", len(files), unit="images") as show:
-        return training_source(
+        return cached(
             files,
             config,
             num_threads=config.num_threads or num_cores(),

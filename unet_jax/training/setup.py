@@ -138,8 +138,13 @@ def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display,
         choices=tuple(choices),
         loss_code=loss_code(config.loss),
     )
-    _ = info.order  # made only for its check, so that too few images are an error before anything is written
+    order = info.order  # too few images are an error before anything is written
     _describe_data(layout, audit, splits, config.data, display)
+    if config.data.fit == "crop":
+        height, width = config.data.height_and_width
+        display.line(
+            f"  an epoch has {order.num_samples} crops of {width}x{height}, as many as fit into the area of the images"
+        )
     out.mkdir(parents=True, exist_ok=True)
     save_identities(out, config.data.root, {record.id: [] for record in layout.records} | source.identities)
     save_info(out, info)

@@ -9,20 +9,11 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from scipy import sparse
 
+from unet_jax.data.fit import scaled_size
 from unet_jax.data.images.rows import ImageRows
 from unet_jax.data.pixels import resize_columns
 
 _BLOCK_BYTES = 2**25  # of a block of the result
-
-
-def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    """Return the height and width of an image at a scale, at least one pixel each.
-
-    Example:
-      >>> scaled_size(101, 3, 0.1)
-      (10, 1)
-    """
-    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def scaled(image: ImageRows, scale: float) -> ImageRows:
