@@ -163,7 +163,7 @@ def test_interrupted_anywhere_it_ends_with_the_same_scores(done, synthetic_root,
 
 
 def test_variants_of_networks_and_batches(synthetic_root, tmp_path):
-    wide = Variant("wide", BCE.loss, {"model.center_width": 12, "train.batch_size": 4})
+    wide = Variant("wide", BCE.loss, {"model.center_width": 12, "train.batch_size": 4, "data.fit": "pad"})
     config = replace(tiny_config(synthetic_root), {"train.num_epochs": 1})
     study = Study(str(tmp_path / "out"), config, (BCE, wide), (0,), "bce")
     run_study(study, display=quiet(), mesh=ONE_DEVICE)
@@ -175,7 +175,7 @@ def test_variants_of_networks_and_batches(synthetic_root, tmp_path):
     assert 0.5 < costs["wide"].relative_time / ratio < 2.0
     assert set(all_files(study)) == {("bce", 0), ("wide", 0)}
     html = make_page(study, read_results(study), dict.fromkeys(("differences", "ranking", "curves"), b""))
-    assert "model.center_width = 12, train.batch_size = 4" in html and "Study of 2 variants" in html
+    assert "model.center_width = 12, train.batch_size = 4, data.fit = pad" in html and "Study of 2 variants" in html
     assert "began with the same weights" not in html and "saw the same batches" not in html
 
 

@@ -22,7 +22,7 @@ _STUDY_FIELDS = ("out", "seeds", "baseline", "preset", "split", "devices_per_run
 _LOSS_FIELDS = tuple(field.name for field in dataclasses.fields(LossConfig))
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
 _VARIED_DATA = (
-    *("image_size", "mask_interpolation"),
+    *("image_size", "fit", "scale", "crop_foreground", "sample_by_class", "mask_interpolation"),
     *("channels", "intensity", "intensity_percentiles", "intensity_limits"),
 )
 """Settings of the data that a variant may have: what the network sees, but not which images, masks and splits."""

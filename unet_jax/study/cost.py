@@ -71,9 +71,12 @@ def measure_costs(study: Study, programs: SharedPrograms, mesh: Mesh, display: G
         # Variants that differ only in their losses share one state and one batch, which saves memory.
         kind = kinds[variant.name] = repr(sorted(variant.settings.items()))
         if kind not in states:
-            has_valid = config.augment.ignore_outside or find_layout(config.data).has_ignored
-            pixels = {"num_channels": info.num_channels, "image_dtype": info.image_dtype, "has_valid": has_valid}
-            shapes = batch_shapes(config, num_classes, program.packing, mesh, **pixels)
+            shapes = programs.batch_shapes(config, num_classes, info.num_steps)
+            if shapes is None:  # no run was trained in this process
+                has_ignored = find_layout(config.data).has_ignored
+                has_valid = config.augment.ignore_outside or config.data.fit == "pad" or has_ignored
+                pixels = {"num_channels": info.num_channels, "image_dtype": info.image_dtype, "has_valid": has_valid}
+                shapes = batch_shapes(config, num_classes, program.packing, mesh, **pixels)
             batches[kind] = _made_up_batch(shapes, mesh)
             init = jax.jit(program.init, static_argnums=1)
             states[kind] = put_replicated(init(jax.random.key(0), info.num_channels), mesh)

@@ -72,6 +72,11 @@ class SharedPrograms:
         """Number of training steps compiled so far."""
         return sum(steps.compiled is not None for steps in self._steps.values())
 
+    def batch_shapes(self, config: Config, num_classes: int, num_steps: int) -> Batch | None:
+        """Return the shapes of the batches that the training step was compiled for; None if it was not compiled."""
+        steps = self._steps.get(_key(config, num_classes, num_steps))
+        return steps.batch_shapes if steps else None
+
     def step_bytes(self, config: Config, num_classes: int, num_steps: int) -> int | None:
         """Return the memory in bytes that the compiled training step needs on one device, as the compiler reports it.
 
@@ -99,6 +104,7 @@ class _Steps:
     def __init__(self, config: Config, num_classes: int, num_steps: int):
         self.program = program = build(config, num_classes, num_steps)
         self.compiled: Any = None
+        self.batch_shapes: Batch | None = None
 
         def steps_with(numbers: PyTree) -> tuple[TrainStep, EvalStep]:
             return make_steps(config, program.model, program.tx, program.packing, num_steps, numbers)
@@ -135,5 +141,6 @@ class _Numbered:
         assert self._arguments is not None
         steps, numbers = self._steps, self._numbers
         if steps.compiled is None:
+            steps.batch_shapes = self._arguments[1]
             steps.compiled = steps.train_step.lower(*self._arguments, numbers).compile()
         return lambda state, batch: steps.compiled(state, batch, numbers)
