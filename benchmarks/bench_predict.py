@@ -198,6 +198,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.child:
         return child(options)
+    if any(side % 2 ** len(options.widths) or side < options.tile for side in options.size):
+        parser.error(
+            "--size must be multiples of 2 to the number of --widths, and not below --tile (no image is padded)"
+        )
     report = peak(options) if options.memory else compare(options)
     record = measure.record("predict", {k: v for k, v in vars(options).items() if k != "save"}, ("torch", "monai"))
     measure.finish(record | report, options.save)

@@ -190,7 +190,7 @@ def test_in_small(script, arguments, tmp_path):
 @pytest.mark.slow
 def test_prediction_in_small(tmp_path):
     saved = tmp_path / "report.json"
-    size = ("--size", "40", "70", "--tile", "32", "--widths", "4", "8")
+    size = ("--size", "40", "72", "--tile", "32", "--widths", "4", "8")
     report = run("bench_predict.py", *size, "--num-rounds", "1", "--d4", "--save", str(saved))
     assert {"step", "command", "loop", "D4", "8 calls"} <= set(report["results"]) and "loop" not in report["failed"]
     assert json.loads(saved.read_text()) == report
