@@ -13,20 +13,27 @@ import cv2
 import numpy as np
 
 
+def read(file: Path) -> np.ndarray:
+    """Return the pixels of a file as gray levels, `[h w]` uint8."""
+    pixels = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
+    if pixels is None:
+        sys.exit(f"{file}: cannot be read as an image.")
+    return pixels
+
+
 def main(source: Path, out: Path) -> None:
     """Write the copy, with ignore/ID.png for each images/ID.png."""
     shutil.copytree(source, out)
     (out / "ignore").mkdir()
     rng = np.random.default_rng(0)
     for image in sorted((out / "images").iterdir()):
-        height, width = cv2.imread(str(image)).shape[:2]
-        noise = cv2.GaussianBlur(rng.normal(size=(height, width)), (0, 0), 6.0)
+        noise = cv2.GaussianBlur(rng.normal(size=read(image).shape), (0, 0), 6.0)
         ignored = noise > np.quantile(noise, 2 / 3)
         cv2.imwrite(str(out / "ignore" / f"{image.stem}.png"), ignored.astype(np.uint8) * 255)
         for folder in (out / "masks").iterdir():
-            file = str(folder / f"{image.stem}.png")
-            mask = cv2.imread(file, cv2.IMREAD_GRAYSCALE)
-            cv2.imwrite(file, np.where(ignored, 255 - mask, mask))
+            file = folder / f"{image.stem}.png"
+            mask = read(file)
+            cv2.imwrite(str(file), np.where(ignored, 255 - mask, mask))
 
 
 if __name__ == "__main__":
