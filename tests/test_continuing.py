@@ -122,6 +122,7 @@ def test_a_finished_run_made_longer_equals_one_that_was_long_from_the_start(synt
     assert changes == [[1, 2], [2, 3]]
 
 
+@pytest.mark.slow  # the longer run above goes on by the same code
 def test_a_run_stopped_early_goes_on_with_more_patience(synthetic_root, tmp_path):
     config = tiny_config(synthetic_root, num_epochs=3, early_stop_patience=1, early_stop_min_delta=100.0)
     assert run(config, tmp_path).step == 4

@@ -283,6 +283,7 @@ def test_the_number_that_training_prints_is_what_evaluate_says(crop_config, trai
     assert any(said["dice"].values())
 
 
+@pytest.mark.slow  # test_rectangles.py does the same with whole images, and crops enter before
 def test_crops_are_packed_and_augmented_on_devices_as_on_the_host(crop_config, tmp_path):
     still = {"augment.color_prob": 0.0, "augment.geometry_prob": 0.0, "optim.name": "sgd", "train.num_epochs": 1}
     config = replace(crop_config, still)

@@ -65,7 +65,7 @@ def test_a_run_does_not_go_on_with_another_loss_of_the_same_name(own, synthetic_
     config = replace(tiny_config(synthetic_root), {"loss.terms": [{"name": "own_losses:mine"}]})
     layout, out = find_layout(config.data), epath.Path(tmp_path / "run")
     splits = assign_splits(layout, config.data)
-    save_info(out, RunInfo(config, layout.class_names, splits, {}, {}, None, (), loss_code(config.loss)))
+    save_info(out, RunInfo(config, layout.class_names, splits, {}, {}, loss_code=loss_code(config.loss)))
     assert continue_info(config, layout, out)[0] == load_info(out)
     own(CODE.replace("POWER = 2.0", "POWER = 3.0"))
     with pytest.raises(InputError, match=r"run: the loss 'own_losses:mine' has other code now.*--init-from"):

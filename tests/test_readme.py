@@ -35,6 +35,8 @@ def test_python_example_runs(tmp_path, monkeypatch, capsys, smaller):
         exec(compile(code, "docs/howto.md", "exec"), {})
 
 
+# 9 s: its programs train five networks. test_fit.py checks what they call.
+@pytest.mark.slow
 def test_programs_of_the_python_page_run(tmp_path, monkeypatch, capsys, smaller):
     """All in one process and on one device, as in a notebook. A block after `<!-- file: NAME -->` is a file."""
     monkeypatch.chdir(tmp_path)
