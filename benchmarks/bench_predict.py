@@ -35,6 +35,7 @@ from unet_jax.inference.fits import BATCH_SIZE, network_of, predict_patches, way
 from unet_jax.inference.folder import predict_files
 from unet_jax.program.build import build
 from unet_jax.program.tile_stream import Failure, cut
+from unet_jax.report.row_files import NpyRows
 from unet_jax.runs.info import RunInfo
 from unet_jax.runs.load import Run
 
@@ -168,12 +169,10 @@ def child(options: argparse.Namespace) -> None:
     run, (height, width) = random_run(options, options.classes[0]), options.child
     with tempfile.TemporaryDirectory() as folder:
         path = epath.Path(folder) / "image.npy"
-        image = np.lib.format.open_memmap(path, "w+", np.uint8, (height, width, 3))
-        rng = np.random.default_rng(0)
-        for start in range(0, height, 256):
-            image[start : start + 256] = rng.integers(0, 256, image[start : start + 256].shape, np.uint8)
-        image.flush()
-        del image
+        rng, file = np.random.default_rng(0), NpyRows(pathlib.Path(path), (height, width, 3), np.uint8)
+        for start in range(0, height, 256):  # a mapped file would count as memory of the process
+            file.write(rng.integers(0, 256, (min(256, height - start), width, 3), np.uint8))
+        file.close()
         start = time.perf_counter()
         how = PredictConfig(fit="crop", scale=1.0, overlap=options.overlap)
         list(predict_files(run, {"image": (path,)}, epath.Path(folder) / "out", how, MASKS))

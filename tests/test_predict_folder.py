@@ -146,6 +146,16 @@ def test_rectangular_tiles(run):
     np.testing.assert_allclose(tiled, predict_probs_unresized(wide, image[None])[0], atol=1e-5)
 
 
+def test_many_classes_keep_their_order(tmp_path):
+    """Nine classes, more than a byte has bits."""
+    names = tuple(f"c{k}" for k in range(9))
+    many, image = make_run(names=names), noise(40, 50)
+    list(predict_files(many, write(tmp_path / "in", a=image), epath.Path(tmp_path / "out"), EXACT))
+    (probs,) = predict_images(many, [image], EXACT)
+    np.testing.assert_array_equal(masks_of(tmp_path / "out", many, "a"), (probs > 0.5) * np.uint8(255))
+    assert len({(probs[..., k] > 0.5).tobytes() for k in range(9)}) > 5  # so that a wrong order would show
+
+
 # --- scale ------------------------------------------------------------------------------------------------------------
 
 
@@ -322,12 +332,11 @@ def test_names_of_classes_that_are_names_of_results(tmp_path):
 
 def test_large_overlays_are_reduced_and_show_thin_objects(run, tmp_path, monkeypatch):
     monkeypatch.setattr(image_writer, "LARGEST_OVERLAY", 30)
-    reduced = np.zeros((15, 30, 1), bool)
-    mask = np.zeros((1, 50, 100), bool)
-    mask[0, 33, 77] = True
+    reduced, mask = np.zeros((15, 30), bool), np.zeros((50, 100), bool)
+    mask[33, 77] = True
     for y in range(0, 50, 7):
-        image_writer._add_reduced(reduced, y, mask[:, y : y + 7], (50, 100))
-    assert np.argwhere(reduced[..., 0]).tolist() == [[33 * 15 // 50, 77 * 30 // 100]]
+        image_writer._add_reduced(reduced, y, mask[y : y + 7], (50, 100))
+    assert np.argwhere(reduced).tolist() == [[33 * 15 // 50, 77 * 30 // 100]]
     files = write(tmp_path / "in", a=noise(50, 100))
     list(predict_files(run, files, epath.Path(tmp_path / "out"), EXACT))
     assert cv2.imread(str(tmp_path / "out" / "overlay" / "a.png")).shape == (15, 30, 3)

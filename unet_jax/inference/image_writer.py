@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 
 from unet_jax._types import InputError
 from unet_jax.config.predict import OutputConfig
@@ -81,25 +81,27 @@ class ImageWriter:
         self._overlay_scale = factor
         self._overlay_mask = np.zeros((*self._small, len(class_names)), bool) if outputs.overlay else None
         self._mask_band = self._probs_band = None
-        self._last: Future[None] = pool.submit(self._open)
+        self._writing: Future[None] | None = None
+        self._last: Future[Any] = pool.submit(self._open)
 
     def add(self, patch: Patch[Any]) -> None:
         """Take the probabilities of a rectangle."""
         rows, columns, num_classes = patch.values.shape
         width = self._job.image.width
         if patch.x == 0:
-            self._mask_band = np.empty((num_classes, rows, width), bool)
+            self._mask_band = np.empty((rows, width, -(-num_classes // 8)), np.uint8)  # a bit for each class
             self._probs_band = self._new_probs(num_classes, rows)
         band, end = self._mask_band, patch.x + columns
         assert band is not None
-        for k in range(num_classes):
-            np.greater(patch.values[..., k], self._threshold[k], out=band[k, :, patch.x : end])
+        band[:, patch.x : end] = np.packbits(patch.values > self._threshold, axis=-1)
         if self._outputs.probs == "npy":
             self._probs_band[:, patch.x : end] = patch.values  # type: ignore[index]
         elif self._outputs.probs == "tiff":
             self._probs_band[:, :, patch.x : end] = np.moveaxis(np.rint(patch.values * _WHITE), -1, 0)  # type: ignore
         if end == width:
-            self._then(self._write, patch.y, band, self._probs_band)
+            if self._writing is not None:
+                self._writing.result()  # one band is written while the next one is computed, and no more wait
+            self._writing = self._then(self._write, patch.y, band, self._probs_band)
             self._mask_band = self._probs_band = None
 
     def finish(self) -> "Future[list[Objects]]":
@@ -144,20 +146,21 @@ class ImageWriter:
                 file = NpyRows(path, shape, np.float32) if one else TiffRows(path, height, width, np.uint16, tags)
                 self._files.append((file, path, final))
 
-    def _write(self, y: int, masks: Bool[np.ndarray, "k h w"], probs: np.ndarray | None) -> None:
+    def _write(self, y: int, masks: UInt8[np.ndarray, "h w bytes"], probs: np.ndarray | None) -> None:
         """Write some rows, from row y on."""
-        count = len(self._names)
-        for k, (file, _, final) in enumerate(self._files):
+        count, size = len(self._names), (self._job.image.height, self._job.image.width)
+        for k, (file, _, final) in enumerate(self._files[:count]):
+            mask = masks[..., k // 8] & (128 >> k % 8) != 0
             with told(final):
-                if k < count:
-                    file.write(masks[k].view(np.uint8) * np.uint8(255))
-                else:
-                    assert probs is not None
-                    file.write(probs if self._outputs.probs == "npy" else probs[k - count])
-        for finder, mask in zip(self._finders, masks, strict=False):
-            finder.add(mask)
-        if self._overlay_mask is not None:
-            _add_reduced(self._overlay_mask, y, masks, (self._job.image.height, self._job.image.width))
+                file.write(mask.view(np.uint8) * np.uint8(255))
+            if self._finders:
+                self._finders[k].add(mask)
+            if self._overlay_mask is not None:
+                _add_reduced(self._overlay_mask[..., k], y, mask, size)
+        for k, (file, _, final) in enumerate(self._files[count:]):
+            assert probs is not None
+            with told(final):
+                file.write(probs if self._outputs.probs == "npy" else probs[k])
 
     def _finish(self) -> list[Objects]:
         for file, _, final in self._files:
@@ -211,16 +214,15 @@ def told(final: epath.Path) -> Iterator[None]:
 
 
 def _add_reduced(
-    reduced: Bool[np.ndarray, "h2 w2 k"], y: int, masks: Bool[np.ndarray, "k h w"], size: tuple[int, int]
+    reduced: Bool[np.ndarray, "h2 w2"], y: int, mask: Bool[np.ndarray, "h w"], size: tuple[int, int]
 ) -> None:
     """Mark the pixels of a reduced mask that some rows of the mask, from row y on, have a pixel in."""
     height, width = size
-    if reduced.shape[:2] == size:
-        reduced[y : y + masks.shape[1]] = np.moveaxis(masks, 0, -1)
+    if reduced.shape == size:
+        reduced[y : y + len(mask)] = mask
         return
-    rows = np.arange(y, y + masks.shape[1]) * reduced.shape[0] // height
+    rows = np.arange(y, y + len(mask)) * reduced.shape[0] // height
     row_starts = np.flatnonzero(np.diff(rows, prepend=-1))
     column_starts = -(-np.arange(reduced.shape[1]) * width // reduced.shape[1])
-    for k, mask in enumerate(masks):
-        of_rows = np.logical_or.reduceat(mask, row_starts, axis=0)
-        reduced[rows[row_starts], :, k] |= np.logical_or.reduceat(of_rows, column_starts, axis=1)
+    of_rows = np.logical_or.reduceat(mask, row_starts, axis=0)
+    reduced[rows[row_starts]] |= np.logical_or.reduceat(of_rows, column_starts, axis=1)
