@@ -143,7 +143,10 @@ def test_rollback_goes_on_with_later_batches_and_continues_bit_for_bit(synthetic
     assert_equal_runs(interrupted(config, tmp_path / "again"), tmp_path / "run")
 
 
-@pytest.mark.parametrize(("policy", "tries"), [("skip", MAX_SKIPS + 1), ("rollback", MAX_ROLLBACKS + 1)])
+_RETURNS = pytest.param("rollback", MAX_ROLLBACKS + 1, marks=pytest.mark.slow)  # the test above has returns too
+
+
+@pytest.mark.parametrize(("policy", "tries"), [("skip", MAX_SKIPS + 1), _RETURNS])
 def test_every_policy_ends_where_nothing_is_finite_any_more(synthetic_root, tmp_path, poison, policy, tries):
     poison(1)
     config, display = tiny_config(synthetic_root, num_epochs=20, on_non_finite=policy), Lines()

@@ -101,7 +101,7 @@ def test_opposite_terms_by_hand():
     assert not np.any(still.term_cosines()) and not np.any(still.class_cosines())
 
 
-@pytest.mark.parametrize("packing", ["none", "2"])
+@pytest.mark.parametrize("packing", [pytest.param("none", marks=pytest.mark.slow), "2"])
 def test_the_landscape_of_a_config(packing):
     """Weights and ramps are in the terms; the terms' gradients add up to the training step's."""
     ramped = LossTermConfig("tversky", 3.0, ramp=RampConfig(stop=0.5))
