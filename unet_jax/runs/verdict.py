@@ -59,17 +59,19 @@ def _likely_reasons(info: RunInfo, failed: list[str], best_step: int, last_step:
     keeps_start = model.norm == "batch" and not model.batch_norm_correction
     kept = model.batch_norm_momentum**last_step if keeps_start else 0.0
     if kept > _STALE:
+        quicker = "--model.batch-norm-momentum 0.9, or " if model.batch_norm_momentum > 0.9 else ""
         yield (
             f"evaluation normalises with running statistics, and after {last_step} updates {kept:.0%} of them still "
             f"stem from before training (model.batch_norm_momentum {model.batch_norm_momentum:g}).",
-            f"{anew}--model.batch-norm-momentum 0.9, or {longer}{patient}.",
+            f"{anew}{quicker}{longer}{patient}.",
         )
     lost = [name for name in failed if vanished.get(name)]
     if lost:
         num_lost = sum(len(vanished[name]) for name in lost)
+        height, width = config.data.height_and_width
         yield (
-            f"in {num_lost} images, all objects of {' and '.join(lost)} vanish at {config.data.image_size}x"
-            f"{config.data.image_size}, the size that the network sees.",
+            f"in {num_lost} images, all objects of {' and '.join(lost)} vanish at {width}x{height}, the size that the "
+            f"network sees.",
             f"{anew}a larger --data.image-size (unet-jax audit shows which).",
         )
     if last_step < info.num_steps:

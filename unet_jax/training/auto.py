@@ -81,8 +81,8 @@ def choose_config(
       >>> names = write_synthetic(root, num_images=12, image_size=32, num_classes=2, seed=0)
       >>> given = {"data.root": str(root), "model.widths": (4,), "model.center_width": 8}
       >>> config, choices = unet_jax.choose_config(given)
-      >>> config.data.image_size, config.train.batch_size, config.train.num_steps
-      (32, 2, 1000)
+      >>> config.data.image_size, config.train.num_steps
+      (32, 1000)
     """
     begin = time.monotonic()
     config, display, mesh = replace(auto(), dict(settings)), display or make_display(), mesh or make_mesh()

@@ -57,7 +57,7 @@ def fit(
       >>> import tempfile
       >>> import numpy as np
       >>> import unet_jax
-      >>> images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), np.uint8)
+      >>> images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
       >>> source = unet_jax.ArraySource(images, images[..., :1] > 128, ["bright"])
       >>> settings = {"data.image_size": 32, "train.num_epochs": 1, "model.widths": (4,), "model.center_width": 8}
       >>> config = unet_jax.replace(unet_jax.PRESETS["small"](), settings)
