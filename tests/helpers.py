@@ -87,6 +87,17 @@ def run(config: Config, out: Any, display: Quiet | None = None, mesh: Any = ONE_
     return train(config, out, display=display or Quiet(), mesh=mesh, **options)
 
 
+class Lines(Quiet):
+    """Keeps what is printed."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def line(self, text):
+        self.lines.append(text)
+
+
 class Interrupting(Quiet):
     """Presses Ctrl-C after a training step."""
 

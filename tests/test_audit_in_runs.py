@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
-from helpers import run, tiny_config
+from helpers import Lines, run, tiny_config
 
 from unet_jax import metrics
 from unet_jax._types import Batch, InputError
@@ -21,17 +21,6 @@ from unet_jax.report.display import Quiet
 from unet_jax.report.metrics_file import MetricsFile
 from unet_jax.runs.info import load_info
 from unet_jax.training.evaluation import evaluate_batches
-
-
-class Lines(Quiet):
-    """Keeps what is printed."""
-
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def line(self, text):
-        self.lines.append(text)
 
 
 def save(root, folder, id_, pixels, ending=".png"):

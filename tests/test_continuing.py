@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 from etils import epath
-from helpers import Interrupting, assert_equal_runs, rows, run, tiny_config, with_optim
+from helpers import Interrupting, Lines, assert_equal_runs, rows, run, tiny_config, with_optim
 
 from unet_jax import InputError, load_run
 from unet_jax.config import OptimConfig
@@ -15,20 +15,10 @@ from unet_jax.data.images.format import RGB8
 from unet_jax.data.layout import find_layout
 from unet_jax.data.splits import assign_splits
 from unet_jax.program.optim import make_schedule
-from unet_jax.report.display import Quiet
 from unet_jax.runs.info import RunInfo, load_info, save_info
 from unet_jax.runs.progress import Patience, Progress
 from unet_jax.training.continuing import continue_info
 from unet_jax.training.starting_state import describe_start
-
-
-class Listening(Quiet):
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def line(self, text):
-        self.lines.append(text)
 
 
 @pytest.fixture
@@ -111,7 +101,7 @@ def test_a_finished_run_made_longer_equals_one_that_was_long_from_the_start(synt
     straight = run(config, tmp_path / "straight")
     short = replace(config, {"train.num_epochs": 1})
     assert run(short, tmp_path / "run").step == 2
-    display = Listening()
+    display = Lines()
     with pytest.raises(KeyboardInterrupt):
         run(replace(config, {"train.num_epochs": 2}), tmp_path / "run", Interrupting(3))
     result = run(config, tmp_path / "run", display)
@@ -137,7 +127,7 @@ def test_a_run_without_a_step_does_not_hold_its_folder(synthetic_root, tmp_path)
     config = tiny_config(synthetic_root, num_epochs=1)
     with pytest.raises(InputError, match="nowhere"):
         run(replace(config, {"init_from": str(tmp_path / "nowhere")}), tmp_path / "run")
-    display = Listening()
+    display = Lines()
     assert run(replace(config, {"seed": 4}), tmp_path / "run", display).step == 2
     assert any("No step of that run was saved, so a new run takes its place." in line for line in display.lines)
     assert load_run(tmp_path / "run").config.seed == 4

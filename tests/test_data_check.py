@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from etils import epath
-from helpers import tiny_config
+from helpers import Lines, tiny_config
 
 from unet_jax import InputError
 from unet_jax.config.dicts import replace
@@ -32,18 +32,9 @@ def begun(synthetic_root, tmp_path):
     return config, out, root
 
 
-class Listening(Quiet):
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def line(self, text):
-        self.lines.append(text)
-
-
 def go_on(begun, **settings):
     config, out, _ = begun
-    display = Listening()
+    display = Lines()
     info, _ = begin_run(replace(config, {k.replace("__", "."): v for k, v in settings.items()}), out, display)
     return info, display.lines
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import ONE_DEVICE, Interrupting, assert_equal_runs, rows, run, tiny_config
+from helpers import ONE_DEVICE, Interrupting, Lines, assert_equal_runs, rows, run, tiny_config
 
 from unet_jax import Config, load_run, replace
 from unet_jax.config import TrainConfig
@@ -20,7 +20,6 @@ from unet_jax.program.after_update import keep_if_finite
 from unet_jax.program.build import build
 from unet_jax.program.state import TrainState
 from unet_jax.program.steps import make_train_step
-from unet_jax.report.display import Quiet
 from unet_jax.runs.progress import Progress
 from unet_jax.training.non_finite import MAX_ROLLBACKS, MAX_SKIPS, NonFiniteLossError
 from unet_jax.training.setup import split_source
@@ -55,15 +54,6 @@ def poison(monkeypatch):
     return lambda modulus: monkeypatch.setattr(
         "unet_jax.program.build.make_train_step", functools.partial(poisoned_train_step, modulus)
     )
-
-
-class Lines(Quiet):
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def line(self, text):
-        self.lines.append(text)
 
 
 def all_batches(config, info):

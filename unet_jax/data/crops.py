@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unet_jax._types import Sample
-from unet_jax.config import DataConfig
+from unet_jax.config import AugmentConfig, DataConfig
 from unet_jax.data.augment_draws import draw_window
 from unet_jax.data.order import EpochSample
 from unet_jax.data.padding import Rows, read_part
@@ -152,8 +152,10 @@ class GridSource:
         return self._images[image].read(top, left, self._size, with_valid=self._reaches_beyond)
 
 
-def has_valid(source: Source | CropSource) -> bool:
-    """Return whether the samples say which pixels are ignored (`Sample.valid`). The first one is read for it."""
+def has_valid(source: Source | CropSource, augment: AugmentConfig) -> bool:
+    """Return whether training samples say which pixels are ignored (`Sample.valid`). The first one is read for it."""
+    if augment.ignore_outside:
+        return True
     if isinstance(source, CropSource):
         return source.has_valid
     return len(source) > 0 and source[0].valid is not None

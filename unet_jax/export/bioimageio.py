@@ -17,7 +17,7 @@ from unet_jax._files import replace_bytes
 from unet_jax._types import InputError
 from unet_jax.data.pixels import resize_image, write_png
 from unet_jax.export.check import Agreement, CheckImage
-from unet_jax.export.contract import About, input_limits, make_contract, network_size
+from unet_jax.export.contract import About, checked_name, input_limits, make_contract, network_size
 from unet_jax.export.onnx_graph import OPSET
 from unet_jax.export.onnx_model import check_model, make_model, new_session
 from unet_jax.report.pictures import render_overlay, to_rgb
@@ -57,9 +57,7 @@ def export_bioimageio(
       >>> about = About("CC-BY-4.0", ("A. Person",), "Finds white blood cells.")  # doctest: +SKIP
       >>> export_bioimageio(run, "cells.zip", given_images(run, ["a.png"]), about=about)  # doctest: +SKIP
     """
-    out = epath.Path(out)
-    if out.suffix != ".zip":
-        raise InputError(f"{out}: does not end in .zip. Give the file to write: --out model.zip")
+    out = checked_name(out, ".zip", "model.zip")
     if not (about.license and about.authors):
         raise InputError(
             "a package of the BioImage Model Zoo names a licence and authors: --license CC-BY-4.0 --authors 'A. Person'"

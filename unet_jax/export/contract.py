@@ -4,7 +4,9 @@ import dataclasses
 from typing import Any, Literal
 
 import numpy as np
+from etils import epath
 
+from unet_jax._types import InputError
 from unet_jax.runs.info import current_versions
 from unet_jax.runs.load import Run
 
@@ -32,6 +34,23 @@ class About:
 
 NOTHING = About()
 """No facts."""
+
+
+def checked_name(out: str | epath.Path, ending: str, example: str) -> epath.Path:
+    """Return the file to write as a path.
+
+    Args:
+      out: the file.
+      ending: ending that its name must have, such as ".onnx".
+      example: name for the error message.
+
+    Raises:
+      InputError: the name has another ending.
+    """
+    out = epath.Path(out)
+    if out.suffix != ending:
+        raise InputError(f"{out}: does not end in {ending}. Give the file to write: --out {example}")
+    return out
 
 
 def make_contract(run: Run, layout: Layout, dtype: str, about: About) -> dict[str, Any]:

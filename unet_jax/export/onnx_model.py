@@ -16,7 +16,7 @@ from unet_jax._types import InputError
 from unet_jax.data.pixels import resize_image
 from unet_jax.export import predict_onnx
 from unet_jax.export.check import TOLERANCE, Agreement, CheckImage, Target, compare
-from unet_jax.export.contract import KEY, NOTHING, About, input_limits, make_contract, network_size
+from unet_jax.export.contract import KEY, NOTHING, About, checked_name, input_limits, make_contract, network_size
 from unet_jax.export.folded import Layer, folded_layers
 from unet_jax.export.onnx_graph import Input, make_heads, make_network
 from unet_jax.export.quantization import quantize
@@ -62,7 +62,7 @@ def export_onnx(
       >>> agreement.largest_difference < 1e-4  # doctest: +SKIP
       True
     """
-    out = _checked_name(out)
+    out = checked_name(out, ".onnx", "model.onnx")
     type_, limits = input_limits(run)
     model = make_model(run, "float16" if dtype == "float16" else "float32")
     if dtype == "int8":
@@ -116,7 +116,7 @@ def export_heads(
     Raises:
       InputError: as in `export_onnx`; the size is not square, the images are not of 8 bits, or thresholds differ.
     """
-    out = _checked_name(out)
+    out = checked_name(out, ".onnx", "model.onnx")
     height, width = network_size(run)
     thresholds = sorted({float(value) for value in run.threshold})
     if run.info.image_dtype != np.uint8:
@@ -229,10 +229,3 @@ def new_session(model: onnx.ModelProto) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def _checked_name(out: str | epath.Path) -> epath.Path:
-    out = epath.Path(out)
-    if out.suffix != ".onnx":
-        raise InputError(f"{out}: does not end in .onnx. Give the file to write: --out model.onnx")
-    return out

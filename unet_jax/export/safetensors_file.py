@@ -10,10 +10,9 @@ import numpy as np
 from etils import epath
 
 from unet_jax._files import replace_bytes
-from unet_jax._types import InputError
 from unet_jax.config.dicts import config_to_dict
 from unet_jax.export.check import TOLERANCE, Agreement, CheckImage, Target, compare
-from unet_jax.export.contract import KEY, NOTHING, About, make_contract
+from unet_jax.export.contract import KEY, NOTHING, About, checked_name, make_contract
 from unet_jax.program.build import build_logits
 from unet_jax.runs.load import Run
 
@@ -57,9 +56,7 @@ def export_safetensors(
     """
     from safetensors.numpy import load, save
 
-    out = epath.Path(out)
-    if out.suffix != ".safetensors":
-        raise InputError(f"{out}: does not end in .safetensors. Give the file to write: --out weights.safetensors")
+    out = checked_name(out, ".safetensors", "weights.safetensors")
     params, batch_stats = jax.device_get((run.state.params, run.state.batch_stats))
     leaves, tree = jax.tree_util.tree_flatten_with_path({"params": params, "batch_stats": batch_stats})
     names = ["/".join(key.key for key in path) for path, _ in leaves]

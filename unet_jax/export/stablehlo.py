@@ -25,7 +25,7 @@ from unet_jax.config import ModelConfig
 from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.pixels import resize_image, resize_probs
 from unet_jax.export.check import TOLERANCE, Agreement, CheckImage, Target, compare
-from unet_jax.export.contract import FORMAT, NOTHING, About, input_limits, make_contract
+from unet_jax.export.contract import FORMAT, NOTHING, About, checked_name, input_limits, make_contract
 from unet_jax.metrics.calibration import Calibration
 from unet_jax.program.build import build_logits
 from unet_jax.runs.load import Run
@@ -148,9 +148,7 @@ def export_stablehlo(
       >>> export_stablehlo(run, "model.stablehlo", images).largest_difference < 1e-4  # doctest: +SKIP
       True
     """
-    out = epath.Path(out)
-    if out.suffix != ".stablehlo":
-        raise InputError(f"{out}: does not end in .stablehlo. Give the file to write: --out model.stablehlo")
+    out = checked_name(out, ".stablehlo", "model.stablehlo")
     type_, limits = input_limits(run)
     contract = make_contract(run, "pixels", type_.name, about)
     params, batch_stats = jax.device_get((run.state.params, run.state.batch_stats))

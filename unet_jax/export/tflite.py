@@ -14,10 +14,9 @@ from etils import epath
 from jaxtyping import Array, Float
 
 from unet_jax._files import replace_bytes
-from unet_jax._types import InputError
 from unet_jax.config import ModelConfig
 from unet_jax.export.check import Agreement, CheckImage, Target, compare
-from unet_jax.export.contract import NOTHING, About, input_limits, make_contract, network_size
+from unet_jax.export.contract import NOTHING, About, checked_name, input_limits, make_contract, network_size
 from unet_jax.export.folded import Layer
 from unet_jax.export.onnx_model import layers_of
 from unet_jax.runs.load import Run
@@ -58,9 +57,7 @@ def export_tflite(
       >>> run = unet_jax.load_run("RUN")  # doctest: +SKIP
       >>> agreement = export_tflite(run, "model.tflite", given_images(run, ["a.png"]))  # doctest: +SKIP
     """
-    out = epath.Path(out)
-    if out.suffix != ".tflite":
-        raise InputError(f"{out}: does not end in .tflite. Give the file to write: --out model.tflite")
+    out = checked_name(out, ".tflite", "model.tflite")
     type_, limits = _input(run)
     white = float(np.iinfo(run.info.image_dtype).max)
     size = network_size(run)

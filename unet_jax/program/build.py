@@ -94,7 +94,7 @@ def build(config: Config, num_classes: int, num_steps: int, *, backend: str | No
     """
     backend = backend or jax.default_backend()
     packing = Packing(level_factors(config.model, backend)[0], logits_factor(config.model, num_classes, backend))
-    model = make_model(_with_factors(config.model, backend), num_classes)
+    model = _network(config.model, num_classes, backend)
     tx = make_optimizer(config.optim, num_steps)
     options = compiler_options(backend)
     train_step, eval_step = make_steps(config, model, tx, packing, num_steps, compiler_options=options)
@@ -107,7 +107,7 @@ def build_predict_step(
 ) -> PredictStep:
     """Build the prediction step of a network, for the given kind of device as in `build`."""
     backend = backend or jax.default_backend()
-    model = make_model(_with_factors(config, backend), num_classes)
+    model = _network(config, num_classes, backend)
     options = compiler_options(backend)
     return make_predict_step(model.apply, size_multiple=config.size_multiple, tta=tta, compiler_options=options)
 
@@ -117,7 +117,7 @@ def build_logits_step(
 ) -> LogitsStep:
     """Build the step that computes the logits of tiles, for the given kind of device as in `build`."""
     backend = backend or jax.default_backend()
-    model = make_model(_with_factors(config, backend), num_classes)
+    model = _network(config, num_classes, backend)
     options = compiler_options(backend)
     return make_logits_step(model.apply, size_multiple=config.size_multiple, tta=tta, compiler_options=options)
 
@@ -134,13 +134,14 @@ def build_logits(config: ModelConfig, num_classes: int, backend: str) -> Callabl
       A function `({"params": ..., "batch_stats": ...}, images) -> logits`, from `[b h w c]` float32 in [0, 1] to
       `[b h w k]` float32, neither of them packed.
     """
-    return functools.partial(make_model(_with_factors(config, backend), num_classes).apply, train=False)  # type: ignore
+    return functools.partial(_network(config, num_classes, backend).apply, train=False)  # type: ignore
 
 
-def _with_factors(config: ModelConfig, backend: str) -> ModelConfig:
-    """Return the config with `packing` replaced by the factors that it means on a kind of device."""
+def _network(config: ModelConfig, num_classes: int, backend: str) -> UNet:
+    """Return the network of a config, with `packing` replaced by the factors that it means on a kind of device."""
     factors = level_factors(config, backend)[:-1]
-    return dataclasses.replace(config, packing=",".join(f"{rows}x{columns}" for rows, columns in factors))
+    packing = ",".join(f"{rows}x{columns}" for rows, columns in factors)
+    return make_model(dataclasses.replace(config, packing=packing), num_classes)
 
 
 def make_steps(

@@ -80,7 +80,7 @@ def look_through(config: DataConfig, display: Display) -> Findings:
     found = FoundFormat(ImageFormat(), "", ())
     image_format: ImageFormat | None = None  # any file as 8-bit RGB, so that the masks are looked at all the same
     try:
-        found = _format(layout, splits["train"], config, display)
+        found = find_image_format(layout, splits["train"], config, display)
         image_format = found.format
     except InputError as error:
         problems.append(str(error))
@@ -113,8 +113,8 @@ def look_through(config: DataConfig, display: Display) -> Findings:
     )
 
 
-def _format(layout: Layout, train_ids: Sequence[str], config: DataConfig, display: Display) -> FoundFormat:
-    """Find channels and intensities of the training images."""
+def find_image_format(layout: Layout, train_ids: Sequence[str], config: DataConfig, display: Display) -> FoundFormat:
+    """Find the channels and intensities of the training images."""
     train = set(train_ids)
     images = [record.images for record in layout.records if record.id in train]
     with display.bar("reading intensities", len(images), unit="images") as show:

@@ -9,11 +9,12 @@ from typing import Any
 
 from etils import epath
 
-from unet_jax._files import read_json, replace_text
-from unet_jax._types import InputError, Sample
+from unet_jax._files import replace_text
+from unet_jax._types import Sample
 from unet_jax.data.file_identity import identity, same_content
 from unet_jax.data.records import Record
 from unet_jax.data.sources import FileSource
+from unet_jax.runs.versioned_json import read_versioned
 
 _FORMAT = 1
 
@@ -83,21 +84,16 @@ def load_identities(path: epath.Path) -> tuple[str, Identities] | None:
     file = data_path(path)
     if not file.exists():
         return None
-    try:
-        values = read_json(file)
-        if values["format"] != _FORMAT:
-            raise InputError(f"{file}: has format {values['format']!r}; this version of unet_jax reads {_FORMAT}.")
-        root, files = values["root"], values["files"]
-        fine = isinstance(root, str) and all(isinstance(x, list) and all(map(_is_identity, x)) for x in files.values())
-        if not fine:
-            raise ValueError("it does not hold identities of files")
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{file}: is damaged ({type(error).__name__}: {error}). Restore it; or delete it, and the run takes the "
-            f"files that are there now for the right ones."
-        ) from error
+    remedy = "Restore it; or delete it, and the run takes the files that are there now for the right ones."
+    return read_versioned(file, _FORMAT, _parsed, remedy)
+
+
+def _parsed(values: Any) -> tuple[str, Identities]:
+    """Return the root and the identities in the content of data.json."""
+    root, files = values["root"], values["files"]
+    fine = isinstance(root, str) and all(isinstance(x, list) and all(map(_is_identity, x)) for x in files.values())
+    if not fine:
+        raise ValueError("it does not hold identities of files")
     return root, files
 
 

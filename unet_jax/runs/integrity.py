@@ -10,8 +10,9 @@ from typing import Any
 
 from etils import epath
 
-from unet_jax._files import read_json, replace_text
+from unet_jax._files import replace_text
 from unet_jax._types import InputError
+from unet_jax.runs.versioned_json import read_versioned
 
 Digests = dict[str, str]
 """Digest of each file, by its path below the checkpoint's folder."""
@@ -51,18 +52,13 @@ def read_digests(folder: epath.Path) -> dict[int, Digests]:
     path = digests_path(folder)
     if not path.exists():
         return {}
-    try:
-        values = read_json(path)
-        if values["format"] != _FORMAT:
-            raise InputError(f"{path}: has format {values['format']!r}; this version of unet_jax reads {_FORMAT}.")
-        return {int(step): _checked(digests) for step, digests in values["checkpoints"].items()}
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path}: is damaged ({type(error).__name__}: {error}). Restore it, or delete it: checkpoints then load "
-            f"unchecked."
-        ) from error
+    remedy = "Restore it, or delete it: checkpoints then load unchecked."
+    return read_versioned(path, _FORMAT, _parsed, remedy)
+
+
+def _parsed(values: Any) -> dict[int, Digests]:
+    """Return the digests in the content of digests.json."""
+    return {int(step): _checked(digests) for step, digests in values["checkpoints"].items()}
 
 
 def damaged_files(folder: epath.Path, step: int) -> list[str] | None:

@@ -26,7 +26,8 @@ from unet_jax.plan import choose
 from unet_jax.plan.choose import StepCost
 from unet_jax.plan.step_cost import device_memory, measure_steps
 from unet_jax.report.display import Display, make_display
-from unet_jax.training.setup import find_image_format, split_source
+from unet_jax.report.findings import find_image_format
+from unet_jax.training.setup import split_source
 
 _MOST_SAMPLES = 200
 """Training images whose objects are measured, evenly spread over the data set."""
@@ -140,7 +141,7 @@ def _look(config: Config, display: Display) -> _Data:
         num_classes=len(layout.class_names),
         image_format=found.format,
         sizes=sizes,
-        has_valid=config.augment.ignore_outside or has_valid(source),
+        has_valid=has_valid(source, config.augment),
         seconds_per_image=seconds,
     )
 

@@ -151,7 +151,7 @@ def _compile(session: Session, state: TrainState) -> TrainStep:
         mesh,
         num_channels=info.num_channels,
         image_dtype=info.image_dtype,
-        has_valid=info.config.augment.ignore_outside or has_valid(session.train_source),
+        has_valid=has_valid(session.train_source, info.config.augment),
     )
     device = f"{mesh.size} {mesh.devices.flat[0].device_kind} device{'s' if mesh.size > 1 else ''}"
     start = time.perf_counter()

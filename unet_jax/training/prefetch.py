@@ -148,7 +148,7 @@ def device_batches(
         return PrefetchIterator(batches, lambda batch: put_batch(batch, mesh))
     drawn = batches_with_changes(source, order, config.augment, config.data, start_step=start_step, share=share)
     linear = config.data.mask_interpolation == "linear"
-    shardings = batch_shardings(mesh, has_valid=has_valid(source) or config.augment.ignore_outside)
+    shardings = batch_shardings(mesh, has_valid=has_valid(source, config.augment))
     augment_step = make_augment_step(config.augment, linear_masks=linear, sharding=shardings)
 
     @functools.partial(jax.jit, out_shardings=shardings)

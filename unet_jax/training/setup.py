@@ -12,7 +12,6 @@ from unet_jax.config.presets import check_settings
 from unet_jax.data.audit import Audit, audit_source, cannot_choose
 from unet_jax.data.fit import fit_of
 from unet_jax.data.images.format import ImageFormat
-from unet_jax.data.images.intensity import FoundFormat, find_format
 from unet_jax.data.layout import find_layout
 from unet_jax.data.records import Layout
 from unet_jax.data.sources import FileSource
@@ -21,6 +20,7 @@ from unet_jax.data.threads import num_cores
 from unet_jax.devices.processes import is_first, wait_for_all
 from unet_jax.report.audit_text import format_lines, overview, remarks
 from unet_jax.report.display import Display
+from unet_jax.report.findings import find_image_format
 from unet_jax.runs.checkpoints import committed_steps
 from unet_jax.runs.data_files import RememberingSource, save_identities
 from unet_jax.runs.info import RunInfo, current_versions, info_path, load_info, save_info
@@ -149,20 +149,6 @@ def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display,
     save_identities(out, config.data.root, {record.id: [] for record in layout.records} | source.identities)
     save_info(out, info)
     return info
-
-
-def find_image_format(layout: Layout, train_ids: Sequence[str], config: DataConfig, display: Display) -> FoundFormat:
-    """Find the channels and intensities of the training images."""
-    train = set(train_ids)
-    images = [record.images for record in layout.records if record.id in train]
-    with display.bar("reading intensities", len(images), unit="images") as show:
-        return find_format(
-            images,
-            config,
-            names=layout.channel_names,
-            num_threads=config.num_threads or num_cores(),
-            on_progress=lambda done, _: show(done, ""),
-        )
 
 
 def _describe_data(
