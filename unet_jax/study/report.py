@@ -24,7 +24,7 @@ from unet_jax.study.plots import Curves
 from unet_jax.study.results import Results, read_results
 from unet_jax.study.run import evaluations
 from unet_jax.study.scores import SCORES
-from unet_jax.study.tables import latex_table, markdown_table
+from unet_jax.study.tables import class_cells, class_columns, latex_table, markdown_table
 
 
 def write_results(study: Study) -> Results:
@@ -63,11 +63,10 @@ def show(results: Results) -> Table:
     """Make a table of the primary score for a terminal, the best variant first."""
     title = f"{PRIMARY}, mean of {len(results.scores.ids)} images"
     table = Table(title=title, title_justify="left")
-    classes = results.scores.class_names if len(results.scores.class_names) > 1 else ()
     table.add_column("variant", no_wrap=True)
-    for column in ("mean", "SD", "difference, 95 %", "over seeds", "p (Holm)", "verdict", *classes, "time", "MB"):
+    columns = ("mean", "SD", "difference, 95 %", "over seeds", "p (Holm)", "verdict")
+    for column in (*columns, *class_columns(results), "time", "MB"):
         table.add_column(escape(column), justify="right", no_wrap=True)
-    means = {(row.variant, row.class_name): row.mean for row in results.rows if row.score == PRIMARY}
     for row in results.ranked_rows():
         c, cost = row.comparison, results.costs.get(row.variant)
         compared = ("baseline", "", "", "")
@@ -80,7 +79,7 @@ def show(results: Results) -> Table:
             f"{row.mean:.4f}",
             "" if math.isnan(row.std) else f"{row.std:.4f}",
             *compared,
-            *(f"{means[row.variant, name]:.4f}" if (row.variant, name) in means else "" for name in classes),
+            *class_cells(results, row.variant),
             f"{cost.relative_time:.2f}x" if cost else "",
             f"{cost.step_bytes / 1e6:.0f}" if cost and cost.step_bytes else "",
         )

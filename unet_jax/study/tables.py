@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Sequence
 
 from unet_jax.study.compare import PRIMARY
 from unet_jax.study.results import Results
@@ -46,10 +45,20 @@ def latex_table(results: Results) -> str:
     return "\n".join([*body, r"\end{tabular}", ""])
 
 
+def class_columns(results: Results) -> tuple[str, ...]:
+    """Return the names of the classes, each of which has a column if there are several."""
+    return results.scores.class_names if len(results.scores.class_names) > 1 else ()
+
+
+def class_cells(results: Results, variant: str) -> list[str]:
+    """Return the mean of the primary score in each of `class_columns`; empty where all images ignore the class."""
+    of_variant = (row for row in results.rows if (row.score, row.variant) == (PRIMARY, variant))
+    means = {row.class_name: f"{row.mean:.4f}" for row in of_variant}
+    return [means.get(name, "") for name in class_columns(results)]
+
+
 def _cells(results: Results) -> tuple[list[str], list[list[str]]]:
     """Return the header and the rows of the table as text."""
-    classes: Sequence[str] = results.scores.class_names if len(results.scores.class_names) > 1 else ()
-    means = {(row.variant, row.class_name): row.mean for row in results.rows if row.score == PRIMARY}
     header = ["variant", PRIMARY, "SD over seeds", "difference", "95 % over images", "95 % over seeds", "p (Holm)"]
     rows = []
     for row in results.ranked_rows():
@@ -60,9 +69,8 @@ def _cells(results: Results) -> tuple[list[str], list[list[str]]]:
         else:
             intervals = (_interval(c.low, c.high), _interval(c.seed_low, c.seed_high))
             cells += [f"{c.difference:+.4f}", *intervals, "<0.001" if c.p_holm < 0.001 else f"{c.p_holm:.3f}"]
-        of_classes = (means.get((row.variant, name), math.nan) for name in classes)
-        rows.append([*cells, *("" if math.isnan(mean) else f"{mean:.4f}" for mean in of_classes)])
-    return [*header, *classes], rows
+        rows.append([*cells, *class_cells(results, row.variant)])
+    return [*header, *class_columns(results)], rows
 
 
 def _interval(low: float, high: float) -> str:
