@@ -35,10 +35,9 @@ from unet_jax.data.order import TrainOrder
 from unet_jax.data.pipeline import Batches, batches_with_changes, train_batches
 from unet_jax.data.pixels import resize_image, resize_mask
 from unet_jax.data.sources import FileSource, ResizedSource
-from unet_jax.data.threads import num_cores
+from unet_jax.data.threads import PrefetchIterator, num_cores
 from unet_jax.devices.mesh import batch_sharding, make_mesh, put_batch, put_rows
 from unet_jax.program.augment_step import make_augment_step
-from unet_jax.training.prefetch import PrefetchIterator
 
 
 @dataclasses.dataclass(frozen=True)

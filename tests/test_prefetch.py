@@ -23,8 +23,9 @@ from unet_jax.data.order import TrainOrder
 from unet_jax.data.pixels import BadSampleError
 from unet_jax.data.sources import FileSource
 from unet_jax.data.synthetic import write_synthetic
+from unet_jax.data.threads import PrefetchIterator
 from unet_jax.devices.mesh import make_mesh
-from unet_jax.training.prefetch import PrefetchIterator, device_batches
+from unet_jax.training.prefetch import device_batches
 
 CHANGED = AugmentConfig(
     rotate=20.0, crop_prob=0.3, elastic_prob=0.3, gamma_prob=0.5, noise_prob=0.3, blur_prob=0.3, cutout_prob=0.3

@@ -1,17 +1,16 @@
-"""Number of cores, threads of OpenCV, and iteration ahead in a thread, for the code that reads and augments."""
+"""Number of cores, threads of OpenCV, and iteration ahead of time in a thread, for the code that reads and augments."""
 
-import contextlib
 import functools
 import os
 import queue
 import threading
-from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, Protocol, TypeVar
 
 import cv2
 
 T = TypeVar("T")
-_CHECK_S = 0.2  # longest wait on a full queue before the thread looks whether somebody still asks
+_CHECK_S = 1.0  # longest wait on the queue before each side checks whether the other one has ended
 
 
 def num_cores() -> int:
@@ -28,45 +27,75 @@ def one_thread_opencv() -> None:
     cv2.setNumThreads(1)
 
 
-def ahead(items: Iterable[T], count: int) -> Iterator[T]:
-    """Iterate over items that a background thread computes ahead.
+class Closable(Protocol):
+    """Iterator with a `close` method."""
+
+    def __next__(self) -> Any: ...
+
+    def close(self) -> None: ...
+
+
+class PrefetchIterator(Iterator[T], Generic[T]):
+    """Iterator over `prepare(batch)` for each batch, computed ahead of time in a background thread.
+
+    Finished elements wait in a queue while the thread works on the next one. An exception in the thread is raised
+    in the place of the element that it prevented. Call `close()` to stop the thread.
 
     Args:
-      items: items; an exception that they raise is raised in the place of the next one.
-      count: number of items that may wait.
+      batches: iterator that the thread reads from.
+      prepare: function that the thread applies to each batch.
+      count: number of finished elements that may wait.
 
     Example:
-      >>> list(ahead((2 * number for number in range(3)), 1))
+      >>> doubled = PrefetchIterator((number for number in range(3)), lambda number: 2 * number)
+      >>> list(doubled)
       [0, 2, 4]
+      >>> doubled.close()
     """
-    ready: queue.Queue[tuple[str, Any]] = queue.Queue(count)
-    stop = threading.Event()
 
-    def put(*entry: Any) -> None:
-        while not stop.is_set():
-            with contextlib.suppress(queue.Full):
-                return ready.put(entry, timeout=_CHECK_S)
+    def __init__(self, batches: Closable, prepare: Callable[[Any], T], count: int = 1):
+        self._batches, self._prepare = batches, prepare
+        self._ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=count)
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="unet_jax-feed", daemon=True)
+        self._thread.start()
 
-    def work() -> None:
-        try:
-            for item in items:
-                put("item", item)
-                if stop.is_set():
-                    return
-            put("end", None)
-        except BaseException as error:
-            put("error", error)
+    def _work(self) -> None:
+        """Fill the queue until an exception or `close`; this is the thread."""
+        error: BaseException | None = None
+        while error is None and not self._stop.is_set():
+            element = None
+            try:
+                element = self._prepare(next(self._batches))
+            except BaseException as caught:  # also StopIteration, which ends the iteration in the other thread
+                error = caught
+            while not self._stop.is_set():
+                try:
+                    self._ready.put((element, error), timeout=_CHECK_S)
+                    break
+                except queue.Full:
+                    continue
 
-    thread = threading.Thread(target=work, name="unet_jax-ahead", daemon=True)
-    thread.start()
-    try:
+    def __next__(self) -> T:
+        if self._error is not None:
+            raise self._error
         while True:
-            kind, value = ready.get()
-            if kind == "end":
-                return
-            if kind == "error":
-                raise value
-            yield value
-    finally:
-        stop.set()
-        thread.join()
+            try:
+                element, error = self._ready.get(timeout=_CHECK_S)
+                break
+            except queue.Empty:
+                if not self._thread.is_alive() and self._ready.empty():
+                    raise RuntimeError(
+                        "the thread that prefetches batches has ended: it was closed or killed."
+                    ) from None
+        if error is not None:
+            self._error = error
+            raise error
+        return element  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """Stop the thread, and close the iterator that it reads from."""
+        self._stop.set()
+        self._thread.join(timeout=30.0)  # the thread may be in the middle of a batch
+        self._batches.close()

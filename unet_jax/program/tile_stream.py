@@ -5,8 +5,9 @@ run ahead in a thread, and while a batch is computed, the results of the one bef
 """
 
 import collections
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from jax.sharding import Mesh
 from unet_jax._types import InputError, PyTree
 from unet_jax.data.images.rows import ImageRows
 from unet_jax.data.pixels import BadSampleError
-from unet_jax.data.threads import ahead
+from unet_jax.data.threads import PrefetchIterator
 from unet_jax.devices.mesh import fetch, put_whole_batch
 from unet_jax.program.tiles import Axis, Blender, Tiling
 
@@ -164,7 +165,7 @@ def blended(network: Network, images: Iterable[tuple[ImageRows, T]], tiling: Til
       a `Failure`.
     """
 
-    def tiles() -> Iterator[tuple[np.ndarray | None, tuple[T, _Place | InputError]]]:
+    def tiles() -> Generator[tuple[np.ndarray | None, tuple[T, _Place | InputError]], None, None]:
         for image, companion in images:
             try:
                 for tile, place in cut(image, tiling):
@@ -173,16 +174,18 @@ def blended(network: Network, images: Iterable[tuple[ImageRows, T]], tiling: Til
                 yield None, (companion, error)
 
     blender = None
-    for logits, (companion, place) in run_batches(network, ahead(tiles(), 2 * network.batch_size)):
-        if isinstance(place, InputError):
-            yield Failure(companion, place)
-            continue
-        assert logits is not None
-        (rows, columns), row, column = place
-        if blender is None or row == column == 0:
-            blender = Blender(place.axes, logits.shape[-1])
-        is_last = row + 1 == len(rows.starts) and column + 1 == len(columns.starts)
-        yield Patch(companion, *blender.add(row, column, logits), is_last)
+    prefetched = PrefetchIterator(tiles(), lambda tile: tile, count=2 * network.batch_size)
+    with contextlib.closing(prefetched):
+        for logits, (companion, place) in run_batches(network, prefetched):
+            if isinstance(place, InputError):
+                yield Failure(companion, place)
+                continue
+            assert logits is not None
+            (rows, columns), row, column = place
+            if blender is None or row == column == 0:
+                blender = Blender(place.axes, logits.shape[-1])
+            is_last = row + 1 == len(rows.starts) and column + 1 == len(columns.starts)
+            yield Patch(companion, *blender.add(row, column, logits), is_last)
 
 
 def cut(image: ImageRows, tiling: Tiling) -> Iterator[tuple[np.ndarray, _Place]]:

@@ -1,10 +1,8 @@
 """Prefetching: batches are on the devices before the training step needs them."""
 
 import functools
-import queue
-import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 from jax.sharding import Mesh
@@ -16,85 +14,12 @@ from unet_jax.data.crops import CropSource, has_valid
 from unet_jax.data.order import TrainOrder
 from unet_jax.data.pipeline import batches_with_changes, train_batches
 from unet_jax.data.sources import Source
+from unet_jax.data.threads import Closable, PrefetchIterator
 from unet_jax.devices.mesh import batch_shardings, process_share, put_batch, put_rows
 from unet_jax.model.packing import pack
 from unet_jax.program.augment_step import make_augment_step
 
 T = TypeVar("T")
-_CHECK_S = 1.0  # longest wait on the queue before each side checks whether the other one has ended
-
-
-class Closable(Protocol):
-    """Iterator with a `close` method."""
-
-    def __next__(self) -> Any: ...
-
-    def close(self) -> None: ...
-
-
-class PrefetchIterator(Iterator[T], Generic[T]):
-    """Iterator over `prepare(batch)` for each batch, computed ahead of time in a background thread.
-
-    One finished element waits in a queue while the thread works on the next one. An exception in the thread is raised
-    in the place of the element that it prevented. Call `close()` to stop the thread.
-
-    Args:
-      batches: iterator that the thread reads from.
-      prepare: function that the thread applies to each batch.
-
-    Example:
-      >>> doubled = PrefetchIterator((number for number in range(3)), lambda number: 2 * number)
-      >>> list(doubled)
-      [0, 2, 4]
-      >>> doubled.close()
-    """
-
-    def __init__(self, batches: Closable, prepare: Callable[[Any], T]):
-        self._batches, self._prepare = batches, prepare
-        self._ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=1)
-        self._stop = threading.Event()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="unet_jax-feed", daemon=True)
-        self._thread.start()
-
-    def _work(self) -> None:
-        """Fill the queue until an exception or `close`; this is the thread."""
-        error: BaseException | None = None
-        while error is None and not self._stop.is_set():
-            element = None
-            try:
-                element = self._prepare(next(self._batches))
-            except BaseException as caught:  # also StopIteration, which ends the iteration in the other thread
-                error = caught
-            while not self._stop.is_set():
-                try:
-                    self._ready.put((element, error), timeout=_CHECK_S)
-                    break
-                except queue.Full:
-                    continue
-
-    def __next__(self) -> T:
-        if self._error is not None:
-            raise self._error
-        while True:
-            try:
-                element, error = self._ready.get(timeout=_CHECK_S)
-                break
-            except queue.Empty:
-                if not self._thread.is_alive() and self._ready.empty():
-                    raise RuntimeError(
-                        "the thread that prefetches batches has ended: it was closed or killed."
-                    ) from None
-        if error is not None:
-            self._error = error
-            raise error
-        return element  # type: ignore[return-value]
-
-    def close(self) -> None:
-        """Stop the thread, and close the iterator that it reads from."""
-        self._stop.set()
-        self._thread.join(timeout=30.0)  # the thread may be in the middle of a batch
-        self._batches.close()
 
 
 class MapIterator(Iterator[T], Generic[T]):

@@ -16,7 +16,7 @@ from unet_jax.data.crops import CropSource, GridSource, WholeImages
 from unet_jax.data.order import TrainOrder
 from unet_jax.data.records import Layout
 from unet_jax.data.sources import Source
-from unet_jax.data.threads import num_cores
+from unet_jax.data.threads import PrefetchIterator, num_cores
 from unet_jax.program.build import Program
 from unet_jax.program.state import TrainState
 from unet_jax.program.steps import TermGradientsStep
@@ -26,7 +26,7 @@ from unet_jax.runs.info import RunInfo
 from unet_jax.runs.progress import Progress
 from unet_jax.training.goodput import Ledger
 from unet_jax.training.log import Evaluation, RunLog
-from unet_jax.training.prefetch import MapIterator, PrefetchIterator, device_batches
+from unet_jax.training.prefetch import MapIterator, device_batches
 from unet_jax.training.setup import split_source
 
 
