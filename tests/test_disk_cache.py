@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,7 @@ from etils import epath
 
 from unet_jax._types import InputError
 from unet_jax.config import DataConfig
+from unet_jax.data import disk_cache
 from unet_jax.data.cache_files import files_of_samples
 from unet_jax.data.cache_sources import DiskSource
 from unet_jax.data.cached_source import cache_kind, training_source
@@ -338,3 +340,23 @@ def test_two_processes_at_once_make_one_whole_cache(root):
     assert len(set(sums)) == 1
     assert out.count("set-") == 1
     assert "building" not in out
+
+
+def test_cache_replaced_between_check_and_opening_is_opened_again(root, monkeypatch):
+    config = config_of(root, cache="disk")
+    first = training_source(files_of(config), config)
+    folder, moved = first.folder, first.folder.with_name("moved")
+    check, calls = disk_cache._check, []
+
+    def check_then_replace(*arguments):
+        check(*arguments)
+        calls.append(folder.stat().st_ino)
+        if len(calls) == 1:  # the other process is between its two renames, and goes on while this one waits
+            folder.rename(moved)
+            shutil.copytree(moved, moved.with_name("new"))
+            monkeypatch.setattr("time.sleep", lambda s: moved.with_name("new").rename(folder))
+
+    monkeypatch.setattr(disk_cache, "_check", check_then_replace)
+    source = training_source(files_of(config), config)
+    assert len(calls) == 2 and calls[0] != calls[1]
+    np.testing.assert_array_equal(source[0].image, first[0].image)

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -39,6 +39,7 @@ from unet_jax.data.sources import FileSource, ResizedSource
 from unet_jax.data.threads import one_thread_opencv
 
 _MASK_READER = 2  # to be raised when equal mask files are read in another way: caches are then built again
+_Folder = TypeVar("_Folder", DiskSource, DiskImages)
 _FORMAT = 1  # to be raised when equal files and settings lead to other arrays
 
 
@@ -78,7 +79,7 @@ def disk_source(
     """Open the cache of these samples at data.image_size; build it first if there is none. See `disk_images`."""
     classes, has_valid = source.layout.class_names, source.layout.has_ignored
     files = files_of_samples(len(source), config, len(classes), source.image_format, has_valid=has_valid)
-    return DiskSource(*_opened(source, config, files, num_threads, on_progress))
+    return _opened(DiskSource, source, config, files, num_threads, on_progress)
 
 
 def disk_images(
@@ -104,17 +105,18 @@ def disk_images(
     """
     classes, has_valid = source.layout.class_names, source.layout.has_ignored
     files = files_of_images(sizes, config, len(classes), source.image_format, has_valid=has_valid)
-    return DiskImages(*_opened(source, config, files, num_threads, on_progress))
+    return _opened(DiskImages, source, config, files, num_threads, on_progress)
 
 
 def _opened(
+    kind: type[_Folder],
     source: FileSource,
     config: DataConfig,
     files: CacheFiles,
     num_threads: int,
     on_progress: Callable[[int, int], None],
-) -> tuple[Path, tuple[str, ...], CacheFiles]:
-    """Find or build the cache folder; return it, once it was checked, with its ids and files."""
+) -> _Folder:
+    """Find or build the cache folder, check it, and return it opened."""
     settings = _settings(source, config)
     text = json.dumps([settings, os.path.abspath(config.root) if "://" not in config.root else config.root])
     root = cache_root(config)
@@ -134,17 +136,21 @@ def _opened(
                 f"{root}: the cache cannot be written there ({error}). Name another folder with --data.cache-dir, or "
                 f"use --data.cache memory or none."
             ) from error
-    # Another process may be replacing the folder, which is absent for a moment between the two renames of that. So an
-    # error is final only if the folder (by its inode) is still the one that was checked; otherwise try the new one.
+    # Another process may be replacing the folder, which is absent for a moment between the two renames of that. So what
+    # was found, an error too, counts only if the folder (by its inode) is still the one that was looked at; otherwise
+    # try the new one.
     for _ in range(100):
         with contextlib.suppress(FileNotFoundError):
             inode = folder.stat().st_ino
             try:
                 _check(folder, settings, source, files)
-                return folder, tuple(source.ids), files
+                opened = kind(folder, tuple(source.ids), files)
             except (InputError, FileNotFoundError):
                 if folder.stat().st_ino == inode:
                     raise
+            else:
+                if folder.stat().st_ino == inode:
+                    return opened
         time.sleep(0.02)
     raise InputError(f"{folder}: disappeared while it was opened. Does another process delete it?")
 
