@@ -8,6 +8,8 @@ import pytest
 from helpers import TINY
 
 from unet_jax.cli.main import main
+from unet_jax.metrics.estimates import MEAN
+from unet_jax.metrics.score_sums import OBJECT_SCORES
 
 SMALL = (*TINY, "--train.num-pictures", "1")
 
@@ -43,11 +45,19 @@ def run(data):
 def test_synth_train_evaluate_predict_info(data, run, tmp_path, capsys):
     capsys.readouterr()
     where = ("--data.root", data, "--data.splits", data / "splits.csv")
-    call("evaluate", run, *where, "--split", "test", "--csv", tmp_path / "s.csv")
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    scores = ("--scores", "dice", "nsd", "objects", "--nsd-tolerance", 1, "--group-key", "(.)$")
+    call("evaluate", run, *where, "--split", "test", "--csv", tmp_path / "s.csv", *scores)
+    said = capsys.readouterr().out
+    result = json.loads(said.splitlines()[-1])
+    assert list(result["scores"]) == ["dice", "nsd", *OBJECT_SCORES] and "groups of 6 images" in result["intervals"]
+    assert all(name in said for name in ("mean of images", "pooled", "panoptic_quality", "few for a bootstrap"))
+    assert {name: values["mean"] for name, values in result["scores"]["dice"].items()} == pytest.approx(
+        {**result["dice"], MEAN: result["dice_mean"]}
+    )
+    header, *lines = (tmp_path / "s.csv").read_text().splitlines()
+    assert header.startswith("id,dice/disk,") and header.endswith("panoptic_quality/square") and len(lines) == 6
     assert {"num_images", "dice", "dice_mean", "iou", "threshold"} <= set(result)
     assert result["num_images"] == 6 and set(result["dice"]) == {"disk", "square", "ring"}
-    assert len((tmp_path / "s.csv").read_text().splitlines()) == 7
     call("predict", run, data / "images", "--out", tmp_path / "out")
     for name in ("disk", "square", "ring", "overlay"):
         assert len(list((tmp_path / "out" / name).glob("*.png"))) == 30

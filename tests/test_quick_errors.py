@@ -25,6 +25,8 @@ MISTAKES = {
     "info nosuch": "nosuch: is not a run",
     "evaluate nosuch --data.root .": "nosuch: is not a run",
     "evaluate run": "it was trained on no data",
+    "evaluate run --scores dise": "--scores",
+    "evaluate run --nsd-tolerance 1": "no effect without the score nsd",
     "evaluate run --data.root nosuch": "nosuch: is not a folder",
     "calibrate nosuch --data.root .": "nosuch: is not a run",
     "predict nosuch x.png --out MASKS": "nosuch: is not a run",

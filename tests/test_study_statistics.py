@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unet_jax.study.compare import MEAN, compare, find_winner, summarize
-from unet_jax.study.scores import SCORES, ScoreTable
-from unet_jax.study.statistics import (
+from unet_jax.metrics.statistics import (
     average_ranks,
     bootstrap_intervals,
     critical_difference,
@@ -17,6 +15,8 @@ from unet_jax.study.statistics import (
     seed_interval,
     sign_flip_p_values,
 )
+from unet_jax.study.compare import MEAN, compare, find_winner, summarize
+from unet_jax.study.scores import SCORES, ScoreTable
 
 
 @pytest.mark.parametrize("skew", [False, True])

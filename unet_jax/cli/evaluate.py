@@ -12,10 +12,13 @@ from unet_jax.cli.options import (
     HOW,
     ON_DEVICES,
     RUN,
+    SCORING,
     DataOptions,
     DeviceOptions,
     ScaleWarnings,
+    ScoreOptions,
     check_run_and_root,
+    groups_of,
     load,
     select,
 )
@@ -36,7 +39,8 @@ class _Evaluate:
     calibrated: bool = False
     """Use the temperatures and thresholds that unet-jax calibrate has fitted."""
     csv: str | None = None
-    """CSV file to write, with Dice and IoU of every image."""
+    """CSV file to write, with the scores of every image."""
+    what: SCORING = dataclasses.field(default_factory=ScoreOptions)
     how: HOW = dataclasses.field(default_factory=PredictConfig)
     devices: ON_DEVICES = dataclasses.field(default_factory=DeviceOptions)
 
@@ -44,6 +48,7 @@ class _Evaluate:
 def evaluate(args: Sequence[str]) -> None:
     """Run `unet-jax evaluate`."""
     options = tyro.cli(_Evaluate, args=args, prog="unet-jax evaluate")
+    options.what.check()
     check_run_and_root(options.run, options.data, options.devices.processes)
     from unet_jax.devices.processes import connected
 
@@ -54,20 +59,22 @@ def evaluate(args: Sequence[str]) -> None:
 def _evaluate(options: _Evaluate) -> None:
     """Score the run; only the first process writes and prints."""
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
     from unet_jax.devices.processes import is_first
-    from unet_jax.inference.evaluate import copies_of_training, evaluate_run, summary, write_csv
+    from unet_jax.inference.evaluate import IGNORED_RULE, copies_of_training, evaluate_run, summary, write_csv
     from unet_jax.inference.fits import way_of
+    from unet_jax.metrics.estimates import estimate_scores
+    from unet_jax.metrics.score_sums import check_scores
     from unet_jax.report.audit_text import percent
     from unet_jax.report.display import make_display
+    from unet_jax.report.estimates_table import estimates_json, estimates_table, explanation
 
     if options.csv:
         # Made first, so that a folder that cannot be made is an error before the work instead of after it.
         epath.Path(options.csv).parent.mkdir(parents=True, exist_ok=True)
     run = load(options.run, options.checkpoint, options.devices, calibrated=options.calibrated)
     split, layout, records = select(run, options.data, options.split)
+    names, groups = check_scores(options.what.scores), groups_of(options.what.group_key, [r.id for r in records])
     display = make_display()
     warnings = ScaleWarnings(run, way_of(run, options.how), display)
     with display.bar("evaluating", len(records), unit="images") as show:
@@ -77,6 +84,8 @@ def _evaluate(options: _Evaluate) -> None:
             records,
             soft_masks=run.config.data.soft_masks,
             how=options.how,
+            score_names=names,
+            tolerance=options.what.tolerance,
             on_open=warnings.look_at,
             on_progress=lambda done: show(done, ""),
         )
@@ -101,27 +110,23 @@ def _evaluate(options: _Evaluate) -> None:
         )
     if copies is not None:
         result["copies_of_training_images"] = copies
-    calibrated = ", calibrated" if run.calibration else ""
-    table = Table(title=f"{split}: {len(scores.ids)} images, checkpoint {run.step}{calibrated}")
-    columns = ("dice", "iou", "precision", "recall", "accuracy", "dice_pooled")
-    annotated = ("annotated",) if scores.num_ignored is not None else ()
-    for title in ("class", *columns, *annotated):
-        table.add_column(title, justify="left" if title == "class" else "right")
-    for name in run.class_names:
-        mark = " (absent)" if name in scores.absent else ""
-        if not scores.annotated[name]:
-            mark = " (not annotated)"
-        values = (result[column][name] for column in columns)
-        shares = (percent(result[column][name]) for column in annotated)
-        table.add_row(escape(name) + mark, *("" if v is None else f"{v:.4f}" for v in values), *shares)
-    Console(width=110).print(table)
-    print(f"({result['reduction']})")
+    estimates = estimate_scores(scores, names, groups)
+    marks = dict.fromkeys(scores.absent, " (absent)")
+    marks |= {name: " (not annotated)" for name, share in scores.annotated.items() if not share}
+    title = f"{split}: {len(scores.ids)} images, checkpoint {run.step}{', calibrated' if run.calibration else ''}"
+    Console(width=110).print(estimates_table(title, estimates, marks))
+    lines = explanation(names, len(scores.ids), None if groups is None else len(set(groups)))
+    print("\n".join(lines))
+    if scores.num_ignored is not None:
+        shares = ", ".join(f"{percent(share)} of {name}" for name, share in scores.annotated.items())
+        print(f"({IGNORED_RULE}; annotated: {shares})")
     unknown = [f"{count} for {name}" for name, count in scores.num_unknown.items() if count]
     if unknown:
         print(f"(images without an annotated pixel: {', '.join(unknown)})")
     if any(scores.annotated[name] for name in scores.absent):
         print("(absent: no image has a true pixel of the class; its scores only tell whether it is predicted)")
     if options.csv:
-        write_csv(epath.Path(options.csv), scores)
+        write_csv(epath.Path(options.csv), scores, names)
         print(f"per-image scores: {options.csv}")
+    result |= {"scores": estimates_json(estimates), "intervals": lines[0].strip("()")}
     print(json.dumps(result))

@@ -5,7 +5,9 @@ mistake is answered at once. What computes is imported where it is used.
 """
 
 import dataclasses
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,6 +18,7 @@ from unet_jax._types import InputError
 from unet_jax.config import Config, DataConfig
 from unet_jax.config.predict import PredictConfig
 from unet_jax.config.processes import Processes
+from unet_jax.data.listing import first_group
 from unet_jax.runs.folder import check_is_run
 
 if TYPE_CHECKING:
@@ -49,7 +52,44 @@ class DeviceOptions:
     processes: Annotated[Processes, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Processes)
 
 
+ScoreName = Literal[
+    "dice", "iou", "precision", "recall", "accuracy", "nsd", "hd95", "cldice", "brier", "ece", "objects"
+]
+"""Names of `unet_jax.metrics.score_sums.NAMES`, here too because that module imports SciPy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreOptions:
+    """Scores to compute, and what their intervals are of."""
+
+    scores: tuple[ScoreName, ...] = ("dice", "iou", "precision", "recall", "accuracy")
+    """Scores to compute, one or several of those in docs/metrics.md.
+    The name objects stands for precision, recall, F1 and panoptic quality of connected objects."""
+    nsd_tolerance: float | None = None
+    """Distance in pixels up to which the score nsd accepts a border. By default 2."""
+    group_key: str = ""
+    """Regular expression whose first group in an id names what belongs together, such as a patient: '^([^_]*)_'.
+    The intervals then say what to expect of other groups."""
+
+    def check(self) -> None:
+        """Raise `InputError` for a value that cannot be used or has no effect."""
+        if not self.scores:
+            raise InputError("--scores is empty: name at least one, or leave the option out.")
+        if self.nsd_tolerance is None:
+            return
+        if not 0.0 <= self.nsd_tolerance < math.inf:
+            raise InputError(f"--nsd-tolerance is {self.nsd_tolerance}, but must be a number of pixels of at least 0.")
+        if "nsd" not in self.scores:
+            raise InputError("--nsd-tolerance has no effect without the score nsd: add it, as in --scores dice nsd.")
+
+    @property
+    def tolerance(self) -> float:
+        """Distance in pixels up to which the score nsd accepts a border."""
+        return 2.0 if self.nsd_tolerance is None else self.nsd_tolerance
+
+
 _NOT_GIVEN = Processes()
+SCORING = Annotated[ScoreOptions, tyro.conf.arg(name="")]
 HOW = Annotated[PredictConfig, tyro.conf.arg(name="")]
 ON_DEVICES = Annotated[DeviceOptions, tyro.conf.arg(name="")]
 
@@ -124,6 +164,15 @@ def select(run: "Run", given: DataOptions, split: str | None) -> tuple[str, "Lay
         mask_orientation=given.mask_orientation or run.config.data.mask_orientation,
     )
     return select_records(run, data, split)
+
+
+def groups_of(group_key: str, ids: Sequence[str]) -> list[str] | None:
+    """Return the group of each image by --group-key, or None without it.
+
+    Raises:
+      InputError: the expression is not valid, or finds no group in an id.
+    """
+    return [first_group(group_key, id_, "--group-key", "the group") for id_ in ids] if group_key else None
 
 
 class ScaleWarnings:

@@ -20,6 +20,8 @@ from unet_jax.data.splits import assign_splits
 from unet_jax.inference.predict import AS_TRAINED, predict_pairs
 from unet_jax.metrics import Counts
 from unet_jax.metrics.counts import num_counted
+from unet_jax.metrics.image_scores import SURFACE_TOLERANCE
+from unet_jax.metrics.score_sums import measure
 from unet_jax.metrics.scores import Scores
 from unet_jax.runs.load import Run
 
@@ -115,6 +117,8 @@ def evaluate_run(
     *,
     soft_masks: bool = False,
     how: PredictConfig = AS_TRAINED,
+    score_names: Sequence[str] = (),
+    tolerance: float = SURFACE_TOLERANCE,
     on_open: Callable[[str, int, int], Any] = lambda id_, height, width: None,
     on_progress: Callable[[int], Any] = lambda done: None,
 ) -> Scores:
@@ -126,11 +130,13 @@ def evaluate_run(
       records: samples to score.
       soft_masks: read the mask files as soft masks (`data.soft_masks`); a pixel is in the mask from 128 of 255 on.
       how: way of the images to the network, as in `unet_jax.predict_images`.
+      score_names: scores to measure besides those of pixel counts, some of `unet_jax.metrics.score_sums.SCORES`.
+      tolerance: distance of borders that the score "nsd" accepts, in pixels.
       on_open: function that is called with the id, height and width of each image.
       on_progress: function that is called with the number of finished images.
 
     Returns:
-      Pixel counts per image and class, from which all scores are computed.
+      Pixel counts per image and class, and the sums of `score_names`, from which all scores are computed.
 
     Example:
       >>> run = unet_jax.load_run("RUN")  # doctest: +SKIP
@@ -140,16 +146,19 @@ def evaluate_run(
     """
     samples = _samples(run, layout, records, soft_masks, on_open)
     pairs = ((sample.image, (*_truth(sample), pixel_digest(sample.image))) for sample in samples)
-    parts, ignored, digests = [], [], []
+    parts, sums, ignored, digests = [], [], [], []
     for done, (probs, (truth, valid, digest)) in enumerate(predict_pairs(run, pairs, how), start=1):
-        parts.append(metrics.counts_from_masks(probs > run.threshold, truth, valid))
+        predicted = probs > run.threshold
+        parts.append(metrics.counts_from_masks(predicted, truth, valid))
+        sums.append(measure(score_names, probs, predicted, truth, valid, tolerance=tolerance))
         ignored.append(truth[..., 0].size - num_counted(parts[-1]))
         digests.append(digest)
         on_progress(done)
     counts = Counts(*(np.stack(arrays) for arrays in zip(*parts, strict=True)))
     num_ignored = np.stack(ignored) if any(part.any() for part in ignored) else None
     ids = tuple(record.id for record in records)
-    return Scores(ids, run.class_names, counts, digests=tuple(digests), num_ignored=num_ignored)
+    stacked = {kind: np.stack([of_image[kind] for of_image in sums]) for kind in sums[0]}
+    return Scores(ids, run.class_names, counts, digests=tuple(digests), num_ignored=num_ignored, sums=stacked)
 
 
 def copies_of_training(run: Run, scores: Scores) -> dict[str, list[str]] | None:
@@ -204,7 +213,7 @@ def _or_none(values: dict[str, float]) -> dict[str, float | None]:
     return {name: None if np.isnan(value) else value for name, value in values.items()}
 
 
-def write_csv(path: epath.Path, scores: Scores) -> None:
-    """Write a CSV file with the scores of each image."""
+def write_csv(path: epath.Path, scores: Scores, names: Sequence[str] = ("dice", "iou")) -> None:
+    """Write a CSV file with these scores of each image."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, scores.to_csv())
+    replace_text(path, scores.to_csv(names))

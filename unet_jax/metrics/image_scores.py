@@ -62,9 +62,32 @@ def calibration_error(
       >>> calibration_error(np.full((1, 4), 0.75), np.array([[True, False, False, False]]))
       0.5
     """
+    return float(np.abs(calibration_sums(probs, truth, num_bins)).sum() / probs.size)
+
+
+def calibration_sums(
+    probs: Float[np.ndarray, "*s"], truth: Bool[np.ndarray, "*s"], num_bins: int = NUM_BINS
+) -> Float[np.ndarray, " bins"]:
+    """Return the sum of p - t over the pixels of each bin of p; the calibration error is that of their absolute values.
+
+    Args:
+      probs: probabilities in [0, 1], of any shape.
+      truth: true mask, of the same shape.
+      num_bins: number of bins of equal width.
+
+    Example:
+      >>> from unet_jax.metrics.image_scores import calibration_sums
+      >>> calibration_sums(np.array([0.25, 0.75]), np.array([False, True]), num_bins=2).tolist()
+      [0.25, -0.25]
+    """
     p, t = probs.astype(np.float64).ravel(), truth.ravel().astype(np.float64)
     bins = np.clip(np.ceil(p * num_bins).astype(int) - 1, 0, num_bins - 1)  # an upper edge belongs to its bin
-    return float(np.abs(np.bincount(bins, p - t, minlength=num_bins)).sum() / p.size)
+    return np.bincount(bins, p - t, minlength=num_bins)
+
+
+def border_of(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Return the border of a mask, as defined above."""
+    return mask & ~np.asarray(ndimage.binary_erosion(mask), bool)
 
 
 def border_distances(
@@ -86,10 +109,38 @@ def border_distances(
       >>> print(there, back)
       [3. 2.] [2.]
     """
-    borders = [mask & ~np.asarray(ndimage.binary_erosion(mask), bool) for mask in (predicted, truth)]
+    borders = [border_of(mask) for mask in (predicted, truth)]
     first, second = borders
     to_first, to_second = (np.asarray(ndimage.distance_transform_edt(~border)) for border in borders)
     return to_second[first], to_first[second]
+
+
+def border_sums(
+    predicted: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"], tolerance: float = SURFACE_TOLERANCE
+) -> tuple[float, float, float]:
+    """Measure the borders of two masks: the number of near pixels, the number of all, and the 95 % Hausdorff distance.
+
+    Args:
+      predicted: `[h w]`, bool, predicted mask.
+      truth: `[h w]`, bool, true mask.
+      tolerance: distance in pixels up to which a border pixel is near the other border.
+
+    Returns:
+      Border pixels of both masks within `tolerance` of the other border, border pixels of both masks, and the result
+      of `hausdorff95`.
+
+    Example:
+      >>> from unet_jax.metrics.image_scores import border_sums
+      >>> predicted, truth = np.array([[1, 1, 0, 0, 0]], bool), np.array([[0, 0, 0, 1, 1]], bool)
+      >>> [round(number, 2) for number in border_sums(predicted, truth)]
+      [2.0, 4.0, 2.95]
+    """
+    if not (predicted.any() and truth.any()):
+        size = sum(int(border_of(mask).sum()) for mask in (predicted, truth))
+        return 0.0, float(size), math.hypot(*truth.shape) if size else 0.0
+    distances = border_distances(predicted, truth)
+    near = sum(int((values <= tolerance).sum()) for values in distances)
+    return float(near), float(sum(map(len, distances))), float(max(np.percentile(values, 95) for values in distances))
 
 
 def hausdorff95(predicted: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"]) -> float:
@@ -111,9 +162,7 @@ def hausdorff95(predicted: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w
       >>> hausdorff95(predicted, truth)
       5.0
     """
-    if not (predicted.any() and truth.any()):
-        return 0.0 if predicted.any() == truth.any() else math.hypot(*truth.shape)
-    return float(max(np.percentile(distances, 95) for distances in border_distances(predicted, truth)))
+    return border_sums(predicted, truth)[2]
 
 
 def surface_dice(
@@ -139,7 +188,5 @@ def surface_dice(
       >>> surface_dice(predicted, truth, tolerance=2.0)  # of each border, one pixel of two is near enough
       0.5
     """
-    if not (predicted.any() and truth.any()):
-        return float(predicted.any() == truth.any())
-    near, far = border_distances(predicted, truth)
-    return float(((near <= tolerance).sum() + (far <= tolerance).sum()) / (near.size + far.size))
+    near, size, _ = border_sums(predicted, truth, tolerance)
+    return near / size if size else 1.0

@@ -1,7 +1,8 @@
-"""Connected objects of a mask that comes in blocks of rows: area, centroid and bounding box of each.
+"""Connected objects of masks: area, centroid and bounding box of each, and how those of two masks match.
 
-Pixels that touch by an edge or a corner belong to one object. Blocks are labelled one by one, and labels that touch
-across blocks are united at the end, so that memory depends on the number of objects and not on the image.
+Pixels that touch by an edge or a corner belong to one object. A mask may come in blocks of rows: blocks are labelled
+one by one, and labels that touch across blocks are united at the end, so that memory depends on the number of objects
+and not on the image.
 """
 
 from typing import NamedTuple
@@ -78,3 +79,37 @@ class ObjectFinder:
         order = np.lexsort((first[:, 1], first[:, 0]))
         sums, first, last = sums[order], first[order], last[order]
         return Objects(sums[:, 0], sums[:, 1:] / sums[:, :1], np.concatenate([first, last - first + 1], axis=1))
+
+
+def match_objects(
+    predicted: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"]
+) -> tuple[float, float, float, float]:
+    """Match predicted and true objects whose intersection over union is above 0.5, so that no object has two matches.
+
+    Args:
+      predicted: `[h w]`, bool, predicted mask.
+      truth: `[h w]`, bool, true mask.
+
+    Returns:
+      Number of matches (true positives), of predicted objects without a match (false positives), of true objects
+      without a match (false negatives), and sum of the intersections over unions of the matches.
+
+    Reference:
+      Kirillov et al., Panoptic segmentation, 2019 (arXiv:1801.00868).
+
+    Example:
+      >>> truth = np.array([[1, 1, 1, 0, 1, 0, 1]], bool)
+      >>> predicted = np.array([[1, 1, 0, 0, 1, 0, 0]], bool)  # two of three pixels, the same, nothing
+      >>> [round(number, 3) for number in match_objects(predicted, truth)]
+      [2.0, 0.0, 1.0, 1.667]
+    """
+    (num_predicted, first), (num_true, second) = (
+        cv2.connectedComponents(mask.astype(np.uint8), connectivity=8, ltype=cv2.CV_32S) for mask in (predicted, truth)
+    )
+    both = (first > 0) & (second > 0)
+    pairs, inside = np.unique(np.stack([first[both], second[both]]), axis=1, return_counts=True)
+    areas, true_areas = (np.bincount(labels.ravel(), minlength=1) for labels in (first, second))
+    union = areas[pairs[0]] + true_areas[pairs[1]] - inside
+    iou = (inside / union)[2 * inside > union]
+    hits = len(iou)
+    return float(hits), float(num_predicted - 1 - hits), float(num_true - 1 - hits), float(iou.sum())

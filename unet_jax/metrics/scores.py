@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from unet_jax import metrics
 from unet_jax._files import csv_text
 from unet_jax.metrics import Counts
 from unet_jax.metrics.counts import num_counted
+from unet_jax.metrics.score_sums import SCORES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Scores:
     """Digests of the n images' pixels (`unet_jax.data.sample_facts.pixel_digest`), or none."""
     num_ignored: np.ndarray | None = None
     """Numbers of ignored pixels, int64 `[n k]`; None: none."""
+    sums: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    """Sums that scores other than those of pixel counts follow from (`metrics.score_sums`), float64 `[n k c]` each."""
 
     def per_image(self, score: Callable[[Counts], np.ndarray]) -> dict[str, float]:
         """Return the mean over images of each image's score, by class; NaN for a class ignored in all images."""
@@ -55,7 +58,7 @@ class Scores:
     @property
     def num_unknown(self) -> dict[str, int]:
         """Number of images without a pixel that is not ignored, by class."""
-        return dict(zip(self.class_names, (num_counted(self.counts) == 0).sum(axis=0).tolist(), strict=True))
+        return dict(zip(self.class_names, (~self.known).sum(axis=0).tolist(), strict=True))
 
     @property
     def absent(self) -> tuple[str, ...]:
@@ -75,13 +78,32 @@ class Scores:
         present = [name not in self.absent for name in self.class_names]
         return mean_score(metrics.dice(self.counts)[:, present]) if any(present) else self.dice_mean
 
-    def to_csv(self) -> str:
-        """Return a CSV table with one line per image: its name, then Dice and IoU of each class.
+    @property
+    def known(self) -> np.ndarray:
+        """True for an image and a class with a pixel that is not ignored, bool `[n k]`."""
+        return num_counted(self.counts) > 0
+
+    def sums_of(self, score: str) -> np.ndarray:
+        """Return what each image and class adds to the sums of a score, `[n k c]`; zeros if all pixels are ignored.
+
+        Args:
+          score: name of a score of `unet_jax.metrics.score_sums.SCORES`, for which the images were measured.
+        """
+        kind = SCORES[score].sums
+        sums = np.stack(self.counts, axis=-1).astype(np.float64) if kind == "pixels" else self.sums[kind]
+        return np.where(self.known[..., None], sums, 0.0)
+
+    def values(self, score: str) -> np.ndarray:
+        """Return a score of each image and class, `[n k]`; NaN if all pixels are ignored."""
+        return np.where(self.known, SCORES[score].value(self.sums_of(score)), np.nan)
+
+    def to_csv(self, scores: Sequence[str] = ("dice", "iou")) -> str:
+        """Return a CSV table with one line per image: its name, then each of the scores for each class.
 
         Scores of a class of which all of an image's pixels are ignored are left empty.
         """
-        columns = ["id", *(f"{score}/{name}" for score in ("dice", "iou") for name in self.class_names)]
-        values = np.concatenate([metrics.dice(self.counts), metrics.iou(self.counts)], axis=-1)
+        columns = ["id", *(f"{score}/{name}" for score in scores for name in self.class_names)]
+        values = np.concatenate([self.values(score) for score in scores], axis=-1)
         rows = (["" if np.isnan(value) else f"{value:.6f}" for value in row] for row in values)
         return csv_text(columns, ([id_, *row] for id_, row in zip(self.ids, rows, strict=True)))
 

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from unet_jax.study import statistics
+from unet_jax.metrics import statistics
 from unet_jax.study.scores import SCORES, ScoreTable
 
 PRIMARY = "dice"

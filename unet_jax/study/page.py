@@ -10,11 +10,11 @@ import numpy as np
 
 from unet_jax.config.dicts import config_to_dict, flatten_config
 from unet_jax.metrics.image_scores import NUM_BINS, SURFACE_TOLERANCE
+from unet_jax.metrics.statistics import NUM_RESAMPLES
 from unet_jax.study.compare import PRIMARY, RULE, Row, columns_of
 from unet_jax.study.config import Study
 from unet_jax.study.results import Results
 from unet_jax.study.scores import SCORES
-from unet_jax.study.statistics import NUM_RESAMPLES
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }

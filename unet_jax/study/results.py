@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float
 
 from unet_jax._types import InputError
+from unet_jax.metrics import statistics
 from unet_jax.runs.info import RunInfo, load_info
-from unet_jax.study import statistics
 from unet_jax.study.compare import PRIMARY, Row, Winner, columns_of, find_winner, scored_images, summarize, with_mean
 from unet_jax.study.config import Study
 from unet_jax.study.cost import Cost, read_costs

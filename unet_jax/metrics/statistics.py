@@ -1,11 +1,12 @@
-"""Confidence intervals, p-values and ranks for paired runs, as pure functions of arrays.
+"""Confidence intervals, p-values and ranks, as pure functions of arrays.
 
-The bootstrap and the permutation test resample images: a difference is one number per image, averaged over seeds. Their
-results hold for other images and these trained networks. `seed_interval` answers the other question, what to expect of
-other seeds.
+The bootstrap and the permutation test resample images, or groups of images. In a study, a difference is one number per
+image, averaged over seeds. Their results hold for other images and these trained networks. `seed_interval` answers the
+other question, what to expect of other seeds.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -17,6 +18,8 @@ NUM_RESAMPLES = 10_000
 CONFIDENCE = 0.95
 """Confidence level of intervals."""
 _CHUNK = 1_000
+_LARGEST_CHUNK = 10_000_000
+"""Number of drawn images that are in memory at once."""
 _NORMAL = NormalDist()
 
 
@@ -58,30 +61,100 @@ def bootstrap_intervals(
         column = differences[:, j]
         if np.ptp(column) <= 1e-12 * np.abs(column).max():
             continue
-        below = ((means[:, j] < observed[j]).mean() + (means[:, j] <= observed[j]).mean()) / 2
-        bias = _NORMAL.inv_cdf(float(np.clip(below, 0.5 / num_resamples, 1 - 0.5 / num_resamples)))
         # Jackknife: leaving out one image changes the mean by (observed - value) / (n - 1); BCa takes the negative.
-        left_out = (column - observed[j]) / (n - 1)
-        acceleration = (left_out**3).sum() / (6 * (left_out**2).sum() ** 1.5)
-        ends = []
-        for tail in ((1 - confidence) / 2, (1 + confidence) / 2):
-            z = bias + _NORMAL.inv_cdf(tail)
-            ends.append(_NORMAL.cdf(bias + z / (1 - acceleration * z)))
-        low[j], high[j] = np.quantile(means[:, j], ends)
+        low[j], high[j] = _bca_ends(means[:, j], observed[j], (column - observed[j]) / (n - 1), confidence)
     return low, high
 
 
+Statistic = Callable[[np.ndarray], np.ndarray]
+"""Function of sums over images `[*r c]` that returns one number for each `[*r]`; NaN where it is not defined."""
+
+
+def sum_intervals(
+    parts: Float[np.ndarray, "n c"],
+    statistics: Sequence[Statistic],
+    groups: Sequence[str] | None = None,
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    """Compute BCa bootstrap intervals of functions of sums over images, such as means and scores of all pixels.
+
+    Args:
+      parts: `[n c]`, what each of n images adds to c sums.
+      statistics: m functions of the sums. All use the same resampled images.
+      groups: group of each image, such as its patient. Whole groups are resampled then, because images of one group
+        resemble each other. None: images are resampled.
+      num_resamples: number of bootstrap resamples. Those in which a statistic is NaN do not count for it.
+      confidence: confidence level, between 0 and 1.
+      seed: seed of the resampling.
+
+    Returns:
+      Lower and upper ends, `[m]` each. A statistic without any spread has an interval of width 0. With a single image
+      or group nothing is known, so the interval is infinite.
+
+    Reference:
+      Efron 1987.
+
+    Example:
+      >>> parts = np.array([[8.0, 10.0], [3.0, 4.0], [5.0, 10.0], [1.0, 3.0]])  # hits and trials of four images
+      >>> low, high = sum_intervals(parts, [lambda sums: sums[..., 0] / sums[..., 1]])
+      >>> bool(0.3 < low[0] < 17 / 27 < high[0] < 0.85)
+      True
+    """
+    if groups is not None:
+        _, owner = np.unique(np.asarray(groups), return_inverse=True)
+        by_group = np.zeros((owner.max() + 1, parts.shape[1]))
+        np.add.at(by_group, owner, parts)
+        parts = by_group
+    n, m = len(parts), len(statistics)
+    if n < 2:
+        return np.full(m, -np.inf), np.full(m, np.inf)
+    resampled = n * _resampled_means(parts, num_resamples, np.random.default_rng(seed))
+    total = parts.sum(axis=0)
+    ends = np.empty((m, 2))
+    for j, statistic in enumerate(statistics):
+        observed, drawn, left_out = (np.asarray(statistic(sums)) for sums in (total, resampled, total - parts))
+        drawn, left_out = drawn[~np.isnan(drawn)], left_out[~np.isnan(left_out)]
+        if np.isnan(observed) or not len(drawn) or len(left_out) < 2:
+            ends[j] = -np.inf, np.inf
+        elif np.ptp(drawn) <= 1e-12 * np.abs(drawn).max():
+            ends[j] = observed
+        else:
+            ends[j] = _bca_ends(drawn, float(observed), left_out.mean() - left_out, confidence)
+    return ends[:, 0], ends[:, 1]
+
+
+def _bca_ends(
+    drawn: Float[np.ndarray, " r"], observed: float, left_out: Float[np.ndarray, " n"], confidence: float
+) -> tuple[float, float]:
+    """Return the ends of a BCa interval, from resampled values and what leaving out one image takes away."""
+    num_resamples = len(drawn)
+    below = ((drawn < observed).mean() + (drawn <= observed).mean()) / 2
+    bias = _NORMAL.inv_cdf(float(np.clip(below, 0.5 / num_resamples, 1 - 0.5 / num_resamples)))
+    spread = (left_out**2).sum()
+    acceleration = (left_out**3).sum() / (6 * spread**1.5) if spread > 0.0 else 0.0
+    ends = []
+    for tail in ((1 - confidence) / 2, (1 + confidence) / 2):
+        z = bias + _NORMAL.inv_cdf(tail)
+        ends.append(_NORMAL.cdf(bias + z / (1 - acceleration * z)))
+    low, high = np.quantile(drawn, ends)
+    return float(low), float(high)
+
+
 def _resampled_means(
-    differences: Float[np.ndarray, "n m"], num_resamples: int, rng: np.random.Generator
+    values: Float[np.ndarray, "n m"], num_resamples: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "r m"]:
     """Draw n of the n images with replacement r times, and return the mean of each draw and column."""
-    n = len(differences)
+    n = len(values)
+    chunk = max(1, min(_CHUNK, _LARGEST_CHUNK // n))
     parts = []
-    for start in range(0, num_resamples, _CHUNK):
-        drawn = rng.integers(0, n, size=(min(_CHUNK, num_resamples - start), n))
+    for start in range(0, num_resamples, chunk):
+        drawn = rng.integers(0, n, size=(min(chunk, num_resamples - start), n))
         counts = np.zeros(drawn.shape)
         np.add.at(counts, (np.arange(len(drawn))[:, None], drawn), 1.0)
-        parts.append(counts @ differences / n)
+        parts.append(counts @ values / n)
     return np.concatenate(parts)
 
 
