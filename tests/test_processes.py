@@ -24,6 +24,7 @@ from unet_jax.devices import processes as distributed
 from unet_jax.inference.evaluate import evaluate_run
 from unet_jax.inference.folder import predict_files
 from unet_jax.inference.inputs import find_inputs
+from unet_jax.metrics.score_sums import DEFAULT
 from unet_jax.runs.info import load_info
 
 SMALL = (
@@ -181,7 +182,7 @@ def test_two_processes_score_and_predict_as_one(two_processes, synthetic_root, t
     layout = find_layout(here.config.data)
     expected = evaluate_run(here, layout, layout.records)
     assert json.loads(first.splitlines()[-1])["dice_mean"] == pytest.approx(expected.dice_mean, abs=1e-9)
-    assert (tmp_path / "scores.csv").read_text() == expected.to_csv()
+    assert (tmp_path / "scores.csv").read_text() == expected.to_csv(DEFAULT)
     assert is_gloo(second)
     folders = tmp_path / "two", tmp_path / "one"
     succeed(launch(2, 8, lambda index: ("predict", run, synthetic_root / "images", "--out", folders[0], *devices)))
