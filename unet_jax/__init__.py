@@ -25,6 +25,8 @@ with _epy.lazy_api_imports(globals()):
     from unet_jax.inference.predict import predict_probs as predict_probs
     from unet_jax.inference.predict import predict_probs_unresized as predict_probs_unresized
     from unet_jax.model import UNet as UNet
+    from unet_jax.runs.ensemble import Ensemble as Ensemble
+    from unet_jax.runs.ensemble import load_ensemble as load_ensemble
     from unet_jax.runs.load import Run as Run
     from unet_jax.runs.load import load_run as load_run
     from unet_jax.training.auto import choose_config as choose_config
@@ -36,6 +38,7 @@ __all__ = [
     "ArraySource",
     "Batch",
     "Config",
+    "Ensemble",
     "InputError",
     "Preempted",
     "Run",
@@ -43,6 +46,7 @@ __all__ = [
     "UNet",
     "choose_config",
     "fit",
+    "load_ensemble",
     "load_exported",
     "load_run",
     "make_mesh",

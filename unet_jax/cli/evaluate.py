@@ -11,15 +11,16 @@ from etils import epath
 from unet_jax.cli.options import (
     HOW,
     ON_DEVICES,
-    RUN,
+    RUNS,
     SCORING,
     DataOptions,
     DeviceOptions,
     ScaleWarnings,
     ScoreOptions,
     check_run_and_root,
+    check_runs,
     groups_of,
-    load,
+    load_all,
     select,
 )
 from unet_jax.config.predict import PredictConfig
@@ -27,10 +28,13 @@ from unet_jax.config.predict import PredictConfig
 
 @dataclasses.dataclass(frozen=True)
 class _Evaluate:
-    """Score a run's masks against mask files, at each image's own size. The last line printed is JSON."""
+    """Score a run's masks against mask files, at each image's own size. The last line printed is JSON.
 
-    run: RUN
-    """Run directory."""
+    The logits of several runs are averaged (docs/metrics.md).
+    """
+
+    runs: RUNS
+    """Run directory; or several, which predict together."""
     data: DataOptions
     split: str | None = None
     """Split to score: train, val, test, or all (the whole data set). By default test, or val if there is no test."""
@@ -49,7 +53,8 @@ def evaluate(args: Sequence[str]) -> None:
     """Run `unet-jax evaluate`."""
     options = tyro.cli(_Evaluate, args=args, prog="unet-jax evaluate")
     options.what.check()
-    check_run_and_root(options.run, options.data, options.devices.processes)
+    check_runs(options.runs, options.devices.processes)
+    check_run_and_root(options.runs[0], options.data, options.devices.processes)
     from unet_jax.devices.processes import connected
 
     with connected(options.devices.processes):
@@ -61,18 +66,28 @@ def _evaluate(options: _Evaluate) -> None:
     from rich.console import Console
 
     from unet_jax.devices.processes import is_first
-    from unet_jax.inference.evaluate import IGNORED_RULE, copies_of_training, evaluate_run, summary, write_csv
+    from unet_jax.inference.evaluate import (
+        IGNORED_RULE,
+        copies_of_training,
+        data_of,
+        evaluate_run,
+        summary,
+        trained_on,
+        write_csv,
+    )
     from unet_jax.inference.fits import way_of
     from unet_jax.metrics.estimates import estimate_scores
     from unet_jax.metrics.score_sums import check_scores
     from unet_jax.report.audit_text import percent
     from unet_jax.report.display import make_display
     from unet_jax.report.estimates_table import estimates_json, estimates_table, explanation
+    from unet_jax.runs.ensemble import members_of
+    from unet_jax.runs.load import Run
 
     if options.csv:
         # Made first, so that a folder that cannot be made is an error before the work instead of after it.
         epath.Path(options.csv).parent.mkdir(parents=True, exist_ok=True)
-    run = load(options.run, options.checkpoint, options.devices, calibrated=options.calibrated)
+    run = load_all(options.runs, options.checkpoint, options.devices, calibrated=options.calibrated)
     split, layout, records = select(run, options.data, options.split)
     names, groups = check_scores(options.what.scores), groups_of(options.what.group_key, [r.id for r in records])
     display = make_display()
@@ -82,7 +97,7 @@ def _evaluate(options: _Evaluate) -> None:
             run,
             layout,
             records,
-            soft_masks=run.config.data.soft_masks,
+            soft_masks=data_of(run).soft_masks,
             how=options.how,
             score_names=names,
             tolerance=options.what.tolerance,
@@ -92,15 +107,20 @@ def _evaluate(options: _Evaluate) -> None:
     warnings.summarise()
     if not is_first():
         return
-    threshold = (
-        dict(zip(run.class_names, run.calibration.threshold, strict=True))
-        if run.calibration
-        else run.config.train.threshold
-    )
+    members = members_of(run)
+    if run.calibration:
+        threshold: float | dict[str, float] = dict(zip(run.class_names, run.calibration.threshold, strict=True))
+    else:
+        thresholds = dict(zip(run.class_names, run.threshold.tolist(), strict=True))
+        threshold = run.config.train.threshold if isinstance(run, Run) else thresholds
     result = summary(scores, split=split, threshold=threshold)
-    seen = set(run.info.splits["train"]) & set(scores.ids)
+    if len(members) > 1:
+        result["runs"] = [str(member.path) for member in members]
+    seen = trained_on(run, scores)
     if split != "train" and seen:
-        display.line(f"WARNING: {len(seen)} of these images were used for training, the first is {min(seen)!r}.")
+        ids = sorted(set().union(*seen.values()))
+        who = f" of {', '.join(seen)}" if len(members) > 1 else ""
+        display.line(f"WARNING: {len(ids)} of these images were used for training{who}, the first is {ids[0]!r}.")
     copies = copies_of_training(run, scores)
     if copies:
         shown = ", ".join(f"{id_!r} (of {ids[0]!r})" for id_, ids in list(copies.items())[:10])
@@ -113,7 +133,8 @@ def _evaluate(options: _Evaluate) -> None:
     estimates = estimate_scores(scores, names, groups)
     marks = dict.fromkeys(scores.absent, " (absent)")
     marks |= {name: " (not annotated)" for name, share in scores.annotated.items() if not share}
-    title = f"{split}: {len(scores.ids)} images, checkpoint {run.step}{', calibrated' if run.calibration else ''}"
+    what = f"checkpoint {run.step}" if isinstance(run, Run) else f"mean logits of {len(members)} runs"
+    title = f"{split}: {len(scores.ids)} images, {what}{', calibrated' if run.calibration else ''}"
     Console(width=110).print(estimates_table(title, estimates, marks))
     lines = explanation(names, len(scores.ids), None if groups is None else len(set(groups)))
     print("\n".join(lines))

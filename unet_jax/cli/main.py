@@ -23,12 +23,12 @@ _USAGE = """usage: unet-jax COMMAND ...
                                show the settings that `train auto` would choose for the data and this machine
   train PRESET --data.root DIR --out RUN
                                train a run, or continue it; presets: auto, {presets}
-  evaluate RUN [--data.root DIR] [--split test]
-                               score the best checkpoint; the last line printed is JSON
+  evaluate RUN [RUN...] [--data.root DIR] [--split test]
+                               score the best checkpoint, or several runs together; the last line printed is JSON
   calibrate RUN [--data.root DIR]
                                fit temperatures and thresholds to the split val, and keep them in the run
-  predict RUN INPUT... --out DIR
-                               write a mask per class and an overlay for each image
+  predict RUN [RUN...] INPUT... --out DIR
+                               write a mask per class and an overlay for each image, of one run or several together
   info RUN                     show what a run holds and how far it has got
   verify RUN                   look whether the files of a run are as they were written
   study STUDY.toml             train several losses with several seeds on one data set, and compare them

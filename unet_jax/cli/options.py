@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from unet_jax.data.records import Layout, Record
     from unet_jax.inference.fits import Way
     from unet_jax.report.display import Display
+    from unet_jax.runs.ensemble import Trained
     from unet_jax.runs.load import Run
 
 
 RUN = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+RUNS = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN [RUN...]")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +102,14 @@ def check_run(path: str, processes: Processes = _NOT_GIVEN) -> None:
         check_is_run(epath.Path(path))
 
 
+def check_runs(paths: Sequence[str], processes: Processes = _NOT_GIVEN) -> None:
+    """Raise `InputError` if no run is named, or if a folder is not one."""
+    if not paths:
+        raise InputError("no run was named: give the --out folder of unet-jax train.")
+    for path in paths:
+        check_run(path, processes)
+
+
 def check_root(root: str, processes: Processes = _NOT_GIVEN) -> None:
     """Raise `InputError` if there is no folder where the data set should be."""
     if _is_alone(processes) and not (root and epath.Path(root).is_dir()):
@@ -151,17 +161,29 @@ def load(path: str, checkpoint: Literal["best", "last"], devices: DeviceOptions,
     return with_calibration(run) if calibrated else run
 
 
-def select(run: "Run", given: DataOptions, split: str | None) -> tuple[str, "Layout", "list[Record]"]:
-    """Select the samples of a split of the given data set, read with the settings of the run; see `select_records`."""
-    from unet_jax.inference.evaluate import select_records
+def load_all(
+    paths: Sequence[str], checkpoint: Literal["best", "last"], devices: DeviceOptions, *, calibrated: bool
+) -> "Trained":
+    """Load one run, or several that predict together, as `load` does."""
+    from unet_jax.runs.ensemble import Ensemble, check_distinct
 
-    root = _root(run.path, run.config, given)
+    check_distinct(paths)
+    runs = [load(path, checkpoint, devices, calibrated=calibrated) for path in paths]
+    return runs[0] if len(runs) == 1 else Ensemble(tuple(runs))
+
+
+def select(run: "Trained", given: DataOptions, split: str | None) -> tuple[str, "Layout", "list[Record]"]:
+    """Select the samples of a split of the given data set, read with the settings of the run; see `select_records`."""
+    from unet_jax.inference.evaluate import data_of, select_records
+    from unet_jax.runs.ensemble import members_of
+
+    config, path = data_of(run), members_of(run)[0].path
     data = dataclasses.replace(
-        run.config.data,
-        root=root,
+        config,
+        root=_root(path, members_of(run)[0].config, given),
         splits=given.splits,
         classes=run.class_names,
-        mask_orientation=given.mask_orientation or run.config.data.mask_orientation,
+        mask_orientation=given.mask_orientation or config.mask_orientation,
     )
     return select_records(run, data, split)
 
@@ -179,21 +201,24 @@ class ScaleWarnings:
     """Warnings of images whose scale is far from that of training: the first one at once, and their number at the end.
 
     Args:
-      run: trained run.
+      run: trained run or ensemble.
       way: way of the images to the network.
       display: where the warnings are printed.
     """
 
-    def __init__(self, run: "Run", way: "Way", display: "Display"):
+    def __init__(self, run: "Trained", way: "Way", display: "Display"):
         self._run, self._way, self._display = run, way, display
         self._count = 0
 
     def look_at(self, id_: str, height: int, width: int) -> None:
         """Take note of the size of an image."""
         from unet_jax.inference.scale import scale_warning
+        from unet_jax.runs.ensemble import members_of
 
         way = self._way
-        text = scale_warning(self._run.info, way.fit, way.scale, way.tiling.size, height, width)
+        facts = (member.info for member in members_of(self._run))
+        texts = (scale_warning(info, way.fit, way.scale, way.tiling.size, height, width) for info in facts)
+        text = next(filter(None, texts), "")
         if text and not self._count:
             self._display.line(f"WARNING: {id_} {text}")
         self._count += bool(text)

@@ -9,18 +9,22 @@ import tyro
 from etils import epath
 
 from unet_jax._types import InputError
-from unet_jax.cli.options import HOW, ON_DEVICES, RUN, DeviceOptions, ScaleWarnings, check_run, load
+from unet_jax.cli.options import HOW, ON_DEVICES, RUN, DeviceOptions, ScaleWarnings, check_runs, load_all
 from unet_jax.config.predict import OutputConfig, PredictConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class _Predict:
-    """Write a mask for each class and an overlay for each image, at the image's own size (docs/large-images.md)."""
+    """Write a mask for each class and an overlay for each image, at the image's own size (docs/large-images.md).
+
+    The logits of several runs are averaged (docs/metrics.md).
+    """
 
     run: RUN
     """Run directory."""
-    inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE...")]
-    """Image files, or folders that are searched for image files at any depth."""
+    inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[RUN...] IMAGE...")]
+    """Image files, or folders that are searched for image files at any depth.
+    Folders with a run.json are further runs, which predict together with the first."""
     out: str
     """Folder to write to: masks CLASS/ID.png (0 or 255), and pictures overlay/ID.png."""
     checkpoint: Literal["best", "last"] = "best"
@@ -35,14 +39,23 @@ class _Predict:
 def predict(args: Sequence[str]) -> None:
     """Run `unet-jax predict`."""
     options = tyro.cli(_Predict, args=args, prog="unet-jax predict")
-    check_run(options.run, options.devices.processes)
+    runs, inputs = _divided(options)
+    check_runs(runs, options.devices.processes)
     from unet_jax.devices.processes import connected
 
     with connected(options.devices.processes):
-        _predict(options)
+        _predict(options, runs, inputs)
 
 
-def _predict(options: _Predict) -> None:
+def _divided(options: _Predict) -> tuple[list[str], list[str]]:
+    """Return the run directories and the images. A folder is a run if it has a run.json."""
+    is_run = {path: (epath.Path(path) / "run.json").exists() for path in options.inputs}
+    return [options.run, *(path for path in options.inputs if is_run[path])], [
+        path for path in options.inputs if not is_run[path]
+    ]
+
+
+def _predict(options: _Predict, runs: list[str], inputs: list[str]) -> None:
     """Predict all files; only the first process writes and prints."""
     from unet_jax.devices.processes import is_first
     from unet_jax.inference.fits import way_of
@@ -51,12 +64,12 @@ def _predict(options: _Predict) -> None:
     from unet_jax.report.display import make_display
     from unet_jax.runs.info import load_info
 
-    patterns = load_info(epath.Path(options.run)).config.data.image_patterns
-    files, unread = find_inputs(options.inputs, patterns), unread_inputs(options.inputs, patterns)
+    patterns = load_info(epath.Path(runs[0])).config.data.image_patterns
+    files, unread = find_inputs(inputs, patterns), unread_inputs(inputs, patterns)
     display = make_display()
     if unread:
         display.line(f"not read, {unread}")
-    run = load(options.run, options.checkpoint, options.devices, calibrated=options.calibrated)
+    run = load_all(runs, options.checkpoint, options.devices, calibrated=options.calibrated)
     out, way = epath.Path(options.out), way_of(run, options.how)
     warnings = ScaleWarnings(run, way, display)
     errors, done, kept = [], 0, 0

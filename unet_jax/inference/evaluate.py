@@ -12,18 +12,19 @@ from unet_jax._files import replace_text
 from unet_jax._types import InputError, Sample
 from unet_jax.config import DataConfig
 from unet_jax.config.predict import PredictConfig
+from unet_jax.data.images.format import read_as
 from unet_jax.data.layout import find_layout
 from unet_jax.data.records import SPLITS, Layout, Record
 from unet_jax.data.sample_facts import pixel_digest
 from unet_jax.data.sources import FileSource
 from unet_jax.data.splits import assign_splits
-from unet_jax.inference.predict import AS_TRAINED, predict_pairs
+from unet_jax.inference.predict import AS_TRAINED, predict_masks, predict_pairs
 from unet_jax.metrics import Counts
 from unet_jax.metrics.counts import num_counted
 from unet_jax.metrics.image_scores import SURFACE_TOLERANCE
-from unet_jax.metrics.score_sums import measure
+from unet_jax.metrics.score_sums import measure, need_probs
 from unet_jax.metrics.scores import Scores
-from unet_jax.runs.load import Run
+from unet_jax.runs.ensemble import Trained, image_formats, members_of
 
 RULE = (
     "mean over images of the per-image score (dice_pooled: of all pixels together); a score whose denominator is 0 "
@@ -35,11 +36,11 @@ IGNORED_RULE = (
 )
 
 
-def select_records(run: Run, data: DataConfig, split: str | None) -> tuple[str, Layout, list[Record]]:
+def select_records(run: Trained, data: DataConfig, split: str | None) -> tuple[str, Layout, list[Record]]:
     """Select the samples of a split: by the file `data.splits` if it is given, otherwise as the run recorded them.
 
     Args:
-      run: trained run.
+      run: trained run or ensemble.
       data: settings of the data set.
       split: train, val, test or all; None is test, or val if there is no test split.
 
@@ -55,7 +56,7 @@ def select_records(run: Run, data: DataConfig, split: str | None) -> tuple[str, 
     layout = find_layout(data)
     if split == "all":
         return split, layout, list(layout.records)
-    splits = assign_splits(layout, data) if data.splits else run.info.splits
+    split, splits = _named_split(run, split) if not data.splits else (split, assign_splits(layout, data))
     split = split or ("test" if splits["test"] else "val")
     wanted = set(splits[split])
     records = [r for r in layout.records if r.id in wanted]
@@ -73,8 +74,50 @@ def select_records(run: Run, data: DataConfig, split: str | None) -> tuple[str, 
     return split, layout, records
 
 
+_TRUTH = (
+    *("image_pattern", "image_patterns", "mask_patterns", "image_key", "index_map", "index_values", "index_colors"),
+    *("ignore_values", "missing_masks", "mask_orientation", "soft_masks", "instance_masks"),
+)
+"""Settings of the data set that decide what the true masks are."""
+
+
+def data_of(run: Trained) -> DataConfig:
+    """Return the settings of the data set of a run, or of the first run of an ensemble.
+
+    Raises:
+      InputError: the runs of an ensemble would read other true masks.
+    """
+    first, *others = members_of(run)
+    for other in others:
+        for name in _TRUTH:
+            found, of_first = getattr(other.config.data, name), getattr(first.config.data, name)
+            if found != of_first:
+                raise InputError(
+                    f"{other.path}: data.{name} is {found!r}, but in {first.path} it is {of_first!r}, so that it is "
+                    f"not clear what the true masks are. Score the runs separately."
+                )
+    return first.config.data
+
+
+def _named_split(run: Trained, split: str | None) -> tuple[str, dict[str, list[str]]]:
+    """Return the split to score and the splits that the run has recorded, which must agree for all of an ensemble.
+
+    Raises:
+      InputError: the runs of an ensemble have recorded other images for the split.
+    """
+    first, *others = members_of(run)
+    split = split or ("test" if any(member.info.splits["test"] for member in members_of(run)) else "val")
+    for other in others:
+        if set(other.info.splits[split]) != set(first.info.splits[split]):
+            raise InputError(
+                f"{other.path}: has other images in the split {split!r} than {first.path}. Say with --data.splits FILE "
+                f"what to score, or score the runs separately."
+            )
+    return split, first.info.splits
+
+
 def probs_and_truths(
-    run: Run,
+    run: Trained,
     layout: Layout,
     records: Sequence[Record],
     *,
@@ -90,7 +133,7 @@ def probs_and_truths(
       run, layout, records, soft_masks, how, on_open: the same as in `evaluate_run`.
     """
     samples = _samples(run, layout, records, soft_masks, on_open)
-    pairs = ((sample.image, _truth(sample)) for sample in samples)
+    pairs = ((image, _truth(sample)) for image, sample in samples)
     return ((probs, truth, valid) for probs, (truth, valid) in predict_pairs(run, pairs, how))
 
 
@@ -100,18 +143,25 @@ def _truth(sample: Sample) -> tuple[Bool[np.ndarray, "h w k"], Bool[np.ndarray, 
 
 
 def _samples(
-    run: Run, layout: Layout, records: Sequence[Record], soft_masks: bool, on_open: Callable[[str, int, int], Any]
-) -> Iterator[Sample]:
-    """Read samples at their own size."""
-    source = FileSource(layout, records, soft_masks=soft_masks, image_format=run.info.image_format)
-    for i, id_ in enumerate(source.ids):
+    run: Trained, layout: Layout, records: Sequence[Record], soft_masks: bool, on_open: Callable[[str, int, int], Any]
+) -> Iterator[tuple[np.ndarray, Sample]]:
+    """Read images as the networks see them, each with its sample in the first format, at their own size."""
+    first, *others = image_formats(run)
+    source = FileSource(layout, records, soft_masks=soft_masks, image_format=first)
+    for i, record in enumerate(records):
         sample = source[i]
-        on_open(id_, *sample.image.shape[:2])
-        yield sample
+        on_open(record.id, *sample.image.shape[:2])
+        views = [sample.image, *(read_as(record.images, image_format) for image_format in others)]
+        yield views[0] if len(views) == 1 else np.concatenate(views, axis=-1), sample
+
+
+def _digests(run: Trained, image: np.ndarray) -> tuple[str, ...]:
+    """Return the digest of an image in each of the formats in which the networks see it."""
+    return tuple(pixel_digest(view) for view in np.split(image, len(image_formats(run)), axis=-1))
 
 
 def evaluate_run(
-    run: Run,
+    run: Trained,
     layout: Layout,
     records: Sequence[Record],
     *,
@@ -125,7 +175,7 @@ def evaluate_run(
     """Score the masks that `unet-jax predict` would write against the mask files, at each image's own size.
 
     Args:
-      run: run from `load_run`, whose calibration is used if it has one.
+      run: run from `load_run`, or runs from `load_ensemble`, whose calibration is used if they have one.
       layout: layout of the data set.
       records: samples to score.
       soft_masks: read the mask files as soft masks (`data.soft_masks`); a pixel is in the mask from 128 of 255 on.
@@ -145,12 +195,13 @@ def evaluate_run(
       0.97
     """
     samples = _samples(run, layout, records, soft_masks, on_open)
-    pairs = ((sample.image, (*_truth(sample), pixel_digest(sample.image))) for sample in samples)
+    pairs = ((image, (*_truth(sample), _digests(run, image))) for image, sample in samples)
     parts, sums, ignored, digests = [], [], [], []
-    for done, (probs, (truth, valid, digest)) in enumerate(predict_pairs(run, pairs, how), start=1):
-        predicted = probs > run.threshold
+    predictions = predict_pairs(run, pairs, how) if need_probs(score_names) else predict_masks(run, pairs, how)
+    for done, (values, (truth, valid, digest)) in enumerate(predictions, start=1):
+        predicted = values if values.dtype == bool else values > run.threshold
         parts.append(metrics.counts_from_masks(predicted, truth, valid))
-        sums.append(measure(score_names, probs, predicted, truth, valid, tolerance=tolerance))
+        sums.append(measure(score_names, values, predicted, truth, valid, tolerance=tolerance))
         ignored.append(truth[..., 0].size - num_counted(parts[-1]))
         digests.append(digest)
         on_progress(done)
@@ -161,26 +212,41 @@ def evaluate_run(
     return Scores(ids, run.class_names, counts, digests=tuple(digests), num_ignored=num_ignored, sums=stacked)
 
 
-def copies_of_training(run: Run, scores: Scores) -> dict[str, list[str]] | None:
-    """Find scored images with the same pixels as images that the run was trained on.
+def copies_of_training(run: Trained, scores: Scores) -> dict[str, list[str]] | None:
+    """Find scored images with the same pixels as images that the run, or one of an ensemble, was trained on.
 
     Args:
-      run: trained run.
+      run: trained run or ensemble.
       scores: results of `evaluate_run`.
 
     Returns:
       Ids of the training images, by the id of each scored image that is a copy; images that were themselves trained on
       are left out. None if an earlier version began the run and stored no digests.
     """
-    stored = run.info.audit.get("digests")
-    if stored is None:
-        return None
-    trained: dict[str, list[str]] = {}
-    for id_ in run.info.splits["train"]:
-        trained.setdefault(stored[id_], []).append(id_)
-    is_trained = set(run.info.splits["train"])
-    scored = zip(scores.ids, scores.digests, strict=True)
-    return {id_: trained[digest] for id_, digest in scored if id_ not in is_trained and digest in trained}
+    trained: dict[tuple[int, str], list[str]] = {}
+    is_trained: set[str] = set()
+    for member in members_of(run):
+        stored = member.info.audit.get("digests")
+        if stored is None:
+            return None
+        view = image_formats(run).index(member.info.image_format)
+        for id_ in member.info.splits["train"]:
+            ids = trained.setdefault((view, stored[id_]), [])
+            if id_ not in ids:
+                ids.append(id_)
+        is_trained.update(member.info.splits["train"])
+    copies: dict[str, list[str]] = {}
+    for id_, digests in zip(scores.ids, scores.digests, strict=True):
+        found = [trained_id for key in enumerate(digests) for trained_id in trained.get(key, ())]
+        if found and id_ not in is_trained:
+            copies[id_] = list(dict.fromkeys(found))
+    return copies
+
+
+def trained_on(run: Trained, scores: Scores) -> dict[str, list[str]]:
+    """Return the scored images that each run was trained on, by the path of the run; runs without any are left out."""
+    seen = {str(m.path): sorted(set(m.info.splits["train"]) & set(scores.ids)) for m in members_of(run)}
+    return {path: ids for path, ids in seen.items() if ids}
 
 
 def summary(scores: Scores, *, split: str, threshold: float | dict[str, float]) -> dict[str, Any]:

@@ -2,13 +2,17 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 from scipy import special
 
-from unet_jax._types import InputError
+from unet_jax._types import InputError, PyTree
 from unet_jax.config import ModelConfig
 from unet_jax.config.predict import PredictConfig
 from unet_jax.data.fit import scaled_size
@@ -22,6 +26,7 @@ from unet_jax.program.build import build_logits_step, build_predict_step
 from unet_jax.program.symmetries import Augmentation, symmetries_of
 from unet_jax.program.tile_stream import Failure, Network, Patch, blended, on_devices, run_batches
 from unet_jax.program.tiles import Tiling
+from unet_jax.runs.ensemble import Trained, image_formats, members_of
 from unet_jax.runs.load import Run
 
 T = TypeVar("T")
@@ -33,7 +38,7 @@ _MOST_BYTES = 2**28  # of probabilities at an image's own size, above which they
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """The way from images to probabilities for one run, without anything left to choose."""
+    """The way from images to probabilities for one run or ensemble, without anything left to choose."""
 
     fit: str
     """stretch, pad, crop or whole."""
@@ -45,16 +50,38 @@ class Way:
     """Tiles of crop."""
 
 
-def way_of(run: Run, how: PredictConfig) -> Way:
-    """Resolve the settings of prediction for a run.
+def way_of(run: Trained, how: PredictConfig) -> Way:
+    """Resolve the settings of prediction for a run, or for runs that predict together.
 
     Args:
-      run: trained run.
+      run: trained run, or ensemble. All of its runs see the same tiles.
       how: settings of prediction.
 
     Raises:
-      InputError: a setting has no effect, or cannot be used with the run's image size.
+      InputError: a setting has no effect, or cannot be used with the run's image size, or the runs of an ensemble were
+        trained at different scales.
     """
+    first, *others = members_of(run)
+    way = _way_of_one(first, how)
+    for member in others:
+        other = _way_of_one(member, how)
+        if way.fit in ("crop", "whole") and other.scale != way.scale:
+            raise InputError(
+                f"{member.path}: was trained at the scale {other.scale:g}, but {first.path} at {way.scale:g}. Choose "
+                f"one scale for both: --scale {way.scale:g}."
+            )
+        radii = way.tiling.radius, other.tiling.radius
+        tiling = dataclasses.replace(
+            way.tiling,
+            multiple=math.lcm(way.tiling.multiple, other.tiling.multiple),
+            radius=None if radii[0] is None or radii[1] is None else max(radii[0], radii[1]),
+        )
+        way = dataclasses.replace(way, tiling=tiling)
+    return way
+
+
+def _way_of_one(run: Run, how: PredictConfig) -> Way:
+    """Resolve the settings of prediction for one run."""
     data, model = run.config.data, run.config.model
     fit = trained_fit(run.info) if how.fit == "as-trained" else how.fit
     said = f"the fit is {fit}" + (" (that of the run)" if how.fit == "as-trained" else "")
@@ -78,26 +105,51 @@ def _step(config: ModelConfig, num_classes: int, tta: Augmentation, *, logits: b
     return (build_logits_step if logits else build_predict_step)(config, num_classes, tta=tta)
 
 
-def network_of(run: Run, tta: Augmentation, *, logits: bool, batch_size: int = BATCH_SIZE) -> Network:
-    """Return the network of a run on its devices.
+def network_of(run: Trained, tta: Augmentation, *, logits: bool, batch_size: int = BATCH_SIZE) -> Network:
+    """Return the network of a run on its devices, or the mean of the networks of an ensemble.
 
     Args:
-      run: trained run.
+      run: trained run or ensemble. Images have the channels of `image_formats(run)`, one format after the other.
       tta: test-time augmentation.
       logits: compute logits, not probabilities.
       batch_size: number of images at once, symmetries counted.
     """
-    step = _step(run.config.model, len(run.class_names), tta, logits=logits)
     count = max(1, batch_size // len(symmetries_of(tta)))
-    return on_devices(step, run.state.params, run.state.batch_stats, run.mesh, batch_size=count)
+    if isinstance(run, Run):
+        step = _step(run.config.model, len(run.class_names), tta, logits=logits)
+        return on_devices(step, run.state.params, run.state.batch_stats, run.mesh, batch_size=count)
+    steps = [_step(member.config.model, len(run.class_names), tta, logits=True) for member in run.members]
+    formats = image_formats(run)
+    views = [formats.index(member.info.image_format) for member in run.members]
+
+    def mean(params: list[PyTree], batch_stats: list[PyTree], images: Array) -> Array:
+        seen = jnp.split(images, len(formats), axis=-1) if len(formats) > 1 else [images]
+        entries = zip(steps, params, batch_stats, views, strict=True)
+        values = [step(params_, stats, seen[view]) for step, params_, stats, view in entries]
+        return _mean_logits(values) if logits else _mean_probs(values)
+
+    states = [member.state for member in run.members]
+    params, batch_stats = [state.params for state in states], [state.batch_stats for state in states]
+    return on_devices(mean, params, batch_stats, run.mesh, batch_size=count)
 
 
-def predict_patches(run: Run, images: Iterable[tuple[ImageRows, T]], way: Way) -> Iterator[Patch[T] | Failure[T]]:
+@jax.jit
+def _mean_logits(values: list[Float[Array, "b h w k"]]) -> Float[Array, "b h w k"]:
+    return sum(values[1:], values[0]) / len(values)
+
+
+@jax.jit
+def _mean_probs(values: list[Float[Array, "b h w k"]]) -> Float[Array, "b h w k"]:
+    return jax.nn.sigmoid(_mean_logits(values))
+
+
+def predict_patches(run: Trained, images: Iterable[tuple[ImageRows, T]], way: Way) -> Iterator[Patch[T] | Failure[T]]:
     """Yield the probabilities of images of any size, calibrated if the run has its calibration.
 
     Args:
-      run: trained run.
-      images: images as the network sees them, each with a companion.
+      run: trained run or ensemble.
+      images: images as the network sees them, each with a companion. For an ensemble the channels are those of
+        `image_formats(run)`, one format after the other.
       way: way of the images to the network, from `way_of`.
 
     Yields:
@@ -111,9 +163,9 @@ def predict_patches(run: Run, images: Iterable[tuple[ImageRows, T]], way: Way) -
         yield part
 
 
-def _resized(run: Run, images: Iterable[tuple[ImageRows, T]], way: Way) -> Iterator[Patch[T] | Failure[T]]:
+def _resized(run: Trained, images: Iterable[tuple[ImageRows, T]], way: Way) -> Iterator[Patch[T] | Failure[T]]:
     """Resize each image to the network's size, or into it with its aspect kept, and the probabilities back."""
-    check_rows(way.tiling.size[0], run.config.model.size_multiple, run.mesh)
+    _check_rows(run, way.tiling.size[0])
 
     def resized() -> Iterator[tuple[np.ndarray | None, tuple[ImageRows, T, InputError | None]]]:
         for image, companion in images:
@@ -132,6 +184,12 @@ def _resized(run: Run, images: Iterable[tuple[ImageRows, T]], way: Way) -> Itera
         else:
             height, width = seen_size(image, way)
             yield from _resized_back(probs[:height, :width], image.height, image.width, companion)
+
+
+def _check_rows(run: Trained, height: int) -> None:
+    """Raise `InputError` if images of a height cannot be divided over the devices."""
+    for member in members_of(run):
+        check_rows(height, member.config.model.size_multiple, run.mesh)
 
 
 def seen_size(image: ImageRows, way: Way) -> tuple[int, int]:
@@ -157,9 +215,9 @@ def _resized_back(probs: np.ndarray, height: int, width: int, companion: T) -> I
         y += len(block)
 
 
-def _in_tiles(run: Run, images: Iterable[tuple[ImageRows, T]], way: Way) -> Iterator[Patch[T] | Failure[T]]:
+def _in_tiles(run: Trained, images: Iterable[tuple[ImageRows, T]], way: Way) -> Iterator[Patch[T] | Failure[T]]:
     """Blend the logits of overlapping tiles."""
-    check_rows(way.tiling.size[0], run.config.model.size_multiple, run.mesh)
+    _check_rows(run, way.tiling.size[0])
     network = network_of(run, way.tta, logits=True)
     at_scale = ((scaled(image, way.scale), (image, companion)) for image, companion in images)
     parts: Iterator[Any] = (
@@ -204,7 +262,7 @@ def _unscaled(parts: Iterator[Any], scale: float) -> Iterator[Patch[Any] | Failu
             yield Failure(companion, failure.error)
 
 
-def _in_one_piece(run: Run, images: Iterable[tuple[ImageRows, T]], way: Way) -> Iterator[Patch[T] | Failure[T]]:
+def _in_one_piece(run: Trained, images: Iterable[tuple[ImageRows, T]], way: Way) -> Iterator[Patch[T] | Failure[T]]:
     """Compute each image as one piece; each new size is compiled once."""
     network = network_of(run, way.tta, logits=False, batch_size=1)
     for image, companion in images:
@@ -213,7 +271,7 @@ def _in_one_piece(run: Run, images: Iterable[tuple[ImageRows, T]], way: Way) -> 
         except BadSampleError as error:
             yield Failure(companion, error)
             continue
-        check_rows(len(pixels), run.config.model.size_multiple, run.mesh)
+        _check_rows(run, len(pixels))
         for probs, _ in run_batches(network, [(pixels, None)]):
             assert probs is not None
             yield from _resized_back(probs, image.height, image.width, companion)

@@ -16,7 +16,7 @@ from etils import epath
 from unet_jax._files import replace_text, scratch_folder
 from unet_jax._types import InputError
 from unet_jax.config.predict import OutputConfig, PredictConfig
-from unet_jax.data.images.rows import ImageRows, open_rows
+from unet_jax.data.images.rows import ImageRows, joined, open_rows
 from unet_jax.data.images.tiff import read_geo_tags
 from unet_jax.data.threads import num_cores
 from unet_jax.devices.processes import is_first
@@ -25,7 +25,7 @@ from unet_jax.inference.image_writer import ImageWriter, Job, mask_paths, probs_
 from unet_jax.inference.inputs import ImageFiles
 from unet_jax.inference.tables import Tables
 from unet_jax.program.tile_stream import Failure
-from unet_jax.runs.load import Run
+from unet_jax.runs.ensemble import Trained, image_formats, members_of
 
 AS_TRAINED, MASKS_AND_OVERLAYS = PredictConfig(), OutputConfig()
 _MARK = "predict.json"
@@ -53,7 +53,7 @@ class Progress(NamedTuple):
 
 
 def predict_files(
-    run: Run,
+    run: Trained,
     files: Mapping[str, ImageFiles],
     out: epath.Path,
     how: PredictConfig = AS_TRAINED,
@@ -69,7 +69,7 @@ def predict_files(
     first process writes.
 
     Args:
-      run: run from `load_run`.
+      run: run from `load_run`, or runs from `load_ensemble`.
       files: the file, or the files of the channels, of each image by its id, from `find_inputs`.
       out: folder for the results.
       how: way of the images to the network.
@@ -110,7 +110,7 @@ def predict_files(
 
 
 def _predict(
-    run: Run,
+    run: Trained,
     files: Mapping[str, ImageFiles],
     out: epath.Path,
     way: Way,
@@ -165,7 +165,7 @@ def _predict(
 
 
 def _opened(
-    run: Run,
+    run: Trained,
     files: Mapping[str, ImageFiles],
     unread: "collections.deque[Outcome]",
     on_open: Callable[[str, ImageRows], None],
@@ -175,7 +175,8 @@ def _opened(
     def open_one(entry: tuple[str, ImageFiles]) -> Job | Outcome:
         id_, paths = entry
         try:
-            return Job(id_, open_rows(paths, run.info.image_format), read_geo_tags(paths[0]))
+            views = [open_rows(paths, image_format) for image_format in image_formats(run)]
+            return Job(id_, views[0], read_geo_tags(paths[0]), joined(views))
         except InputError as error:
             return Outcome(id_, error=str(error))
 
@@ -197,14 +198,14 @@ def _opened(
             if isinstance(job, Outcome):
                 unread.append(job)
                 continue
-            largest = max(largest, job.image.held_bytes)
+            largest = max(largest, job.seen.held_bytes)
             on_open(job.id, job.image)
-            yield job.image, job
+            yield job.seen, job
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _without_writing(run: Run, files: Mapping[str, ImageFiles], way: Way) -> Iterator[Outcome]:
+def _without_writing(run: Trained, files: Mapping[str, ImageFiles], way: Way) -> Iterator[Outcome]:
     """Take part in the computation of the first process."""
     unread: collections.deque[Outcome] = collections.deque()
     for part in predict_patches(run, _opened(run, files, unread, lambda id_, image: None), way):
@@ -227,7 +228,7 @@ class _local_scratch(tempfile.TemporaryDirectory):
         return pathlib.Path(super().__enter__())
 
 
-def _check_out(run: Run, files: Mapping[str, ImageFiles], out: epath.Path, outputs: OutputConfig) -> None:
+def _check_out(run: Trained, files: Mapping[str, ImageFiles], out: epath.Path, outputs: OutputConfig) -> None:
     """Raise `InputError` if results would replace something else."""
     for path in (path for paths in files.values() for path in paths):
         if out.absolute() in path.absolute().parents:
@@ -257,17 +258,19 @@ def _is_done(out: epath.Path, class_names: tuple[str, ...], id_: str, outputs: O
     return all(masks) and all(path.exists() for path in others)
 
 
-def _settings(run: Run, way: Way) -> dict[str, Any]:
+def _settings(run: Trained, way: Way) -> dict[str, Any]:
     """Return what masks depend on, apart from images."""
     calibration = dataclasses.asdict(run.calibration) if run.calibration else None
     tiles = {"overlap": way.tiling.overlap, "blend": way.tiling.blend} if way.fit == "crop" else {}
     scale = {"scale": way.scale} if way.fit in ("crop", "whole") else {}
-    values = {"run": str(run.path), "step": run.step, "fit": way.fit, **scale, **tiles, "tta": way.tta}
+    paths, steps = [str(member.path) for member in members_of(run)], [member.step for member in members_of(run)]
+    runs = {"run": paths, "step": steps} if len(paths) > 1 else {"run": paths[0], "step": steps[0]}
+    values = {**runs, "fit": way.fit, **scale, **tiles, "tta": way.tta}
     threshold = np.asarray(run.threshold).tolist()
     return {"format": _FORMAT, **values, "threshold": threshold, "calibration": calibration}
 
 
-def _check_mark(out: epath.Path, run: Run, way: Way, *, any_done: bool) -> None:
+def _check_mark(out: epath.Path, run: Trained, way: Way, *, any_done: bool) -> None:
     """Raise `InputError` if files that are there were written with other settings."""
     if not any_done:
         return

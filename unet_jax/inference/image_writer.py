@@ -34,6 +34,7 @@ class Job(NamedTuple):
     id: str
     image: ImageRows
     tags: GeoTags  # georeferencing of the file
+    seen: ImageRows  # the same image for the networks: of an ensemble, in each of its formats
 
 
 def mask_paths(out: epath.Path, class_name: str, id_: str) -> tuple[epath.Path, epath.Path]:

@@ -1,26 +1,27 @@
 """Prediction on images in memory: the probability of each class at each pixel."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Num
 from jaxtyping import UInt as Pixels
 
 from unet_jax._types import InputError
 from unet_jax.config.predict import PredictConfig
+from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.images.rows import rows_of
 from unet_jax.devices.mesh import check_rows
 from unet_jax.inference.fits import network_of, predict_patches, way_of
 from unet_jax.program.tile_stream import Failure
-from unet_jax.runs.load import Run
+from unet_jax.runs.ensemble import Trained, image_formats, members_of
 
 T = TypeVar("T")
 AS_TRAINED = PredictConfig()
 
 
 def predict_images(
-    run: Run, images: Iterable[Num[np.ndarray, "h w c"]], how: PredictConfig = AS_TRAINED
+    run: Trained, images: Iterable[Num[np.ndarray, "h w c"]], how: PredictConfig = AS_TRAINED
 ) -> Iterator[Float[np.ndarray, "h w k"]]:
     """Yield the probabilities of each image at its own size, in order. A few images are computed at a time.
 
@@ -29,7 +30,7 @@ def predict_images(
     probabilities are then calibrated.
 
     Args:
-      run: run from `load_run`.
+      run: run from `load_run`, or runs from `load_ensemble`.
       images: `[h w c]`, each of any size, with the channels and numbers of the run's image files, as `read_pixels`
         returns them; uint8 RGB for most runs.
       how: fit, scale, overlap and weights of tiles, and test-time augmentation.
@@ -49,32 +50,61 @@ def predict_images(
 
 
 def predict_pairs(
-    run: Run, pairs: Iterable[tuple[Pixels[np.ndarray, "h w c"], T]], how: PredictConfig = AS_TRAINED
+    run: Trained, pairs: Iterable[tuple[Pixels[np.ndarray, "h w c"], T]], how: PredictConfig = AS_TRAINED
 ) -> Iterator[tuple[Float[np.ndarray, "h w k"], T]]:
     """Yield probabilities as `predict_images` does, each with the companion that was paired with its image.
 
     Images are as the network sees them: uint8 or uint16 in the run's image format.
     """
+    return _assembled(run, pairs, how, lambda probs: probs, np.dtype(np.float32))
+
+
+def predict_masks(
+    run: Trained, pairs: Iterable[tuple[Pixels[np.ndarray, "h w c"], T]], how: PredictConfig = AS_TRAINED
+) -> Iterator[tuple[Bool[np.ndarray, "h w k"], T]]:
+    """Yield the masks that `unet-jax predict` writes, each with the companion that was paired with its image.
+
+    In memory are the masks of an image, but only the probabilities of a part of it.
+
+    Args:
+      run, how: the same as in `predict_images`.
+      pairs: images as the network sees them, uint8 or uint16 in the run's image format, each with a companion.
+    """
+    threshold = run.threshold
+    return _assembled(run, pairs, how, lambda probs: probs > threshold, np.dtype(bool))
+
+
+def _assembled(
+    run: Trained,
+    pairs: Iterable[tuple[np.ndarray, T]],
+    how: PredictConfig,
+    of_probs: Callable[[np.ndarray], np.ndarray],
+    dtype: np.dtype,
+) -> Iterator[tuple[np.ndarray, T]]:
+    """Yield a function of the probabilities of whole images, which is computed as parts of them are finished."""
     images = ((rows_of(image), (image.shape[:2], companion)) for image, companion in pairs)
     whole = None
     for part in predict_patches(run, images, way_of(run, how)):
         if isinstance(part, Failure):
             raise part.error
         (height, width), companion = part.image
-        if part.is_last and part.values.shape[:2] == (height, width):
-            yield part.values, companion
+        values = of_probs(part.values)
+        if part.is_last and values.shape[:2] == (height, width):
+            yield values, companion
             continue
         if whole is None:
-            whole = np.empty((height, width, part.values.shape[-1]), np.float32)
-        rows, columns = part.values.shape[:2]
-        whole[part.y : part.y + rows, part.x : part.x + columns] = part.values
+            whole = np.empty((height, width, values.shape[-1]), dtype)
+        rows, columns = values.shape[:2]
+        whole[part.y : part.y + rows, part.x : part.x + columns] = values
         if part.is_last:
             yield whole, companion
             whole = None
 
 
-def _as_seen(run: Run, image: np.ndarray) -> np.ndarray:
+def _as_seen(run: Trained, image: np.ndarray) -> np.ndarray:
     """Map an image as it is in a file to the pixels that the network sees, `[h w c]`.
+
+    For an ensemble these are the channels of each of its formats, one after the other.
 
     Raises:
       InputError: the image's shape, channels or type are others than the run's.
@@ -82,11 +112,16 @@ def _as_seen(run: Run, image: np.ndarray) -> np.ndarray:
     image = np.asarray(image)
     if image.ndim != 3 or image.size == 0:
         raise InputError(
-            f"an image has shape {image.shape}, but must be [height width {run.info.num_channels}] with at least one "
+            f"an image has shape {image.shape}, but must be [height width {_num_channels(run)}] with at least one "
             f"pixel."
         )
-    if run.info.image_format is not None:
-        return run.info.image_format.apply(image, f"an image of shape {image.shape}")
+    views = [_seen_as(image_format, image) for image_format in image_formats(run)]
+    return views[0] if len(views) == 1 else np.concatenate(views, axis=-1)
+
+
+def _seen_as(image_format: ImageFormat | None, image: np.ndarray) -> np.ndarray:
+    if image_format is not None:
+        return image_format.apply(image, f"an image of shape {image.shape}")
     if image.shape[-1] != 3 or image.dtype != np.uint8:
         raise InputError(
             f"an image has shape {image.shape} and dtype {image.dtype}, but must be [height width 3] uint8 RGB."
@@ -94,26 +129,30 @@ def _as_seen(run: Run, image: np.ndarray) -> np.ndarray:
     return image
 
 
-def _checked_batch(run: Run, images: np.ndarray) -> np.ndarray:
+def _num_channels(run: Trained) -> int:
+    return members_of(run)[0].info.num_channels
+
+
+def _checked_batch(run: Trained, images: np.ndarray) -> np.ndarray:
     """Return the images, or raise `InputError` if they are not a batch."""
     images = np.asarray(images)
     if images.ndim != 4:
         raise InputError(
             f"images have shape {images.shape} and dtype {images.dtype}, but must be [batch height width "
-            f"{run.info.num_channels}]; for one image: images[None]."
+            f"{_num_channels(run)}]; for one image: images[None]."
         )
     return images
 
 
 def predict_probs(
-    run: Run, images: Num[np.ndarray, "b h w c"], how: PredictConfig = AS_TRAINED
+    run: Trained, images: Num[np.ndarray, "b h w c"], how: PredictConfig = AS_TRAINED
 ) -> Float[np.ndarray, "b h w k"]:
     """Compute the probability of each class at each pixel, at the size of the images.
 
     See `predict_images` for how images come to the network and probabilities are calibrated.
 
     Args:
-      run: run from `load_run`.
+      run: run from `load_run`, or runs from `load_ensemble`.
       images: `[b h w c]` of any size, with the channels and numbers of the run's image files; uint8 RGB for most runs.
       how: the same as in `predict_images`.
 
@@ -135,7 +174,7 @@ def predict_probs(
     return np.stack(list(predict_images(run, images, how)))
 
 
-def predict_probs_unresized(run: Run, images: Num[np.ndarray, "b h w c"]) -> Float[np.ndarray, "b h w k"]:
+def predict_probs_unresized(run: Trained, images: Num[np.ndarray, "b h w c"]) -> Float[np.ndarray, "b h w k"]:
     """Compute probabilities as `predict_probs` does, but without resizing the images.
 
     Use it for networks that should see objects at the scale of the files. Images whose size the network cannot take
@@ -143,7 +182,7 @@ def predict_probs_unresized(run: Run, images: Num[np.ndarray, "b h w c"]) -> Flo
     `PredictConfig(fit="crop")` sees the same scale, in tiles of one size.
 
     Args:
-      run: run from `load_run`.
+      run: run from `load_run`, or runs from `load_ensemble`.
       images: `[b h w c]` of any size, with the channels and numbers of the run's image files; uint8 RGB for most runs.
 
     Returns:
@@ -159,7 +198,8 @@ def predict_probs_unresized(run: Run, images: Num[np.ndarray, "b h w c"]) -> Flo
     seen = [_as_seen(run, image) for image in _checked_batch(run, images)]
     if not seen:
         return np.zeros((*np.shape(images)[:3], len(run.class_names)), np.float32)
-    check_rows(len(seen[0]), run.config.model.size_multiple, run.mesh)
+    for member in members_of(run):
+        check_rows(len(seen[0]), member.config.model.size_multiple, run.mesh)
     shares = run.mesh.shape["data"]
     network = network_of(run, "none", logits=False, batch_size=1)
     fill = [np.zeros_like(seen[0])] * (-len(seen) % shares)

@@ -166,6 +166,16 @@ def check_scores(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def need_probs(names: Sequence[str]) -> bool:
+    """Return whether scores need probabilities, so that masks are not enough for them.
+
+    Example:
+      >>> need_probs(["dice", "nsd"]), need_probs(["dice", "brier"])
+      (False, True)
+    """
+    return any(SCORES[name].sums in ("squares", "bins") for name in names)
+
+
 def measure(
     names: Sequence[str],
     probs: Float[np.ndarray, "h w k"],
@@ -181,7 +191,7 @@ def measure(
 
     Args:
       names: names of scores, some of `SCORES`.
-      probs: probabilities, `[h w k]`, from 0 to 1.
+      probs: probabilities, `[h w k]`, from 0 to 1; not used if the scores do not need them (`need_probs`).
       predicted: predicted masks, `[h w k]`.
       truth: true masks, `[h w k]`.
       valid: pixels that are not ignored, `[h w k]`; None: all.

@@ -28,8 +28,9 @@ class Scores:
     """Pixel counts without the ignored ones, int64 `[n k]` each."""
     lost: np.ndarray | None = None
     """Images and classes whose truth lost all of its pixels by resizing (`count_lost`), bool `[n k]`; None: none."""
-    digests: tuple[str, ...] = ()
-    """Digests of the n images' pixels (`unet_jax.data.sample_facts.pixel_digest`), or none."""
+    digests: tuple[tuple[str, ...], ...] = ()
+    """Digests of the n images' pixels (`unet_jax.data.sample_facts.pixel_digest`), one for each format in which
+    networks saw them (`unet_jax.runs.ensemble.image_formats`); or none."""
     num_ignored: np.ndarray | None = None
     """Numbers of ignored pixels, int64 `[n k]`; None: none."""
     sums: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)

@@ -81,6 +81,22 @@ def open_rows(files: Sequence[epath.Path], image_format: ImageFormat | None) -> 
     return ImageRows(stored.height, stored.width, blocks)
 
 
+def joined(views: Sequence[ImageRows]) -> ImageRows:
+    """Join the channels of one image that was opened in several formats.
+
+    Args:
+      views: the same image, in formats that only differ in limits of intensity, so that their blocks have equal rows.
+    """
+    if len(views) == 1:
+        return views[0]
+
+    def blocks() -> Iterator[np.ndarray]:
+        for parts in zip(*(view.blocks() for view in views), strict=True):
+            yield np.concatenate(parts, axis=-1)
+
+    return ImageRows(views[0].height, views[0].width, blocks, sum(view.held_bytes for view in views))
+
+
 def _npy_rows(path: epath.Path) -> ImageRows | None:
     """Map a .npy file into memory; None if it is not large."""
     if path.stat().length < LARGE_BYTES:
