@@ -21,7 +21,7 @@ from unet_jax.report.display import Quiet
 ONE_DEVICE = make_mesh(jax.devices()[:1])
 OPTIMIZED = {"xla_backend_optimization_level": "1"}
 """`compiler_options` of `jax.jit` where last digits matter: unoptimised programs (conftest.py) add one by one."""
-TIMES = {"images_per_s", "wait_share", "time"}
+TIMES = {"images_per_s", "wait_share", "time", "crc"}
 """What no two runs share in metrics.jsonl."""
 TINY = (
     *("--model.widths", "4", "--model.center-width", "8", "--model.num-convs-down", "1", "--model.num-convs-up", "1"),

@@ -1,5 +1,6 @@
 import json
 import math
+import zlib
 
 from etils import epath
 
@@ -36,7 +37,25 @@ def test_rewind_drops_what_a_resumed_run_writes_again(tmp_path):
 
 def test_lines_are_json_even_when_a_number_is_not_finite(tmp_path):
     new_file(tmp_path).write({"step": 1, "loss": math.nan})
-    assert json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=lambda _: 1 / 0) == {
-        "step": 1,
-        "loss": "nan",
-    }
+    row = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=lambda _: 1 / 0)
+    assert {name: row[name] for name in ("step", "loss")} == {"step": 1, "loss": "nan"}
+
+
+def test_a_line_whose_digit_changed_cannot_be_read_and_lines_of_earlier_versions_can(tmp_path):
+    file, path = new_file(tmp_path), tmp_path / "metrics.jsonl"
+    for step in (1, 2):
+        file.write({"step": step, "eval/loss": 0.25})
+    line = '{"step": 1, "eval/loss": 0.25}'
+    assert path.read_text().splitlines()[0] == f'{line[:-1]}, "crc": "{zlib.crc32(line.encode()):08x}"}}'
+    path.write_text(path.read_text().replace("0.25", "0.35", 1))
+    assert (file.damaged_lines(), file.read()) == ([1], [{"step": 2, "eval/loss": 0.25}])
+    path.write_text(line + "\n")
+    assert file.read() == [{"step": 1, "eval/loss": 0.25}]
+
+
+def test_rows_that_are_not_there_any_more_are_said(tmp_path):
+    file = new_file(tmp_path)
+    for step in (10, 20):
+        file.write({"step": step})
+    assert file.rewind(29, 20) == ""
+    assert "ends at step 20, but training continues from step 31" in file.rewind(31, 30)

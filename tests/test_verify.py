@@ -16,6 +16,7 @@ from unet_jax.inference.calibrate import read_calibration, save_calibration
 from unet_jax.metrics.calibration import fit_calibration, histogram
 from unet_jax.report.metrics_file import MetricsFile
 from unet_jax.runs.checkpoints import open_store
+from unet_jax.runs.data_files import save_identities
 from unet_jax.runs.info import RunInfo, load_info, save_info
 from unet_jax.runs.load import Run
 from unet_jax.training.goodput import Ledger
@@ -93,6 +94,37 @@ def test_an_edited_calibration_is_noticed_and_an_old_one_read(damaged):
     path.write_text(json.dumps(values))
     with pytest.raises(InputError, match="temperatures are"):
         read_calibration(path, ["cell"])
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("run.json", '"learning_rate": 0.01', '"learning_rate": 0.02'),
+        ("data.json", '"a": [[5', '"a": [[6'),
+        ("goodput.json", '"starts": 1', '"starts": 2'),
+        ("calibration.json", '"split": "val"', '"split": "vam"'),
+    ],
+)
+def test_another_digit_is_noticed_and_an_edit_on_purpose_is_possible(damaged, capsys, name, before, after):
+    save_identities(damaged, "data", {"a": [[5, 6, 7, "ab"]]})
+    path = damaged / name
+    text = path.read_text()
+    assert text.count(before) == 1
+    path.write_text(text.replace(before, after))
+    status, said = verify(damaged, capsys)
+    assert status in (1, 2) and f"{path}: " in said and "damaged (" in said and 'delete the entry "digest"' in said
+    edited = json.loads(path.read_text())
+    del edited["digest"]
+    path.write_text(json.dumps(edited, indent=3))
+    assert verify(damaged, capsys)[0] == 0
+    path.write_text(json.dumps({**edited, "digesu": "0" * 32}))  # two faults are seen too
+    assert verify(damaged, capsys)[0] != 0
+
+
+def test_the_line_of_the_digest_can_be_deleted_with_an_editor(damaged):
+    lines = (damaged / "run.json").read_text().replace("0.01", "0.02").splitlines()
+    (damaged / "run.json").write_text("\n".join(line for line in lines if '"digest"' not in line))
+    assert load_info(damaged).config.optim.learning_rate == 0.02
 
 
 def test_bad_lines_of_metrics_are_counted_kept_and_do_not_hide_good_ones(damaged):

@@ -17,7 +17,8 @@ from unet_jax.config import DataConfig, ModelConfig
 from unet_jax.data.disk_cache import disk_source
 from unet_jax.data.images.format import RGB8
 from unet_jax.data.layout import find_layout
-from unet_jax.data.splits import read_splits
+from unet_jax.data.records import Layout
+from unet_jax.data.splits import assign_splits
 from unet_jax.data.synthetic import write_synthetic
 from unet_jax.inference.calibrate import read_calibration, save_calibration
 from unet_jax.interop import Network, write_network
@@ -28,6 +29,7 @@ from unet_jax.report.metrics_file import MetricsFile
 from unet_jax.runs.checkpoints import open_store
 from unet_jax.runs.data_files import load_identities, save_identities
 from unet_jax.runs.info import RunInfo, load_info, save_info
+from unet_jax.study.checked_table import checked_csv
 from unet_jax.study.cost import read_costs
 from unet_jax.study.scores import SCORES, ScoreTable, read_scores, write_scores
 from unet_jax.training.goodput import Ledger
@@ -42,8 +44,8 @@ class Reader:
     """Writes valid files into a folder."""
     read: Callable[[Path], Any]
     """Reads them, and returns something whose repr tells what was read."""
-    has_digest: bool = False
-    """True if every other content must be refused, as the file has digests."""
+    other_is_valid: str = ""
+    """Why a damaged file may be another valid one; empty for files with digests, which must never be read as others."""
     seconds: float = 0.01
     """About how long reading takes, by which the short part divides its time."""
 
@@ -63,6 +65,12 @@ def _make_splits(folder):
     (folder / "splits.csv").write_text("\n".join(lines) + "\n")
 
 
+def _read_splits(folder):
+    records: Any = [SimpleNamespace(id=f"p{i:02d}", split=None) for i in range(14)]
+    config = DataConfig(root="data", splits=str(folder / "splits.csv"))
+    return assign_splits(Layout(tuple(records), ("cell",)), config)
+
+
 def _make_metrics(folder):
     file = MetricsFile(epath.Path(folder / "metrics.jsonl"))
     for step in range(1, 30):
@@ -71,7 +79,7 @@ def _make_metrics(folder):
 
 def _read_metrics(folder):
     file = MetricsFile(epath.Path(folder / "metrics.jsonl"))
-    warning = file.rewind(20)
+    warning = file.rewind(20, 20)
     return Said(warning) if warning else file.read()
 
 
@@ -99,7 +107,8 @@ def _read_scores(folder):
 
 
 def _make_costs(folder):
-    (folder / "cost.csv").write_text("variant,step_ms,relative_time,step_bytes\nbce,1.5,1.0,12345\ndice,2.0,1.3,\n")
+    columns = ("variant", "step_ms", "relative_time", "step_bytes")
+    (folder / "cost.csv").write_text(checked_csv(columns, [("bce", 1.5, 1.0, 12345), ("dice", 2.0, 1.3, "")]))
 
 
 def _make_cache(folder):
@@ -150,7 +159,12 @@ def _make_identities(folder):
 
 
 READERS = {
-    "splits CSV": Reader(_make_splits, lambda folder: read_splits(epath.Path(folder / "splits.csv"))),
+    "splits CSV": Reader(
+        _make_splits,
+        _read_splits,
+        other_is_valid="a person writes it: a line less, or train in the place of val, is another valid file. Ids that "
+        "are not in the data set are refused, and a run that continues compares the splits with its own",
+    ),
     "run.json": Reader(lambda folder: save_info(epath.Path(folder), _info(folder)), lambda f: load_info(epath.Path(f))),
     "data.json": Reader(_make_identities, lambda folder: load_identities(epath.Path(folder))),
     "metrics.jsonl": Reader(_make_metrics, _read_metrics),
@@ -158,13 +172,12 @@ READERS = {
     "calibration.json": Reader(
         _make_calibration,
         lambda folder: read_calibration(epath.Path(folder / "calibration.json"), ("cell", "nucleus")),
-        has_digest=True,
     ),
     "study scores": Reader(_make_scores, _read_scores),
     "study costs": Reader(_make_costs, lambda folder: read_costs(SimpleNamespace(out=str(folder)))),  # type: ignore[arg-type]
-    "disk cache": Reader(_make_cache, _read_cache, has_digest=True),
-    "Keras export": Reader(_make_keras, _read_keras, has_digest=True, seconds=0.3),
-    "checkpoint": Reader(_make_checkpoints, _read_checkpoints, has_digest=True, seconds=0.1),
+    "disk cache": Reader(_make_cache, _read_cache),
+    "Keras export": Reader(_make_keras, _read_keras, seconds=0.3),
+    "checkpoint": Reader(_make_checkpoints, _read_checkpoints, seconds=0.1),
 }
 
 

@@ -45,6 +45,7 @@ def _findings(path: epath.Path) -> Iterator[tuple[bool, str]]:
     from unet_jax.inference.calibrate import calibration_path, read_calibration
     from unet_jax.report.metrics_file import MetricsFile
     from unet_jax.runs.checkpoints import check_metrics, committed_steps
+    from unet_jax.runs.data_files import data_path, load_identities
     from unet_jax.runs.info import info_path, load_info
     from unet_jax.runs.integrity import damaged_files
     from unet_jax.training.goodput import read_goodput
@@ -66,6 +67,11 @@ def _findings(path: epath.Path) -> Iterator[tuple[bool, str]]:
             yield True, f"{folder}: damaged: {'; '.join(damaged[:3])}. Other checkpoints are not affected."
         else:
             yield False, f"{folder}: good"
+    try:
+        if load_identities(path) is not None:
+            yield False, f"{data_path(path)}: good"
+    except InputError as error:
+        yield True, str(error)
     if lines := MetricsFile(path / "metrics.jsonl").damaged_lines():
         shown = ", ".join(map(str, lines[:10]))
         yield True, f"{path / 'metrics.jsonl'}: lines that cannot be read: {shown}. All others are used."

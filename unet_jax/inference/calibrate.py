@@ -1,8 +1,6 @@
 """The calibration of a run, which is fitted to a held-out split and kept in RUN/calibration.json."""
 
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +8,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from unet_jax._files import read_json, replace_text
+from unet_jax._files import replace_text
 from unet_jax._types import InputError
 from unet_jax.config.predict import PredictConfig
 from unet_jax.data.records import Layout, Record
@@ -18,8 +16,10 @@ from unet_jax.inference.evaluate import probs_and_truths
 from unet_jax.inference.predict import AS_TRAINED
 from unet_jax.metrics.calibration import Calibration, Fit, fit_calibration, histogram
 from unet_jax.runs.load import Run
+from unet_jax.runs.versioned_json import read_versioned, versioned_text
 
 _FORMAT = 1
+_NAMES = ("step", "split", "num_images", "classes")
 
 
 def calibrate_run(
@@ -81,8 +81,8 @@ def save_calibration(run: Run, fit: Fit, *, split: str, num_images: int) -> None
         }
         for k, name in enumerate(run.class_names)
     }
-    values = {"format": _FORMAT, "step": run.step, "split": split, "num_images": num_images, "classes": classes}
-    replace_text(calibration_path(run.path), json.dumps({**values, "digest": _digest(values)}, indent=1) + "\n")
+    values = {"step": run.step, "split": split, "num_images": num_images, "classes": classes}
+    replace_text(calibration_path(run.path), versioned_text(_FORMAT, values))
 
 
 def _number(value: float) -> float | None:
@@ -114,12 +114,8 @@ def read_calibration(path: epath.Path, class_names: Sequence[str]) -> tuple[int,
     Raises:
       InputError: the file is damaged, or of another format.
     """
-    try:
-        values = read_json(path)
-        if values["format"] != _FORMAT:
-            raise InputError(f"{path}: has format {values['format']!r}; this version of unet_jax reads {_FORMAT}.")
-        if "digest" in values and values.pop("digest") != _digest(values):
-            raise ValueError("its values are not those that were written")
+
+    def parse(values: dict[str, Any]) -> tuple[int, Calibration]:
         classes = [values["classes"][name] for name in class_names]
         step = int(values["step"])
         calibration = Calibration(*(tuple(float(c[name]) for c in classes) for name in ("temperature", "threshold")))
@@ -127,13 +123,6 @@ def read_calibration(path: epath.Path, class_names: Sequence[str]) -> tuple[int,
             raise ValueError(f"temperatures are {calibration.temperature}, but must be positive")
         if not all(0.0 < number < 1.0 for number in calibration.threshold):
             raise ValueError(f"thresholds are {calibration.threshold}, but must be between 0 and 1")
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise InputError(f"{path}: is damaged ({type(error).__name__}: {error}). Calibrate again.") from error
-    return step, calibration
+        return step, calibration
 
-
-def _digest(values: dict[str, Any]) -> str:
-    """Return a digest of the values of calibration.json, which tells a file that was damaged or edited."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
+    return read_versioned(path, _FORMAT, _NAMES, parse, "Calibrate again.")

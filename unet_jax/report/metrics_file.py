@@ -1,16 +1,20 @@
 """Files of metrics over time: metrics.jsonl, which every run has, and TensorBoard files on request.
 
-The training loop writes the metrics of a step one step later.
+The training loop writes the metrics of a step one step later. Each line of metrics.jsonl ends with a checksum of its
+numbers, "crc", so that a damaged digit is not taken for another result.
 """
 
 import json
 import math
+import zlib
 from typing import Any
 
 from etils import epath
 
 from unet_jax._files import named_error, replace_bytes, replace_text
 from unet_jax._types import InputError
+
+_CHECKSUM = "crc"
 
 
 class MetricsFile:
@@ -30,11 +34,16 @@ class MetricsFile:
         was_cut = rows and rows[-1] is None and not self._path.read_bytes().endswith(b"\n")
         return numbers[:-1] if was_cut else numbers
 
-    def rewind(self, step: int) -> str:
+    def rewind(self, step: int, wanted: int = 0) -> str:
         """Drop the rows after `step`, because a run that resumes from there writes them again.
 
+        Args:
+          step: step of the checkpoint that the run continues from.
+          wanted: a step at or before it up to which there must be rows.
+
         Returns:
-          A warning if lines could not be read, otherwise an empty text. The file is then kept under another name.
+          A warning if lines could not be read or are not there, otherwise an empty text. If lines could not be read,
+          the file is kept under another name.
         """
         damaged = self.damaged_lines()
         kept = self._path.parent / f"{self._path.name}.damaged"
@@ -43,7 +52,15 @@ class MetricsFile:
         rows = [row for row in self.read() if row["step"] <= step]
         replace_text(self._path, "".join(_line(row) for row in rows))
         if not damaged:
-            return ""
+            last = max((row["step"] for row in rows), default=0)
+            return (
+                ""
+                if last >= wanted
+                else (
+                    f"WARNING: {self._path}: ends at step {last}, but training continues from step {step}. What was "
+                    f"measured in between is lost; the network is not affected."
+                )
+            )
         return (
             f"WARNING: {self._path}: {len(damaged)} lines cannot be read, the first is line {damaged[0]}. All others "
             f"are kept, and training goes on. The file as it was is {kept}."
@@ -65,12 +82,17 @@ class MetricsFile:
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-    """Return the row in a line of JSON, or None if it is none that this class wrote."""
+    """Return the row in a line of JSON, or None if it is none that this class wrote.
+
+    Lines of earlier versions have no checksum.
+    """
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
     if not isinstance(row, dict) or type(row.get("step")) is not int or row["step"] < 0:
+        return None
+    if row.pop(_CHECKSUM, checksum := _checksum(row)) != checksum:
         return None
     fine = all(type(value) in (int, float) or value in ("nan", "inf", "-inf") for value in row.values())
     return row if fine else None
@@ -94,7 +116,13 @@ def _number(value: Any) -> Any:
 def _line(row: dict[str, Any]) -> str:
     """Return a row as a line of JSON. JSON has no NaN, so numbers that are not finite become text ("nan", "inf")."""
     clean = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-    return json.dumps(clean) + "\n"
+    return json.dumps({**clean, _CHECKSUM: _checksum(clean)}) + "\n"
+
+
+def _checksum(row: dict[str, Any]) -> str:
+    """Return the CRC-32 of a row as JSON, without its own checksum, in hexadecimal."""
+    values = {name: value for name, value in row.items() if name != _CHECKSUM}
+    return f"{zlib.crc32(json.dumps(values).encode()):08x}"
 
 
 class TensorBoard:

@@ -14,7 +14,7 @@ from unet_jax._types import Sample
 from unet_jax.data.file_identity import identity, same_content
 from unet_jax.data.records import Record
 from unet_jax.data.sources import FileSource
-from unet_jax.runs.versioned_json import read_versioned
+from unet_jax.runs.versioned_json import digest_of, read_versioned
 
 _FORMAT = 1
 
@@ -71,7 +71,9 @@ def save_identities(path: epath.Path, root: str, identities: Mapping[str, list[A
     where = root if "://" in root else os.path.abspath(root)
     # One sample a line, so that a person can look for one.
     lines = ",\n".join(f"  {json.dumps(id_)}: {json.dumps(identities[id_])}" for id_ in sorted(identities))
-    text = f'{{\n "format": {_FORMAT},\n "root": {json.dumps(where)},\n "files": {{\n{lines}\n }}\n}}\n'
+    digest = digest_of({"format": _FORMAT, "root": where, "files": dict(identities)})
+    head = f'"format": {_FORMAT},\n "digest": "{digest}",\n "root": {json.dumps(where)}'
+    text = f'{{\n {head},\n "files": {{\n{lines}\n }}\n}}\n'
     replace_text(data_path(path), text)
 
 
@@ -85,7 +87,7 @@ def load_identities(path: epath.Path) -> tuple[str, Identities] | None:
     if not file.exists():
         return None
     remedy = "Restore it; or delete it, and the run takes the files that are there now for the right ones."
-    return read_versioned(file, _FORMAT, _parsed, remedy)
+    return read_versioned(file, _FORMAT, ("root", "files"), _parsed, remedy)
 
 
 def _parsed(values: Any) -> tuple[str, Identities]:

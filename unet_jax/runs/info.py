@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import importlib.metadata
-import json
 import platform
 from collections.abc import Mapping
 from typing import Any
@@ -11,8 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from unet_jax._files import read_json, replace_text
-from unet_jax._types import InputError
+from unet_jax._files import replace_text
 from unet_jax.config import Config
 from unet_jax.config.choices import Choice
 from unet_jax.config.dicts import config_from_dict, config_to_dict
@@ -22,9 +20,11 @@ from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.order import TrainOrder, steps_per_epoch
 from unet_jax.runs.folder import check_is_run
 from unet_jax.runs.folder import info_path as info_path
-from unet_jax.runs.stored_values import DamagedError, check_stored
+from unet_jax.runs.stored_values import check_stored
+from unet_jax.runs.versioned_json import read_versioned, versioned_text
 
 _FORMAT = 1
+_NAMES = ("class_names", "config", "versions", "audit", "splits", "images", "changes", "loss_code", "choices")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +147,6 @@ def save_info(path: epath.Path, info: RunInfo) -> None:
     """Write run.json by one rename, so that a kill never leaves half of it."""
     path.mkdir(parents=True, exist_ok=True)
     values = {
-        "format": _FORMAT,
         "class_names": list(info.class_names),
         "config": config_to_dict(info.config),
         "versions": info.versions,
@@ -158,7 +157,7 @@ def save_info(path: epath.Path, info: RunInfo) -> None:
         "loss_code": dict(info.loss_code),
         "choices": [choice.to_dict() for choice in info.choices],
     }
-    replace_text(info_path(path), json.dumps(values, indent=1) + "\n")
+    replace_text(info_path(path), versioned_text(_FORMAT, values))
 
 
 def load_info(path: epath.Path) -> RunInfo:
@@ -167,33 +166,24 @@ def load_info(path: epath.Path) -> RunInfo:
     Raises:
       InputError: the folder is not a run, or its run.json is damaged or of another format.
     """
-    file = info_path(path)
     check_is_run(path)
-    try:
-        values = read_json(file)
-    except ValueError as error:
-        raise InputError(f"{file}: is not JSON ({error}). Restore it or train again.") from error
-    file_format = values.get("format") if isinstance(values, dict) else None
-    if file_format != _FORMAT:
-        raise InputError(f"{file}: has format {file_format!r}; this version of unet_jax reads {_FORMAT}.")
-    try:
-        check_stored(values)
-        return RunInfo(
-            config=config_from_dict(_current_settings(values["config"])),
-            class_names=tuple(values["class_names"]),
-            splits=values["splits"],
-            audit=values["audit"],
-            versions=values["versions"],
-            image_format=ImageFormat.from_dict(values["images"]) if values.get("images") else None,
-            changes=tuple(values.get("changes", ())),
-            loss_code=values.get("loss_code", {}),
-            choices=tuple(Choice.from_dict(choice) for choice in values.get("choices", ())),
-        )
-    except InputError as error:
-        raise InputError(f"{file}: {error} Restore the file, or train again.") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = str(error) if isinstance(error, DamagedError) else f"{type(error).__name__}: {error}"
-        raise InputError(f"{file}: is damaged ({reason}). Restore it, or train again.") from error
+    return read_versioned(info_path(path), _FORMAT, _NAMES, _parsed, "Restore it, or train again.")
+
+
+def _parsed(values: dict[str, Any]) -> RunInfo:
+    """Return the facts in the content of run.json."""
+    check_stored(values)
+    return RunInfo(
+        config=config_from_dict(_current_settings(values["config"])),
+        class_names=tuple(values["class_names"]),
+        splits=values["splits"],
+        audit=values["audit"],
+        versions=values["versions"],
+        image_format=ImageFormat.from_dict(values["images"]) if values.get("images") else None,
+        changes=tuple(values.get("changes", ())),
+        loss_code=values.get("loss_code", {}),
+        choices=tuple(Choice.from_dict(choice) for choice in values.get("choices", ())),
+    )
 
 
 def _current_settings(config: dict[str, Any]) -> dict[str, Any]:

@@ -5,14 +5,13 @@ all files of a checkpoint are in `digests.json` beside it, written after the che
 """
 
 import hashlib
-import json
 from typing import Any
 
 from etils import epath
 
 from unet_jax._files import replace_text
 from unet_jax._types import InputError
-from unet_jax.runs.versioned_json import read_versioned
+from unet_jax.runs.versioned_json import read_versioned, versioned_text
 
 Digests = dict[str, str]
 """Digest of each file, by its path below the checkpoint's folder."""
@@ -39,8 +38,8 @@ def record_digests(folder: epath.Path, step: int, kept: list[int]) -> None:
     except InputError:  # damaged: those of the older checkpoints are lost, which `verify` says
         known = {}
     known = {s: digests for s, digests in known.items() if s in kept} | {step: file_digests(folder / str(step))}
-    values = {"format": _FORMAT, "checkpoints": {str(s): known[s] for s in sorted(known)}}
-    replace_text(digests_path(folder), json.dumps(values, indent=1) + "\n")
+    values = {"checkpoints": {str(s): known[s] for s in sorted(known)}}
+    replace_text(digests_path(folder), versioned_text(_FORMAT, values))
 
 
 def read_digests(folder: epath.Path) -> dict[int, Digests]:
@@ -53,7 +52,7 @@ def read_digests(folder: epath.Path) -> dict[int, Digests]:
     if not path.exists():
         return {}
     remedy = "Restore it, or delete it: checkpoints then load unchecked."
-    return read_versioned(path, _FORMAT, _parsed, remedy)
+    return read_versioned(path, _FORMAT, ("checkpoints",), _parsed, remedy)
 
 
 def _parsed(values: Any) -> dict[int, Digests]:

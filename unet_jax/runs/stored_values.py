@@ -7,12 +7,9 @@ from typing import Any
 from unet_jax.config.checks import control_character, is_plain_name
 from unet_jax.data.listing import printable
 from unet_jax.data.records import SPLITS
+from unet_jax.runs.versioned_json import DamagedError
 
 _MAX_NAME_BYTES = 255  # what file systems take
-
-
-class DamagedError(ValueError):
-    """Error for a value that no version of this library would have written; the message names the field."""
 
 
 def check_class_names(names: Any) -> None:

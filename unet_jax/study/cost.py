@@ -4,9 +4,7 @@ The steps of all variants are timed in turn, round by round, in one process. The
 depend on what else the machine did meanwhile; ratios of interleaved steps do not.
 """
 
-import csv
 import dataclasses
-import io
 import math
 import time
 
@@ -15,13 +13,14 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from unet_jax._files import csv_text, plain_cell, replace_text
+from unet_jax._files import replace_text
 from unet_jax._types import Batch, InputError
 from unet_jax.data.layout import find_layout
 from unet_jax.devices.mesh import put_batch, put_replicated
 from unet_jax.program.build import batch_shapes
 from unet_jax.program.state import TrainState
 from unet_jax.runs.info import load_info
+from unet_jax.study.checked_table import checked_csv, read_checked
 from unet_jax.study.config import Study
 from unet_jax.study.display import GridDisplay
 from unet_jax.study.shared_program import SharedPrograms
@@ -104,7 +103,7 @@ def measure_costs(study: Study, programs: SharedPrograms, mesh: Mesh, display: G
         )
         for name, values in counted.items()
     ]
-    replace_text(cost_path(study), csv_text(_COLUMNS, rows))
+    replace_text(cost_path(study), checked_csv(_COLUMNS, rows))
 
 
 def read_costs(study: Study) -> dict[str, Cost]:
@@ -117,11 +116,11 @@ def read_costs(study: Study) -> dict[str, Cost]:
     if not path.exists():
         return {}
     try:
-        rows = csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""), strict=True)
-        return {plain_cell(row["variant"]): _cost(row) for row in rows}
-    except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        return {row["variant"]: _cost(row) for row in read_checked(path.read_bytes().decode(), _COLUMNS)}
+    except ValueError as error:
         raise InputError(
-            f"{path}: is not a table of costs. Remove it; the same command then measures again."
+            f"{path}: is not the table of costs that was written ({error}). Remove it; the same command then measures "
+            f"again."
         ) from error
 
 

@@ -1,8 +1,6 @@
 """Scores per image and class: computed from a run's best checkpoint, kept as CSV files, stacked for a whole study."""
 
-import csv
 import dataclasses
-import io
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,12 +10,13 @@ from etils import epath
 from jaxtyping import Bool, Float
 
 from unet_jax import metrics
-from unet_jax._files import csv_text, plain_cell, replace_text
+from unet_jax._files import replace_text
 from unet_jax._types import InputError
 from unet_jax.data.records import Layout, Record
 from unet_jax.inference.evaluate import probs_and_truths
 from unet_jax.metrics.image_scores import brier, calibration_error, hausdorff95, surface_dice
 from unet_jax.runs.load import Run
+from unet_jax.study.checked_table import checked_csv, read_checked
 
 SCORES: dict[str, bool] = {
     "dice": True,
@@ -49,7 +48,7 @@ class ScoreTable:
             for i, id_ in enumerate(self.ids)
             for k, name in enumerate(self.class_names)
         )
-        return csv_text(["id", "class", *SCORES], rows)
+        return checked_csv(["id", "class", *SCORES], rows)
 
 
 def image_scores(
@@ -139,17 +138,20 @@ def read_scores(path: epath.Path) -> ScoreTable:
       InputError: the file is not a table of scores.
     """
     try:
-        text = path.read_bytes().decode()
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
-        names = {column: tuple(dict.fromkeys(plain_cell(row[column]) for row in rows)) for column in ("id", "class")}
+        rows = read_checked(path.read_bytes().decode(), ["id", "class", *SCORES])
+        names = {column: tuple(dict.fromkeys(row[column] for row in rows)) for column in ("id", "class")}
         ids, class_names = names["id"], names["class"]
         order = [(id_, name) for id_ in ids for name in class_names]
         numbers = {name: [_score(row[name]) for row in rows] for name in SCORES}
-        is_whole = rows and [(plain_cell(row["id"]), plain_cell(row["class"])) for row in rows] == order
-    except (ValueError, KeyError, TypeError, AttributeError, csv.Error):
-        is_whole = False
-    if not is_whole:
-        raise InputError(f"{path}: is not a table of scores. Remove it; the same command then writes it again.")
+        is_whole = rows and [(row["id"], row["class"]) for row in rows] == order
+        reason = "" if is_whole else "it does not hold each class of each image once"
+    except ValueError as error:
+        reason = str(error)
+    if reason:
+        raise InputError(
+            f"{path}: is not the table of scores that was written ({reason}). Remove it; the same command then writes "
+            f"it again."
+        )
     shape = (len(ids), len(class_names))
     values = {name: np.array(column).reshape(shape) for name, column in numbers.items()}
     return ScoreTable(ids, class_names, values)

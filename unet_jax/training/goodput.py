@@ -11,6 +11,7 @@ from etils import epath
 
 from unet_jax._files import read_json, replace_text
 from unet_jax.devices.processes import is_first
+from unet_jax.runs.versioned_json import check_digest, digest_of
 
 Seconds = dict[str, float]
 """Seconds by phase."""
@@ -108,7 +109,8 @@ class Ledger:
         self._written = self._now()
         if is_first():
             seconds = {phase: round(value, 3) for phase, value in self.seconds.items()}
-            replace_text(self._path, json.dumps({"step": step, "starts": self._starts, "seconds": seconds}) + "\n")
+            values = {"step": step, "starts": self._starts, "seconds": seconds}
+            replace_text(self._path, json.dumps({**values, "digest": digest_of(values)}) + "\n")
 
     def write_if_old(self, step: int) -> None:
         """Replace goodput.json if it was last written at least half a minute ago."""
@@ -133,7 +135,7 @@ def read_goodput(path: epath.Path) -> dict[str, Any]:
       ValueError: the file is damaged.
     """
     values = read_json(path)
-    if not isinstance(values, dict) or values.keys() != {"step", "starts", "seconds"}:
+    if not isinstance(values, dict) or values.keys() - {"digest"} != {"step", "starts", "seconds"}:
         raise ValueError("it does not hold step, starts and seconds")
     if not all(type(values[name]) is int and values[name] >= 0 for name in ("step", "starts")):
         raise ValueError("step and starts are not counts")
@@ -142,6 +144,7 @@ def read_goodput(path: epath.Path) -> dict[str, Any]:
         raise ValueError("seconds are not those of phases")
     if not all(type(value) in (int, float) and 0.0 <= value < math.inf for value in seconds.values()):
         raise ValueError("seconds are not numbers of at least 0")
+    check_digest(values)
     return values
 
 

@@ -75,7 +75,10 @@ class RunLog:
 
     def rewind(self, step: int) -> None:
         """Drop the metrics after a step, because a run that continues from there writes them again."""
-        if is_first() and (warning := self._metrics_file.rewind(step)):
+        # Every tenth step has a row, but for steps that were left out, ten in a row at most.
+        wanted = step // _LOG_EVERY_STEPS * _LOG_EVERY_STEPS
+        wanted -= 2 * _LOG_EVERY_STEPS if self._config.on_non_finite == "skip" else 0
+        if is_first() and (warning := self._metrics_file.rewind(step, wanted)):
             self._display.line(warning)
 
     def step(self, step: int, values: dict[str, float]) -> None:
