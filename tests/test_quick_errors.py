@@ -28,6 +28,7 @@ MISTAKES = {
     "evaluate run --scores dise": "--scores",
     "evaluate run --nsd-tolerance 1": "no effect without the score nsd",
     "evaluate run --data.root nosuch": "nosuch: is not a folder",
+    "compare run nosuch --data.root .": "nosuch: is not a run",
     "calibrate nosuch --data.root .": "nosuch: is not a run",
     "predict nosuch x.png --out MASKS": "nosuch: is not a run",
     "export nosuch --to onnx --out x.onnx": "nosuch: is not a run",

@@ -368,6 +368,22 @@ def test_tables_for_papers_have_the_numbers_of_the_table(done, page):
     assert lines[0] == r"\begin{tabular}{lrrrrrrrr}" and lines[-1] == r"\end{tabular}"
 
 
+def test_two_of_the_runs_are_compared_by_the_command(done, tmp_path, capsys):
+    study, _, _ = done
+    runs = [str(study.run_path(variant, 0)) for variant in (BCE, FOCAL)]
+    main(["compare", *runs, "--split", "test", "--scores", "dice", "--csv", str(tmp_path / "d.csv")])
+    said = capsys.readouterr().out
+    result = json.loads(said.splitlines()[-1])
+    tables = [read_scores(scores_path(study, variant, 0)).values["dice"] for variant in (BCE, FOCAL)]
+    assert result["num_images"] == 6 and len((tmp_path / "d.csv").read_text().splitlines()) == 13
+    (row,) = (row for row in result["pairs"] if row["class"] == "mean of classes")
+    assert [row["first"], row["second"]] == pytest.approx([table.mean() for table in tables])
+    assert "one seed each: this says nothing of the method" in said and "most different images in dice" in said
+    with pytest.raises(SystemExit):
+        main(["compare", *runs, "--split", "train", "--data.splits", str(tmp_path / "none.csv")])
+    capsys.readouterr()
+
+
 def test_special_characters_in_latex():
     assert tables._escape("a_b & 5 %") == r"a\_b \& 5 \%" and tables._escape("\\{") == r"\textbackslash{}\{"
 

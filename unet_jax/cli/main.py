@@ -25,6 +25,8 @@ _USAGE = """usage: unet-jax COMMAND ...
                                train a run, or continue it; presets: auto, {presets}
   evaluate RUN [RUN...] [--data.root DIR] [--split test]
                                score the best checkpoint, or several runs together; the last line printed is JSON
+  compare RUN RUN [--split test]
+                               compare two runs on the same images, image by image
   calibrate RUN [--data.root DIR]
                                fit temperatures and thresholds to the split val, and keep them in the run
   predict RUN [RUN...] INPUT... --out DIR
@@ -55,6 +57,7 @@ _COMMANDS = {
     "auto": "unet_jax.cli.auto:auto",
     "train": "unet_jax.cli.train:train",
     "evaluate": "unet_jax.cli.evaluate:evaluate",
+    "compare": "unet_jax.cli.compare:compare",
     "calibrate": "unet_jax.cli.calibrate:calibrate",
     "predict": "unet_jax.cli.predict:predict",
     "info": "unet_jax.cli.info:info",

@@ -54,6 +54,18 @@ def interval(estimate: Estimate, sign: str = "") -> str:
     return f"[{number(estimate.low, sign)}, {number(estimate.high, sign)}]" if known else "unknown"
 
 
+def p_text(value: float) -> str:
+    """Format a p-value; NaN is empty.
+
+    Example:
+      >>> p_text(0.0004), p_text(0.0312)
+      ('< 0.001', '0.031')
+    """
+    if math.isnan(value):
+        return ""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
 def estimates_json(estimates: Sequence[Estimates]) -> dict[str, dict[str, dict[str, float | None]]]:
     """Return the numbers by score and class, as JSON that has no NaN and no infinity."""
     result: dict[str, dict[str, dict[str, float | None]]] = {}
