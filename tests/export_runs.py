@@ -18,6 +18,7 @@ from unet_jax.runs.info import RunInfo, save_info
 from unet_jax.runs.load import Run, open_checkpoints
 from unet_jax.runs.progress import Progress
 
+NOTHING: dict[str, object] = {}
 SMALL = {"widths": (4,), "center_width": 6, "num_convs_down": 1, "num_convs_up": 1}
 
 
@@ -26,11 +27,12 @@ def random_run(
     *,
     classes: tuple[str, ...] = ("disk", "square"),
     calibration: Calibration | None = None,
-    size: int = 16,
+    size: int | tuple[int, int] = 16,
+    data: dict[str, object] = NOTHING,
     **model: object,
 ) -> Run:
     """A run whose weights and running statistics are random numbers, so that nothing is 0 or 1 by chance."""
-    config = Config(data=DataConfig(image_size=size, classes=classes), model=ModelConfig(**{**SMALL, **model}))  # type: ignore
+    config = Config(data=DataConfig(image_size=size, classes=classes, **data), model=ModelConfig(**{**SMALL, **model}))  # type: ignore
     info = RunInfo(config, classes, {"train": [], "val": [], "test": []}, {}, {}, image_format)
     network = make_model(config.model, len(classes))
     shape = (1, config.model.size_multiple, config.model.size_multiple, info.num_channels)

@@ -11,6 +11,7 @@ from unet_jax.cli import export as cli
 from unet_jax.cli.main import main
 from unet_jax.config.dicts import replace
 from unet_jax.data.images.format import RGB8
+from unet_jax.export.onnx_model import SCRIPTS
 from unet_jax.interop import export_keras
 
 
@@ -33,7 +34,7 @@ def test_the_run_is_checked_with_its_validation_images(run_path, tmp_path, capsy
     said = capsys.readouterr().out
     assert "m.onnx: checked on 2 images: probabilities within" in said
     assert "masks differ in 0 of 4096 pixels" in said
-    assert {p.name for p in tmp_path.iterdir()} == {"m.onnx", "predict_onnx.py"}
+    assert {p.name for p in tmp_path.iterdir()} == {"m.onnx", *SCRIPTS}
 
 
 def test_other_images_may_be_named(run_path, synthetic_root, tmp_path, capsys):
@@ -78,6 +79,7 @@ def test_what_is_missing_is_said_in_one_line(run_path, tmp_path, capsys, monkeyp
         (["--to", "onnx", "--platforms", "cpu"], "--platforms is for --to stablehlo, not for onnx"),
         (["--to", "stablehlo"], "m.onnx: does not end in .stablehlo"),
         (["--to", "onnx", "--heads", "--quantize", "int8"], "--quantize is not for --heads"),
+        (["--to", "onnx", "--heads", "--fit", "crop"], "--fit has no effect with --heads"),
     ],
 )
 def test_options_without_effect_are_refused(flags, message, run_path, capsys):

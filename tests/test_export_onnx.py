@@ -15,13 +15,18 @@ from etils import epath
 from export_runs import random_image, random_run, some_images
 
 from unet_jax import InputError, predict_images, predict_probs_unresized
+from unet_jax.config.predict import PredictConfig
 from unet_jax.data.images.format import ImageFormat
-from unet_jax.export import onnx_model, predict_onnx
-from unet_jax.export.contract import About
+from unet_jax.data.images.rows import rows_of
+from unet_jax.data.images.scaling import scaled
+from unet_jax.export import onnx_model, predict_onnx, predict_onnx_tiles
+from unet_jax.export.contract import About, make_contract
 from unet_jax.export.onnx_model import export_heads, export_onnx
 from unet_jax.inference.folder import predict_files
 from unet_jax.inference.inputs import find_inputs
 from unet_jax.metrics.calibration import Calibration
+from unet_jax.model.receptive_field import receptive_radius
+from unet_jax.program.tiles import Tiling
 
 SIXTEEN = ImageFormat((0, 1), 2, 16, (100.0, 0.0), (4000.0, 60000.0))
 NETWORKS = {
@@ -143,7 +148,8 @@ sys.exit(predict_onnx.main(sys.argv[1:]))
 
 
 def test_the_script_writes_the_masks_of_predict_without_jax(tmp_path):
-    run = random_run(ImageFormat(), calibration=Calibration((1.5, 0.5), (0.4, 0.6)))
+    crops = {"fit": "crop", "scale": 0.9}
+    run = random_run(ImageFormat(), calibration=Calibration((1.5, 0.5), (0.4, 0.6)), data=crops)
     export_onnx(run, tmp_path / "model" / "m.onnx", some_images(run))
     write_files(tmp_path / "images")
     (tmp_path / "images" / "bad.png").write_bytes(b"no image")
@@ -268,18 +274,51 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
         export_onnx(strange, tmp_path / "m.onnx", some_images(run))
 
 
-@pytest.mark.parametrize("kind", ["crop", "pad"])
-def test_other_fits_are_exported_and_refused_by_name(kind, tmp_path, monkeypatch):
-    """The network is checked at its own size; whoever resizes images must know how."""
-    run = random_run()
-    fit = {"kind": kind, "height": 16, "width": 16}
-    monkeypatch.setattr("unet_jax.export.contract._fit", lambda run: fit)
-    agreement = export_onnx(run, tmp_path / "m.onnx", some_images(run))
-    assert (agreement.num_pixels, agreement.differing) == (3 * 16 * 16 * 2, {})
+WAYS = [
+    PredictConfig(fit="pad"),
+    PredictConfig(fit="crop"),
+    PredictConfig(fit="crop", scale=0.6, overlap=0.7),
+    PredictConfig(fit="crop", scale=1.7, overlap=0.5, blend="trapezoid"),
+    PredictConfig(fit="whole", scale=0.6),
+]
+
+
+def test_the_script_follows_every_way_of_prediction(tmp_path):
+    """Sizes below a tile, odd ones, and images of one row or column; the graph is the same for all ways."""
+    run = random_run(size=(16, 24), calibration=Calibration((2.0, 0.5), (0.5, 0.6)))
+    export_onnx(run, tmp_path / "m.onnx", some_images(run, (16, 24)), how=WAYS[2])
     model = predict_onnx.load_model(str(tmp_path / "m.onnx"))
-    with pytest.raises(predict_onnx.PredictError, match=f"trained with data.fit {kind}, and this script only resizes"):
-        predict_onnx.predict_masks(model, random_image(run, 9, 9))
+    tiles = {"scale": 0.6, "overlap": 0.7, "blend": "gaussian", "radius": receptive_radius(run.config.model)}
+    assert model.contract["fit"] == {"kind": "crop", "height": 16, "width": 24, **tiles}
+    images = [random_image(run, h, w, h) for h, w in ((16, 24), (5, 3), (1, 50), (47, 1), (61, 75))]
+    for how in WAYS:
+        contract = make_contract(run, "pixels", "uint8", About(), how)
+        found = predict_onnx.Model(model.session, contract)
+        several = images[:2] if how.fit == "whole" else images  # each new size is compiled
+        for image, expected in zip(several, predict_images(run, several, how), strict=True):
+            actual = predict_onnx.predict_probs(found, image)
+            np.testing.assert_allclose(actual, expected, atol=2e-5, err_msg=f"{how} {image.shape}")
+            masks = predict_onnx.predict_masks(found, image)
+            np.testing.assert_array_equal(masks, expected > run.threshold, err_msg=f"{how} {image.shape}")
+    with pytest.raises(InputError, match="--tta is flips, which exported networks do not do"):
+        make_contract(run, "pixels", "uint8", About(), PredictConfig(tta="flips"))
     assert predict_onnx.run_network(model, random_image(run, 32, 8)[None]).shape == (1, 32, 8, 2)
+
+
+def test_the_script_places_tiles_and_scales_images_as_the_library_does():
+    rng = np.random.default_rng(0)
+    for length in (1, 2, 15, 16, 17, 40, 63, 64, 65, 200):
+        for overlap, blend, radius in ((0.25, "gaussian", 3), (0.5, "trapezoid", None), (0.9, "gaussian", 40)):
+            (expected, _) = Tiling((16, 16), overlap, blend, 4, radius).axes(length, 1)
+            fit = {"overlap": overlap, "blend": blend, "radius": radius}
+            actual = predict_onnx_tiles.place_tiles(length, 16, fit, 4)
+            assert actual.starts == expected.starts
+            np.testing.assert_array_equal(actual.weights, expected.weights)
+    for height, width, dtype in ((1, 1, np.uint8), (1300, 7, np.uint16), (3, 90, np.uint8), (64, 50, np.uint8)):
+        image = rng.integers(0, np.iinfo(dtype).max, (height, width, 3), dtype, endpoint=True)
+        for scale in (0.013, 0.25, 1 / 3, 0.5, 0.77, 1.0, 1.3, 3.0):
+            expected = scaled(rows_of(image), scale).whole()
+            np.testing.assert_array_equal(predict_onnx_tiles.scale_image(image, scale), expected, err_msg=str(scale))
 
 
 def test_the_script_knows_every_field_of_an_image_format():

@@ -1,17 +1,20 @@
 """StableHLO programs of several platforms, loaded without the run."""
 
+import dataclasses
 import io
 import re
 
 import numpy as np
 import pytest
-from export_runs import random_run, some_images
+from export_runs import random_image, random_run, some_images
 
 import unet_jax
 from unet_jax import InputError, predict_images, predict_probs_unresized
 from unet_jax.config.packing import num_subpixels
+from unet_jax.config.predict import PredictConfig
 from unet_jax.data.images.format import ImageFormat
-from unet_jax.export import stablehlo
+from unet_jax.export import exported, stablehlo
+from unet_jax.export.contract import About, make_contract
 from unet_jax.export.stablehlo import PLATFORMS, export_stablehlo
 from unet_jax.metrics.calibration import Calibration
 from unet_jax.model.packing import level_factors
@@ -50,6 +53,24 @@ def test_a_loaded_program_gives_what_the_run_gives(name, tmp_path):
     for actual, expected in zip(loaded.predict_images(numbers), predict_images(run, numbers), strict=True):
         np.testing.assert_allclose(actual, expected, atol=1e-5)
         np.testing.assert_array_equal(actual > loaded.threshold, expected > run.threshold)
+    with pytest.raises(InputError, match=r"images have shape .* and dtype float64, but must be \[batch height width"):
+        loaded(numbers.astype(np.float64)) if dtype == np.uint8 else loaded(numbers[0])
+
+
+def test_a_loaded_program_follows_the_fit_of_training(tmp_path):
+    run = random_run(data={"fit": "crop", "scale": 0.8}, calibration=Calibration((2.0, 0.5), (0.4, 0.6)))
+    path = tmp_path / "m.stablehlo"
+    crop = PredictConfig(overlap=0.5, blend="trapezoid")
+    agreement = export_stablehlo(run, path, some_images(run, (21, 40), (1, 30)), platforms=("cpu",), how=crop)
+    assert agreement.num_pixels == (21 * 40 + 30) * 2 and agreement.differing == {}
+    loaded = unet_jax.load_exported(path)
+    pad = PredictConfig(fit="pad")
+    padding = dataclasses.replace(loaded, contract=make_contract(run, "pixels", "uint8", About(), pad))
+    images = [random_image(run, *size) for size in ((37, 3), (16, 16), (50, 61))]
+    for network, how in ((loaded, crop), (padding, pad)):
+        for actual, expected in zip(network.predict_images(images), predict_images(run, images, how), strict=True):
+            np.testing.assert_allclose(actual, expected, atol=1e-5)
+            np.testing.assert_array_equal(actual > loaded.threshold, expected > run.threshold)
 
 
 def test_a_tpu_gets_the_packed_program_from_any_machine(tmp_path, monkeypatch):
@@ -58,7 +79,7 @@ def test_a_tpu_gets_the_packed_program_from_any_machine(tmp_path, monkeypatch):
     export_stablehlo(run, path, some_images(run, (16, 16)), platforms=("tpu",))
     with pytest.raises(InputError, match=r"was exported for tpu, but jax runs on cpu here\. .*--platforms cpu"):
         unet_jax.load_exported(path)
-    monkeypatch.setattr(stablehlo, "_platform_here", lambda: "tpu")
+    monkeypatch.setattr(exported, "platform_here", lambda: "tpu")
     loaded = unet_jax.load_exported(path)
     assert loaded.program.platforms == ("tpu",)
     channels = 8 * num_subpixels(level_factors(run.config.model, "tpu")[0])
@@ -104,9 +125,9 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
         except InputError as error:
             assert str(error).startswith(str(path))
             continue
-        assert loaded.contract == stablehlo._load(io.BytesIO(whole), "").contract
+        assert loaded.contract == exported.load_archive(io.BytesIO(whole), "").contract
         numbers = np.zeros((1, 4, 4, 3), np.uint8)
-        np.testing.assert_array_equal(loaded(numbers), stablehlo._load(io.BytesIO(whole), "")(numbers))
+        np.testing.assert_array_equal(loaded(numbers), exported.load_archive(io.BytesIO(whole), "")(numbers))
     for content in (b"", whole[:1000], b"no archive"):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"m\.stablehlo: is damaged, or was not made by unet-jax export"):

@@ -29,7 +29,8 @@ MAX_BYTES, MAX_PIXELS = 300_000, 100_000
 
 @pytest.fixture(scope="module")
 def run():
-    return random_run(RGB8)
+    """A run whose images come in tiles, of which the pictures below are a part, or several."""
+    return random_run(RGB8, size=128, data={"fit": "crop"})
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ with _epy.lazy_api_imports(globals()):
     from unet_jax.data.images.files import read_image as read_image
     from unet_jax.data.images.files import read_pixels as read_pixels
     from unet_jax.devices.mesh import make_mesh as make_mesh
-    from unet_jax.export.stablehlo import load_exported as load_exported
+    from unet_jax.export.exported import load_exported as load_exported
     from unet_jax.inference.predict import predict_images as predict_images
     from unet_jax.inference.predict import predict_probs as predict_probs
     from unet_jax.inference.predict import predict_probs_unresized as predict_probs_unresized

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from unet_jax._types import InputError
-from unet_jax.cli.options import RUN, DeviceOptions, check_run, load
+from unet_jax.cli.options import HOW, RUN, DeviceOptions, check_run, load
+from unet_jax.config.predict import PredictConfig
 
 if TYPE_CHECKING:
     from unet_jax.runs.load import Run
@@ -49,6 +50,7 @@ class _Export:
     """Names of the authors for the metadata."""
     description: str = ""
     """A sentence for the metadata on what the network is for."""
+    how: HOW = dataclasses.field(default_factory=PredictConfig)
 
 
 _ENDINGS = {
@@ -97,6 +99,13 @@ def _check(options: _Export) -> None:
             raise InputError(f"{name} is for --to {' or '.join(possible)}, not for {options.to}. Leave it out.")
     if not options.out.endswith(_ENDINGS[options.to]):
         raise InputError(f"{options.out}: does not end in {_ENDINGS[options.to]}, as --to {options.to} writes files.")
+    changed = [f.name for f in dataclasses.fields(PredictConfig) if getattr(options.how, f.name) != f.default]
+    if changed and (options.to not in ("onnx", "stablehlo") or options.heads):
+        what = "--heads" if options.heads else f"--to {options.to}"
+        raise InputError(
+            f"--{changed[0]} has no effect with {what}: whoever uses that file brings images to the network. Leave it "
+            f"out."
+        )
     if options.heads and options.quantize != "none":
         raise InputError("--quantize is not for --heads, which QGIS Deepness reads in float32. Leave one of them out.")
 
@@ -114,14 +123,16 @@ def _writer(options: _Export) -> Callable[["Run", str], Callable[..., Any]]:
                 if options.heads:
                     return export_heads
                 typical = split_images(run, root, "train", options.num_images) if dtype == "int8" else ()
-                return functools.partial(export_onnx, dtype=dtype, calibration_images=typical)
+                return functools.partial(export_onnx, dtype=dtype, calibration_images=typical, how=options.how)
 
             return prepare
         case "stablehlo":
             from unet_jax.export.stablehlo import PLATFORMS, export_stablehlo
 
             platforms = options.platforms or PLATFORMS
-            return lambda run, root: functools.partial(export_stablehlo, platforms=platforms, dtype=dtype)
+            return lambda run, root: functools.partial(
+                export_stablehlo, platforms=platforms, dtype=dtype, how=options.how
+            )
         case "tflite":
             needs("tflite", "litert_converter", "ai_edge_litert")
             from unet_jax.export.tflite import export_tflite

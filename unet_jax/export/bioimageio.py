@@ -67,7 +67,7 @@ def export_bioimageio(
     first = list(itertools.islice(images, 1))
     agreement = check_model(run, model, contract, itertools.chain(first, images), str(out), True, on_progress)
     contract["check"] = dataclasses.asdict(agreement)
-    del model.graph.output[1:]  # the probabilities before calibration, which nothing there asks for
+    del model.graph.output[1:]  # the logits, which nothing there asks for
     with tempfile.TemporaryDirectory() as folder:
         content = _package(run, model, contract, first[0], pathlib.Path(folder))
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -14,13 +14,14 @@ from scipy import special
 from unet_jax import metrics
 from unet_jax._types import InputError
 from unet_jax.config import ModelConfig
+from unet_jax.config.predict import PredictConfig
 from unet_jax.data.images.format import read_as
 from unet_jax.data.pixels import resize_image
 from unet_jax.data.sources import FileSource
 from unet_jax.export.contract import network_size
 from unet_jax.inference.evaluate import select_records
 from unet_jax.inference.inputs import find_inputs
-from unet_jax.inference.predict import predict_pairs
+from unet_jax.inference.predict import AS_TRAINED, predict_pairs
 from unet_jax.metrics.scores import Scores
 from unet_jax.program.initial_state import make_model
 from unet_jax.program.steps import unit_range
@@ -173,6 +174,7 @@ def compare(
     *,
     tolerance: float | None = TOLERANCE,
     name: str = "the export",
+    how: PredictConfig = AS_TRAINED,
     on_progress: Callable[[int], Any] = lambda done: None,
 ) -> Agreement:
     """Compare an export with its run.
@@ -186,6 +188,7 @@ def compare(
       images: images to compare.
       tolerance: largest difference of probabilities; None = any.
       name: name of the export, for messages.
+      how: way of images to the network, where the target has masks.
       on_progress: called with the number of finished images.
 
     Raises:
@@ -198,7 +201,7 @@ def compare(
     largest, pixels, differing = 0.0, 0, {}
     counts: dict[str, list[metrics.Counts]] = {"run": [], "export": []}
     done = 0
-    for probs, (id_, image, truth, valid) in predict_pairs(run, ((check.image, check) for check in images)):
+    for probs, (id_, image, truth, valid) in predict_pairs(run, ((check.image, check) for check in images), how):
         seen = resize_image(image, height, width)[None]
         with jax.default_matmul_precision("highest"):
             logits = np.asarray(step(params, batch_stats, seen), np.float64)

@@ -7,16 +7,21 @@ import numpy as np
 from etils import epath
 
 from unet_jax._types import InputError
+from unet_jax.config.predict import PredictConfig
+from unet_jax.inference.fits import Way, way_of
+from unet_jax.inference.predict import AS_TRAINED
+from unet_jax.program.tiles import Tiling
 from unet_jax.runs.info import current_versions
 from unet_jax.runs.load import Run
 
-FORMAT = 1
+FORMAT = 2
 """Version of the object. Readers refuse others."""
 KEY = "unet_jax"
 """Name of the object in files that hold metadata by name."""
 
 Layout = Literal["pixels", "heads", "weights"]
-"""pixels: uint8 or uint16 `[b h w c]` in, probabilities `[b h w k]` out. heads: float32 `[b c h w]` in [0, 1] in, one
+"""pixels: uint8 or uint16 `[b h w c]` in, probabilities (and logits, where the kind of file has a second output)
+`[b h w k]` out. heads: float32 `[b c h w]` in [0, 1] in, one
 output `[b 1 h w]` per class. weights: parameters only."""
 
 
@@ -53,7 +58,9 @@ def checked_name(out: str | epath.Path, ending: str, example: str) -> epath.Path
     return out
 
 
-def make_contract(run: Run, layout: Layout, dtype: str, about: About) -> dict[str, Any]:
+def make_contract(
+    run: Run, layout: Layout, dtype: str, about: About, how: PredictConfig = AS_TRAINED
+) -> dict[str, Any]:
     """Return the object for an export of a run.
 
     Args:
@@ -61,6 +68,10 @@ def make_contract(run: Run, layout: Layout, dtype: str, about: About) -> dict[st
       layout: meaning of inputs and outputs.
       dtype: type of the input's numbers.
       about: facts about the export.
+      how: way of images to the network.
+
+    Raises:
+      InputError: the way is test-time augmentation, or cannot be used with the run.
     """
     info, calibration = run.info, run.calibration
     return {
@@ -70,7 +81,7 @@ def make_contract(run: Run, layout: Layout, dtype: str, about: About) -> dict[st
         "thresholds": [float(value) for value in run.threshold],
         "temperatures": list(calibration.temperature) if calibration else None,
         "input": {"dtype": dtype, "channels": info.num_channels, "size_multiple": run.config.model.size_multiple},
-        "fit": _fit(run),
+        "fit": _fit(run, how),
         "images": _images(run),
         "step": run.step,
         "scores": run.metrics,
@@ -86,12 +97,29 @@ def network_size(run: Run) -> tuple[int, int]:
     return run.config.data.height_and_width
 
 
-def _fit(run: Run) -> dict[str, Any]:
-    """Return how images come to the network's size, and its height and width."""
-    height, width = network_size(run)
-    kind = getattr(run.config.data, "fit", "stretch")
-    scale = {"scale": getattr(run.config.data, "scale", 1.0)} if kind == "crop" else {}
-    return {"kind": kind, "height": height, "width": width, **scale}
+def _fit(run: Run, how: PredictConfig) -> dict[str, Any]:
+    """Return how images come to the network's size, and its height and width; for crop, how tiles are cut and blended.
+
+    The positions of tiles are multiples of `size_multiple` of the input.
+    """
+    if how.tta != "none":
+        raise InputError(f"--tta is {how.tta}, which exported networks do not do: leave it out.")
+    way = way_of(run, how)
+    height, width = way.tiling.size
+    fit: dict[str, Any] = {"kind": way.fit, "height": height, "width": width}
+    if way.fit in ("crop", "whole"):
+        fit["scale"] = way.scale
+    if way.fit == "crop":
+        fit |= {"overlap": way.tiling.overlap, "blend": way.tiling.blend, "radius": way.tiling.radius}
+    return fit
+
+
+def way_of_contract(contract: dict[str, Any]) -> Way:
+    """Return the way of images to the network that an export's contract holds."""
+    fit = contract["fit"]
+    tiles = {name: fit[name] for name in ("overlap", "blend", "radius") if name in fit}
+    tiling = Tiling((fit["height"], fit["width"]), multiple=contract["input"]["size_multiple"], **tiles)
+    return Way(fit["kind"], fit.get("scale", 1.0), "none", tiling)
 
 
 def _images(run: Run) -> dict[str, Any] | None:

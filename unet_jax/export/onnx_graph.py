@@ -70,11 +70,11 @@ def make_network(
     temperature: Sequence[float] | None = None,
     dtype: str = "float32",
 ) -> onnx.ModelProto:
-    """Make the graph from pixels `[b h w c]` to probabilities `[b h w k]`, both named as in this docstring.
+    """Make the graph from pixels `[b h w c]` to probabilities and logits `[b h w k]`, named as in this docstring.
 
     If the input has limits, `low` and `high` are inputs too, with these limits as default values: a caller who has
-    mapped the intensities already gives 0 and `white`. With temperatures, the second output `uncalibrated` is for
-    callers who resize probabilities before they calibrate them, as this library does.
+    mapped the intensities already gives 0 and `white`. The second output, `logits`, is before the temperatures: for
+    callers who average the logits of tiles, or resize probabilities before they calibrate them, as this library does.
 
     Args:
       config: settings of the network.
@@ -105,13 +105,9 @@ def make_network(
     logits = add_layers(g, x, config, layers, dtype)
     ends = g.add("Concat", height.size, width.size, name="crop/ends", axis=0)
     logits = g.add("Slice", logits, g.constant([0, 0]), ends, g.constant([2, 3]), name="crop")
-    logits = g.add("Transpose", logits, name="channels_last", perm=[0, 2, 3, 1])
-    names = ["probabilities"]
-    if temperature:
-        add_probabilities(g, logits, None, "uncalibrated")
-        names.append("uncalibrated")
+    logits = g.add("Transpose", logits, name="channels_last", output="logits", perm=[0, 2, 3, 1])
     add_probabilities(g, logits, temperature, "probabilities")
-    shape = ["batch", "height", "width", num_classes]
+    shape, names = ["batch", "height", "width", num_classes], ["probabilities", "logits"]
     return finish(g, inputs, [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in names])
 
 

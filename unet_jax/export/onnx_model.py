@@ -1,4 +1,4 @@
-"""The export of a run to an ONNX file, with a script beside it that predicts without jax."""
+"""The export of a run to an ONNX file, with a script of three files beside it that predicts without jax."""
 
 import dataclasses
 import importlib.resources
@@ -13,14 +13,21 @@ from etils import epath
 
 from unet_jax._files import replace_bytes
 from unet_jax._types import InputError
-from unet_jax.data.pixels import resize_image
+from unet_jax.config.predict import PredictConfig
+from unet_jax.data.images.rows import rows_of
 from unet_jax.export import predict_onnx
 from unet_jax.export.check import TOLERANCE, Agreement, CheckImage, Target, compare
 from unet_jax.export.contract import KEY, NOTHING, About, checked_name, input_limits, make_contract, network_size
 from unet_jax.export.folded import Layer, folded_layers
 from unet_jax.export.onnx_graph import Input, make_heads, make_network
 from unet_jax.export.quantization import quantize
+from unet_jax.inference.fits import Way, network_inputs, way_of
+from unet_jax.inference.predict import AS_TRAINED
 from unet_jax.runs.load import Run
+
+_MOST_TILES = 4  # of an image whose activations are measured
+SCRIPTS = ("predict_onnx.py", "predict_onnx_images.py", "predict_onnx_tiles.py")
+"""Files of the script that is written beside an ONNX file; the first one is the command."""
 
 
 def export_onnx(
@@ -31,13 +38,14 @@ def export_onnx(
     about: About = NOTHING,
     dtype: Literal["float32", "float16", "int8"] = "float32",
     calibration_images: Iterable[CheckImage] = (),
+    how: PredictConfig = AS_TRAINED,
     on_progress: Callable[[int], Any] = lambda done: None,
 ) -> Agreement:
     """Write the network of a run as an ONNX file, and `predict_onnx.py` beside it.
 
     The graph takes pixels `[b h w c]`, uint8 or uint16, of any batch, height and width, and returns probabilities
-    `[b h w k]`. Intensity mapping, network, temperature and sigmoid are inside. The metadata `unet_jax` holds class
-    names, thresholds, sizes, scores and versions as JSON.
+    and logits, `[b h w k]`. Intensity mapping, network, temperature and sigmoid are inside. The metadata `unet_jax`
+    holds class names, thresholds, sizes, scores and versions as JSON.
 
     The file is written only if onnxruntime agrees with the run on the images.
 
@@ -48,6 +56,7 @@ def export_onnx(
       about: licence, authors and description for the metadata.
       dtype: type of weights and activations. With float16 and int8 the differences are reported, and not bounded.
       calibration_images: for int8, images that the ranges of the activations are measured on; training images.
+      how: way of images to the network, which the script follows; without test-time augmentation.
       on_progress: called with the number of images checked.
 
     Returns:
@@ -66,10 +75,10 @@ def export_onnx(
     type_, limits = input_limits(run)
     model = make_model(run, "float16" if dtype == "float16" else "float32")
     if dtype == "int8":
-        model = quantize(model, _feeds(run, calibration_images, type_, limits is not None))
-    contract = make_contract(run, "pixels", type_.name, about)
-    agreement = check_model(run, model, contract, images, str(out), dtype == "float32", on_progress)
-    write_script(out.parent)
+        model = quantize(model, _feeds(way_of(run, how), calibration_images, type_, limits is not None))
+    contract = make_contract(run, "pixels", type_.name, about, how)
+    agreement = check_model(run, model, contract, images, str(out), dtype == "float32", on_progress, how)
+    write_scripts(out.parent)
     write_model(out, model, contract, agreement)
     return agreement
 
@@ -88,10 +97,12 @@ def make_model(run: Run, dtype: str = "float32") -> onnx.ModelProto:
     )
 
 
-def _feeds(run: Run, images: Iterable[CheckImage], dtype: np.dtype, has_limits: bool) -> Iterator[dict[str, Any]]:
-    """Yield the inputs of a graph for images as the network sees them."""
+def _feeds(way: Way, images: Iterable[CheckImage], dtype: np.dtype, has_limits: bool) -> Iterator[dict[str, Any]]:
+    """Yield the inputs of a graph for images as the network sees them; of tiles, a few of each image."""
     for check in images:
-        yield predict_onnx.feeds(resize_image(check.image, *network_size(run))[None], dtype, has_limits)
+        inputs = list(network_inputs(rows_of(check.image), way))
+        for i in sorted({i * len(inputs) // _MOST_TILES for i in range(_MOST_TILES)}):
+            yield predict_onnx.feeds(inputs[i][None], dtype, has_limits)
 
 
 def export_heads(
@@ -181,15 +192,17 @@ def check_model(
     name: str,
     is_exact: bool,
     on_progress: Callable[[int], Any] = lambda done: None,
+    how: PredictConfig = AS_TRAINED,
 ) -> Agreement:
     """Compare a graph from pixels to probabilities with its run, in onnxruntime and by the functions of the script."""
     loaded = predict_onnx.Model(new_session(model), contract)
     target = Target(
         lambda images: predict_onnx.run_network(loaded, images),
-        (lambda image: predict_onnx.predict_masks(loaded, image)) if contract["fit"]["kind"] == "stretch" else None,
+        lambda image: predict_onnx.predict_masks(loaded, image),
+        is_calibrated=True,
     )
     tolerance = TOLERANCE if is_exact else None
-    return compare(run, target, images, tolerance=tolerance, name=name, on_progress=on_progress)
+    return compare(run, target, images, tolerance=tolerance, name=name, how=how, on_progress=on_progress)
 
 
 def write_model(
@@ -208,18 +221,20 @@ def write_model(
     replace_bytes(out, model.SerializeToString())
 
 
-def write_script(folder: epath.Path) -> None:
-    """Write `predict_onnx.py` into a folder.
+def write_scripts(folder: epath.Path) -> None:
+    """Write `predict_onnx.py` and the two files that it imports into a folder.
 
     Raises:
-      InputError: there is a file of this name that is not ours.
+      InputError: there is a file of one of these names that is not ours.
     """
-    text = importlib.resources.files("unet_jax.export").joinpath("predict_onnx.py").read_text()
+    scripts = importlib.resources.files("unet_jax.export")
+    texts = {folder / name: scripts.joinpath(name).read_text() for name in SCRIPTS}
+    for path, text in texts.items():
+        if path.exists() and path.read_text().splitlines()[:1] != text.splitlines()[:1]:
+            raise InputError(f"{path}: is there already and is not the script that would be written. Move it away.")
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "predict_onnx.py"
-    if path.exists() and path.read_text().splitlines()[:1] != text.splitlines()[:1]:
-        raise InputError(f"{path}: is there already and is not the script that would be written. Move it away.")
-    replace_bytes(path, text.encode())
+    for path, text in texts.items():
+        replace_bytes(path, text.encode())
 
 
 def new_session(model: onnx.ModelProto) -> Any:

@@ -5,16 +5,14 @@
 writes MASKS/CLASS/ID.png (0 or 255) at each image's own size, with the same pixels as `unet-jax predict` on the run
 that the file was made from. As a module, it has the functions `load_model`, `predict_file` and `predict_probs`.
 
-This file stands by itself: it may be copied, changed and shipped together with the model.
+This file and the two beside it, predict_onnx_images.py and predict_onnx_tiles.py, stand by themselves: they may be
+copied, changed and shipped together with the model.
 """
 
 import argparse
-import io
 import json
 import os
-import struct
 import sys
-import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,18 +21,44 @@ import cv2
 import numpy as np
 import onnxruntime
 
-FORMAT = 1
-IMAGE_SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".avif", ".jp2", ".ppm", ".pgm", ".pnm"),
-    ".npy",
-)
+if __package__:  # where the files are modules of a package
+    from .predict_onnx_images import PredictError, decode_image, find_images, map_intensities, read_image
+    from .predict_onnx_tiles import blended_rows, resize, resize_rows, scale_image
+else:
+    from predict_onnx_images import PredictError, decode_image, find_images, map_intensities, read_image
+    from predict_onnx_tiles import blended_rows, resize, resize_rows, scale_image
+
+__all__ = [
+    "Model",
+    "PredictError",
+    "decode_image",
+    "load_model",
+    "map_intensities",
+    "predict_file",
+    "predict_masks",
+    "predict_probs",
+    "read_image",
+    "run_network",
+]
+FORMAT = 2
+_FITS = ("stretch", "pad", "crop", "whole")
 _WHITE = 65535
 _LARGEST_LOGIT = 16.0
-_MOST_NPY_CHANNELS = 64
+_HELP = """\
+Write the masks of images, with the network of an ONNX file that
+`unet-jax export` made.
 
+The masks are OUT/CLASS/ID.png, 0 or 255, at each image's own size. They are
+those of `unet-jax predict` with the run that the file was made from. ID is the
+name of the image without its ending; for an image in a folder, it is the path
+below that folder.
+"""
+_HELP_END = """\
+An image that cannot be used is named, the others are done, and the exit status
+is then 2.
 
-class PredictError(ValueError):
-    """Error for a model, an image or an argument that cannot be used."""
+example: python predict_onnx.py model.onnx photos --out masks
+"""
 
 
 class Model(NamedTuple):
@@ -70,11 +94,13 @@ def load_model(file: str | bytes, *, providers: tuple[str, ...] = ("CPUExecution
         raise PredictError(f"{name}: was not made by unet-jax export (it has no metadata 'unet_jax').")
     contract = json.loads(text)
     if contract["format"] != FORMAT:
-        raise PredictError(f"{name}: has format {contract['format']}, but this script reads {FORMAT}. Export again.")
+        raise PredictError(f"{name}: has format {contract['format']}, but this script reads {FORMAT}. Export it again.")
     if contract["layout"] != "pixels":
         raise PredictError(
             f"{name}: was exported with --heads, for programs that cut tiles themselves. Export it again without it."
         )
+    if contract["fit"]["kind"] not in _FITS:
+        raise PredictError(f"{name}: has the fit {contract['fit']['kind']!r}; this script knows {', '.join(_FITS)}.")
     for class_name in contract["class_names"]:  # they are folders of the masks
         if not class_name or "/" in class_name or "\\" in class_name or class_name in (".", ".."):
             raise PredictError(f"{name}: names a class {class_name!r}, which cannot be a folder.")
@@ -88,7 +114,8 @@ def predict_file(model: Model, path: str | Path) -> np.ndarray:
 
 def predict_masks(model: Model, image: np.ndarray) -> np.ndarray:
     """Return the masks of an image from `read_image`, `[h w k]` bool, at its own size."""
-    return predict_probs(model, image) > np.asarray(model.contract["thresholds"], np.float32)
+    thresholds = np.asarray(model.contract["thresholds"], np.float32)
+    return np.concatenate([probs > thresholds for probs in predict_rows(model, image)])
 
 
 def predict_probs(model: Model, image: np.ndarray) -> np.ndarray:
@@ -101,21 +128,59 @@ def predict_probs(model: Model, image: np.ndarray) -> np.ndarray:
     Returns:
       `[h w k]` float32 in [0, 1].
     """
-    fit = model.contract["fit"]
-    if fit["kind"] != "stretch":
-        raise PredictError(
-            f"the network was trained with data.fit {fit['kind']}, and this script only resizes images. Bring images "
-            f"to {fit['width']}x{fit['height']} pixels as in training, and call run_network; or use unet-jax predict."
-        )
-    probs = run_network(model, resize_image(image, fit["height"], fit["width"])[None])[0]
-    return calibrate(resize_probs(probs, *image.shape[:2]), model.contract["temperatures"])
+    return np.concatenate(list(predict_rows(model, image)))
+
+
+def predict_rows(model: Model, image: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the probabilities of an image in blocks of its rows, `[rows w k]`, from the top to the bottom.
+
+    The image comes to the network as in training: resized to its size (stretch), resized into it with the ratio of the
+    sides kept and the rest mirrored (pad), in overlapping tiles (crop), or as it is (whole).
+    """
+    contract, (height, width) = model.contract, image.shape[:2]
+    fit = contract["fit"]
+    if fit["kind"] == "crop":
+        seen = scale_image(image, fit["scale"])
+        tiles = blended_rows(seen, fit, contract["input"]["size_multiple"], lambda tiles: run_logits(model, tiles))
+        rows = map(sigmoid, tiles)
+        rows = rows if fit["scale"] == 1.0 else resize_rows(rows, len(seen), height, width)
+    else:
+        rows = iter([_at_once(model, image, fit)])
+    for probs in rows:
+        yield calibrate(probs, contract["temperatures"])
+
+
+def _at_once(model: Model, image: np.ndarray, fit: dict[str, Any]) -> np.ndarray:
+    """Return the probabilities, before calibration, of an image that the network sees in one piece."""
+    height, width = size = fit["height"], fit["width"]
+    if fit["kind"] == "whole":
+        seen = scale_image(image, fit["scale"])
+    elif fit["kind"] == "pad":
+        scale = min(height / image.shape[0], width / image.shape[1])
+        sides = (min(most, max(1, round(side * scale))) for most, side in zip(size, image.shape, strict=False))
+        seen = resize_image(image, *sides)
+    else:
+        seen = resize_image(image, height, width)
+    rows, columns = seen.shape[:2]
+    if fit["kind"] != "whole":
+        seen = np.pad(seen, ((0, height - rows), (0, width - columns), (0, 0)), mode="symmetric")
+    probs = sigmoid(run_logits(model, seen[None])[0])[:rows, :columns]
+    return resize_probs(probs, *image.shape[:2])
 
 
 def run_network(model: Model, images: np.ndarray) -> np.ndarray:
-    """Return the network's probabilities of images `[b h w c]`, uint8 or uint16, before calibration."""
+    """Return the probabilities `[b h w k]` of images `[b h w c]`, uint8 or uint16, at the scale of the network."""
+    return _run(model, images, "probabilities")
+
+
+def run_logits(model: Model, images: np.ndarray) -> np.ndarray:
+    """Return the logits `[b h w k]`, before calibration, of images `[b h w c]` at the scale of the network."""
+    return _run(model, images, "logits")
+
+
+def _run(model: Model, images: np.ndarray, output: str) -> np.ndarray:
     session, contract = model
     has_limits = any(value.name == "low" for value in session.get_overridable_initializers())
-    output = "uncalibrated" if contract["temperatures"] else "probabilities"
     return session.run([output], feeds(images, contract["input"]["dtype"], has_limits))[0]
 
 
@@ -126,6 +191,12 @@ def feeds(images: np.ndarray, dtype: Any, has_limits: bool) -> dict[str, np.ndar
         inputs["low"] = np.zeros(images.shape[-1], np.float32)
         inputs["high"] = np.full(images.shape[-1], _WHITE, np.float32)
     return inputs
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Return probabilities of logits, both float32."""
+    with np.errstate(over="ignore"):  # to infinity, whose inverse is 0
+        return 1.0 / (1.0 + np.exp(-logits))
 
 
 def calibrate(probs: np.ndarray, temperatures: list[float] | None) -> np.ndarray:
@@ -141,213 +212,12 @@ def calibrate(probs: np.ndarray, temperatures: list[float] | None) -> np.ndarray
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize an `[h w c]` image: by area if neither side grows, else bilinearly."""
     shrinks = height <= image.shape[0] and width <= image.shape[1]
-    return _resize(image, height, width, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return resize(image, height, width, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def resize_probs(probs: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize `[h w k]` probabilities bilinearly."""
-    return _resize(probs, height, width, cv2.INTER_LINEAR)
-
-
-def _resize(array: np.ndarray, height: int, width: int, interpolation: int) -> np.ndarray:
-    if array.shape[:2] == (height, width):
-        return array
-    parts, start, channels = [], 0, array.shape[-1]
-    while start < channels:  # OpenCV rounds two channels otherwise than one, three or four
-        count = {1: 1, 2: 1, 3: 3}.get(channels - start, 4)
-        part = np.ascontiguousarray(array[..., start : start + count])
-        part = cv2.resize(part, (width, height), interpolation=interpolation)
-        parts.append(part[..., None] if part.ndim == 2 else part)
-        start += count
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
-
-
-def read_image(path: str | Path, images: dict[str, Any] | None) -> np.ndarray:
-    """Read an image file as the network sees it, at its own size.
-
-    Args:
-      path: image file.
-      images: `contract["images"]`: channels and intensities; None is 8-bit RGB of any file.
-
-    Returns:
-      `[h w c]` uint8 or uint16.
-
-    Raises:
-      PredictError: the file cannot be read, or has other channels or another depth than the run's images.
-    """
-    return decode_image(Path(path).read_bytes(), str(path), images)
-
-
-def decode_image(data: bytes, name: str, images: dict[str, Any] | None) -> np.ndarray:
-    """Decode the content of an image file as `read_image` does; its name says the kind of file."""
-    if images and images.get("names"):
-        raise PredictError(
-            f"{name}: this model's images have a file for each channel ({', '.join(images['names'])}), which this "
-            f"program does not join. Call it from Python: map_intensities takes an array [h w c] of them."
-        )
-    suffix = Path(name).suffix.lower()
-    if suffix in (".tif", ".tiff"):
-        _check_tiff(name, data)
-    elif suffix in (".gif", ".webp"):
-        _check_single(name, data)
-    if images is None:
-        return _decode(name, data, cv2.IMREAD_COLOR_RGB)
-    if suffix == ".npy":
-        pixels = _decode_npy(name, data)
-    else:
-        pixels = _decode(name, data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if pixels.ndim == 3 else pixels[..., None]
-    return map_intensities(pixels, name, images)
-
-
-def _check_type(pixels: np.ndarray, expected: np.dtype, name: str) -> None:
-    """Raise `PredictError` for numbers of another kind than those that the limits were measured on."""
-    found = pixels.dtype
-    if found == expected or found.kind == expected.kind == "f":
-        return
-    if expected.kind in "ui" and found.itemsize >= expected.itemsize:
-        range_ = np.iinfo(expected)
-        if pixels.min() >= range_.min and pixels.max() <= range_.max and (pixels == np.rint(pixels)).all():
-            return
-    raise PredictError(f"{name}: has {found} values, but the images of this model have {expected}.")
-
-
-def map_intensities(pixels: np.ndarray, name: str, images: dict[str, Any]) -> np.ndarray:
-    """Map numbers of a file, `[h w c]`, to pixels as the network sees them."""
-    found, expected = pixels.shape[-1], images["file_channels"]
-    if pixels.dtype == np.bool_:
-        pixels = pixels.astype(np.uint8) * np.uint8(255)
-    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        raise PredictError(f"{name}: has values that are not finite. Fill such pixels with a number.")
-    if found == 1 and expected == 3 and not images.get("names"):
-        pixels = np.repeat(pixels, 3, axis=-1)
-    elif found != expected:
-        raise PredictError(f"{name}: has {found} channels, but the images of this model have {expected}.")
-    if images.get("types"):
-        _check_type(pixels, np.result_type(*images["types"]), name)
-    pixels = np.ascontiguousarray(pixels[..., images["channels"]])
-    if images["bits"] == 8:
-        if pixels.dtype != np.uint8:
-            raise PredictError(f"{name}: has {pixels.dtype} values, but the images of this model have 8 bits.")
-        return pixels
-    if images["percentiles"]:
-        low, high = np.percentile(pixels, images["percentiles"], axis=(0, 1))
-        high = np.where(high > low, high, low + 1.0)
-    elif images["high"]:
-        low, high = np.asarray(images["low"]), np.asarray(images["high"])
-    else:
-        largest = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "ui" else 1.0
-        low, high = np.zeros(pixels.shape[-1]), np.full(pixels.shape[-1], float(largest))
-    scale = _WHITE / np.maximum(high - low, np.finfo(np.float64).tiny)
-    return np.rint(np.clip((pixels.astype(np.float64) - low) * scale, 0, _WHITE)).astype(np.uint16)
-
-
-def _decode(name: str, data: bytes, flags: int) -> np.ndarray:
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    except cv2.error as error:
-        raise PredictError(f"{name}: OpenCV refuses to decode it ({error.err}).") from error
-    if image is None:
-        raise PredictError(f"{name}: is not an image that OpenCV can decode ({len(data)} bytes).")
-    return image
-
-
-def _decode_npy(name: str, data: bytes) -> np.ndarray:
-    try:
-        pixels = np.load(io.BytesIO(data), allow_pickle=False)
-    except Exception as error:
-        raise PredictError(f"{name}: is not an array that NumPy can load ({error}).") from error
-    if not isinstance(pixels, np.ndarray) or pixels.ndim not in (2, 3) or pixels.size == 0:
-        raise PredictError(f"{name}: does not hold one array [height width] or [height width channels].")
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    if pixels.shape[-1] > _MOST_NPY_CHANNELS or pixels.dtype.kind not in "uifb":
-        raise PredictError(f"{name}: has the shape {pixels.shape} and type {pixels.dtype}, which is not an image's.")
-    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-
-
-def _check_single(name: str, data: bytes) -> None:
-    ok, frames = cv2.imdecodemulti(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if ok and len(frames) > 1:
-        raise PredictError(f"{name}: holds {len(frames)} pictures. Save each one as a file of its own.")
-
-
-_TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 13: 4}
-
-
-def _check_tiff(name: str, data: bytes) -> None:
-    """Raise PredictError for a TIFF that OpenCV would not read as `unet-jax predict` does."""
-    try:
-        tags, has_more = _tiff_tags(data)
-    except (struct.error, IndexError, KeyError) as error:
-        raise PredictError(f"{name}: is not a TIFF file that this script can read ({error}).") from error
-    bits, kinds = set(tags.get(258, (1,))), set(tags.get(339, (1,)))
-    count, photometric = tags.get(277, (1,))[0], tags.get(262, (None,))[0]
-    reasons = {
-        "several pages": has_more or (b"images=" in data[: 2**16] and b"ImageJ=" in data[: 2**16]),
-        f"photometric interpretation {photometric}": (photometric, count) not in ((1, 1), (2, 3)),
-        f"compression {tags.get(259, (1,))[0]}": tags.get(259, (1,))[0] not in (1, 5, 8, 32946, 32773),
-        f"bits {sorted(bits)}": (*bits, *kinds) not in ((8, 1), (16, 1), (32, 3), (64, 3)),
-        "planes apart": tags.get(284, (1,))[0] != 1 and count > 1,
-        f"orientation {tags.get(274, (1,))[0]}": tags.get(274, (1,))[0] != 1,
-    }
-    wrong = ", ".join(reason for reason, is_so in reasons.items() if is_so)
-    if wrong:
-        raise PredictError(
-            f"{name}: is a TIFF that OpenCV alone does not read as it was trained on ({wrong}). Save it as PNG or with "
-            f"numpy.save, or use unet-jax predict."
-        )
-
-
-def _tiff_tags(data: bytes) -> tuple[dict[int, tuple[int, ...]], bool]:
-    """Return the numbers of each tag of a TIFF's first page, and whether there is another page."""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
-    if order is None:
-        raise KeyError("it does not begin as one")
-    (start,) = struct.unpack_from(f"{order}I", data, 4)
-    (entries,) = struct.unpack_from(f"{order}H", data, start)
-    tags = {}
-    for at in range(start + 2, start + 2 + 12 * entries, 12):
-        code, kind, count = struct.unpack_from(f"{order}HHI", data, at)
-        if code not in (258, 259, 262, 274, 277, 284, 339):
-            continue
-        size = _TIFF_SIZES[kind] * count
-        place = at + 8 if size <= 4 else struct.unpack_from(f"{order}I", data, at + 8)[0]
-        tags[code] = struct.unpack_from(f"{order}{count}{'H' if kind == 3 else 'I' if kind == 4 else 'B'}", data, place)
-    (following,) = struct.unpack_from(f"{order}I", data, start + 2 + 12 * entries)
-    return tags, following != 0
-
-
-def find_images(inputs: list[str]) -> dict[str, Path]:
-    """Return image files by id: the path below the named folder, or the name of a named file, without the ending."""
-    files: dict[str, Path] = {}
-
-    def add(id_: str, path: Path) -> None:
-        id_ = unicodedata.normalize("NFC", id_)
-        if id_ in files:
-            raise PredictError(f"{path}: would write the same masks {id_}.png as {files[id_]}. Rename one of them.")
-        files[id_] = path
-
-    for entry in map(Path, inputs):
-        if entry.is_dir():
-            for path in sorted(entry.rglob("*")):
-                relative = path.relative_to(entry)
-                is_hidden = any(part.startswith(".") for part in relative.parts)
-                if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden:
-                    add(relative.with_name(_stem(path.name)).as_posix(), path)
-        elif not entry.exists():
-            raise PredictError(f"{entry}: there is no such file or folder.")
-        elif entry.suffix.lower() not in IMAGE_SUFFIXES:
-            raise PredictError(f"{entry}: does not end in one of {', '.join(IMAGE_SUFFIXES)}.")
-        else:
-            add(_stem(entry.name), entry)
-    if not files:
-        raise PredictError(f"no image in {', '.join(inputs)}. Images end in {', '.join(IMAGE_SUFFIXES)}.")
-    return files
-
-
-def _stem(name: str) -> str:
-    stem = Path(name).stem
-    return stem[:-4] if stem.lower().endswith(".ome") and Path(name).suffix.lower() in (".tif", ".tiff") else stem
+    return resize(probs, height, width, cv2.INTER_LINEAR)
 
 
 def write_masks(model: Model, files: dict[str, Path], out: Path) -> Iterator[tuple[str, PredictError | None]]:
@@ -370,11 +240,14 @@ def write_masks(model: Model, files: dict[str, Path], out: Path) -> Iterator[tup
 
 def main(argv: list[str] | None = None, say: Callable[[str], None] = print) -> int:
     """Run the command, and return its exit status: 0, or 2 if an image or an argument could not be used."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="ONNX file made by unet-jax export")
-    parser.add_argument("inputs", nargs="+", help="image files, or folders that are searched for them")
-    parser.add_argument("--out", required=True, help="folder for the masks CLASS/ID.png")
-    parser.add_argument("--provider", default="CPUExecutionProvider", help="device of onnxruntime")
+    parser = argparse.ArgumentParser(
+        description=_HELP, epilog=_HELP_END, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="ONNX file")
+    parser.add_argument("inputs", metavar="images", nargs="+", help="image files, or folders with images at any depth")
+    parser.add_argument("--out", required=True, help="folder for the masks")
+    cpu = "CPUExecutionProvider"
+    parser.add_argument("--provider", default=cpu, help=f"device of onnxruntime, such as CUDAExecutionProvider ({cpu})")
     options = parser.parse_args(argv)
     try:
         files, out = find_images(options.inputs), Path(options.out)

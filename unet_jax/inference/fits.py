@@ -24,7 +24,7 @@ from unet_jax.inference.scale import scale_of_training, trained_fit
 from unet_jax.model.receptive_field import receptive_radius
 from unet_jax.program.build import build_logits_step, build_predict_step
 from unet_jax.program.symmetries import Augmentation, symmetries_of
-from unet_jax.program.tile_stream import Failure, Network, Patch, blended, on_devices, run_batches
+from unet_jax.program.tile_stream import Failure, Network, Patch, blended, cut, on_devices, run_batches
 from unet_jax.program.tiles import Tiling
 from unet_jax.runs.ensemble import Trained, image_formats, members_of
 from unet_jax.runs.load import Run
@@ -156,28 +156,51 @@ def predict_patches(run: Trained, images: Iterable[tuple[ImageRows, T]], way: Wa
       Probabilities of rectangles that cover each image once, from the top to the bottom. An image whose file cannot be
       read to its end ends with a `Failure`.
     """
-    compute = {"stretch": _resized, "pad": _resized, "crop": _in_tiles, "whole": _in_one_piece}[way.fit]
-    for part in compute(run, images, way):
-        if run.calibration and isinstance(part, Patch):
-            part = part._replace(values=run.calibration.probs(part.values))
+    batch_size = 1 if way.fit == "whole" else BATCH_SIZE
+    network = network_of(run, way.tta, logits=way.fit == "crop", batch_size=batch_size)
+    calibration = run.calibration
+    for part in patches_through(network, _divisible(run, images, way), way):
+        if calibration and isinstance(part, Patch):
+            part = part._replace(values=calibration.probs(part.values))
         yield part
 
 
-def _resized(run: Trained, images: Iterable[tuple[ImageRows, T]], way: Way) -> Iterator[Patch[T] | Failure[T]]:
+def patches_through(
+    network: Network, images: Iterable[tuple[ImageRows, T]], way: Way
+) -> Iterator[Patch[T] | Failure[T]]:
+    """Yield probabilities as `predict_patches` does, before calibration, by a network of any origin.
+
+    Args:
+      network: network that computes logits for crop, and probabilities for the other fits.
+      images: images as the network sees them, each with a companion.
+      way: way of the images to the network.
+    """
+    compute = {"stretch": _resized, "pad": _resized, "crop": _in_tiles, "whole": _in_one_piece}[way.fit]
+    return compute(network, images, way)
+
+
+def _divisible(run: Trained, images: Iterable[tuple[ImageRows, T]], way: Way) -> Iterator[tuple[ImageRows, T]]:
+    """Yield the images; raise InputError for one whose rows cannot be divided over the devices of an image."""
+    for image, companion in images:
+        rows = way.tiling.size[0]
+        if way.fit == "whole":
+            rows, _ = scaled_size(image.height, image.width, way.scale)
+        for member in members_of(run):
+            check_rows(rows, member.config.model.size_multiple, run.mesh)
+        yield image, companion
+
+
+def _resized(network: Network, images: Iterable[tuple[ImageRows, T]], way: Way) -> Iterator[Patch[T] | Failure[T]]:
     """Resize each image to the network's size, or into it with its aspect kept, and the probabilities back."""
-    _check_rows(run, way.tiling.size[0])
 
     def resized() -> Iterator[tuple[np.ndarray | None, tuple[ImageRows, T, InputError | None]]]:
         for image, companion in images:
             try:
-                pixels = resize_image(image.whole(), *seen_size(image, way))
+                yield _at_size(image, way), (image, companion, None)
             except BadSampleError as error:
                 yield None, (image, companion, error)
-            else:
-                padding = [(0, side - length) for side, length in zip(way.tiling.size, pixels.shape[:2], strict=True)]
-                yield np.pad(pixels, (*padding, (0, 0)), mode="symmetric"), (image, companion, None)
 
-    for probs, (image, companion, error) in run_batches(network_of(run, way.tta, logits=False), resized()):
+    for probs, (image, companion, error) in run_batches(network, resized()):
         if probs is None:
             assert error is not None
             yield Failure(companion, error)
@@ -186,10 +209,19 @@ def _resized(run: Trained, images: Iterable[tuple[ImageRows, T]], way: Way) -> I
             yield from _resized_back(probs[:height, :width], image.height, image.width, companion)
 
 
-def _check_rows(run: Trained, height: int) -> None:
-    """Raise `InputError` if images of a height cannot be divided over the devices."""
-    for member in members_of(run):
-        check_rows(height, member.config.model.size_multiple, run.mesh)
+def network_inputs(image: ImageRows, way: Way) -> Iterator[np.ndarray]:
+    """Yield what the network sees of an image, `[h w c]`: its tiles for crop, otherwise itself at another size."""
+    if way.fit == "crop":
+        yield from (tile for tile, _ in cut(scaled(image, way.scale), way.tiling))
+    else:
+        yield scaled(image, way.scale).whole() if way.fit == "whole" else _at_size(image, way)
+
+
+def _at_size(image: ImageRows, way: Way) -> np.ndarray:
+    """Return an image at the network's size: resized, and the rest mirrored."""
+    pixels = resize_image(image.whole(), *seen_size(image, way))
+    padding = [(0, side - length) for side, length in zip(way.tiling.size, pixels.shape[:2], strict=True)]
+    return np.pad(pixels, (*padding, (0, 0)), mode="symmetric")
 
 
 def seen_size(image: ImageRows, way: Way) -> tuple[int, int]:
@@ -215,10 +247,8 @@ def _resized_back(probs: np.ndarray, height: int, width: int, companion: T) -> I
         y += len(block)
 
 
-def _in_tiles(run: Trained, images: Iterable[tuple[ImageRows, T]], way: Way) -> Iterator[Patch[T] | Failure[T]]:
+def _in_tiles(network: Network, images: Iterable[tuple[ImageRows, T]], way: Way) -> Iterator[Patch[T] | Failure[T]]:
     """Blend the logits of overlapping tiles."""
-    _check_rows(run, way.tiling.size[0])
-    network = network_of(run, way.tta, logits=True)
     at_scale = ((scaled(image, way.scale), (image, companion)) for image, companion in images)
     parts: Iterator[Any] = (
         part._replace(values=special.expit(part.values)) if isinstance(part, Patch) else part
@@ -262,16 +292,14 @@ def _unscaled(parts: Iterator[Any], scale: float) -> Iterator[Patch[Any] | Failu
             yield Failure(companion, failure.error)
 
 
-def _in_one_piece(run: Trained, images: Iterable[tuple[ImageRows, T]], way: Way) -> Iterator[Patch[T] | Failure[T]]:
+def _in_one_piece(network: Network, images: Iterable[tuple[ImageRows, T]], way: Way) -> Iterator[Patch[T] | Failure[T]]:
     """Compute each image as one piece; each new size is compiled once."""
-    network = network_of(run, way.tta, logits=False, batch_size=1)
     for image, companion in images:
         try:
             pixels = scaled(image, way.scale).whole()
         except BadSampleError as error:
             yield Failure(companion, error)
             continue
-        _check_rows(run, len(pixels))
         for probs, _ in run_batches(network, [(pixels, None)]):
             assert probs is not None
             yield from _resized_back(probs, image.height, image.width, companion)

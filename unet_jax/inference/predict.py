@@ -13,7 +13,7 @@ from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.images.rows import rows_of
 from unet_jax.devices.mesh import check_rows
 from unet_jax.inference.fits import network_of, predict_patches, way_of
-from unet_jax.program.tile_stream import Failure
+from unet_jax.program.tile_stream import Failure, Patch
 from unet_jax.runs.ensemble import Trained, image_formats, members_of
 
 T = TypeVar("T")
@@ -83,8 +83,26 @@ def _assembled(
 ) -> Iterator[tuple[np.ndarray, T]]:
     """Yield a function of the probabilities of whole images, which is computed as parts of them are finished."""
     images = ((rows_of(image), (image.shape[:2], companion)) for image, companion in pairs)
+    return whole_images(predict_patches(run, images, way_of(run, how)), of_probs, dtype)
+
+
+def whole_images(
+    parts: Iterable[Patch[tuple[tuple[int, int], T]] | Failure[tuple[tuple[int, int], T]]],
+    of_probs: Callable[[np.ndarray], np.ndarray],
+    dtype: np.dtype,
+) -> Iterator[tuple[np.ndarray, T]]:
+    """Put the patches of images together, and yield a function of each image's values with its companion.
+
+    Args:
+      parts: patches, whose companions are the image's height and width and what is yielded.
+      of_probs: function that is applied to the values of each patch.
+      dtype: type of its results.
+
+    Raises:
+      InputError: an image could not be read to its end.
+    """
     whole = None
-    for part in predict_patches(run, images, way_of(run, how)):
+    for part in parts:
         if isinstance(part, Failure):
             raise part.error
         (height, width), companion = part.image
@@ -109,17 +127,22 @@ def _as_seen(run: Trained, image: np.ndarray) -> np.ndarray:
     Raises:
       InputError: the image's shape, channels or type are others than the run's.
     """
-    image = np.asarray(image)
-    if image.ndim != 3 or image.size == 0:
-        raise InputError(
-            f"an image has shape {image.shape}, but must be [height width {_num_channels(run)}] with at least one "
-            f"pixel."
-        )
-    views = [_seen_as(image_format, image) for image_format in image_formats(run)]
+    views = [as_seen(image, image_format) for image_format in image_formats(run)]
     return views[0] if len(views) == 1 else np.concatenate(views, axis=-1)
 
 
-def _seen_as(image_format: ImageFormat | None, image: np.ndarray) -> np.ndarray:
+def as_seen(image: np.ndarray, image_format: ImageFormat | None) -> np.ndarray:
+    """Map an image as it is in a file to the pixels that a network with this format sees, `[h w c]`.
+
+    Raises:
+      InputError: the image's shape, channels or type are others.
+    """
+    image = np.asarray(image)
+    if image.ndim != 3 or image.size == 0:
+        channels = image_format.num_channels if image_format else 3
+        raise InputError(
+            f"an image has shape {image.shape}, but must be [height width {channels}] with at least one pixel."
+        )
     if image_format is not None:
         return image_format.apply(image, f"an image of shape {image.shape}")
     if image.shape[-1] != 3 or image.dtype != np.uint8:
