@@ -15,7 +15,7 @@ from unet_jax.config import DataConfig
 from unet_jax.data.images.files import read_header, read_image, read_pixels
 from unet_jax.data.images.format import RGB8, ImageFormat
 from unet_jax.data.images.intensity import find_format
-from unet_jax.data.masks.memory import open_picture
+from unet_jax.data.memory import open_picture
 
 RNG = np.random.default_rng(0)
 SIZE = (35, 67)  # neither square nor a multiple of anything

@@ -11,8 +11,8 @@ from etils import epath
 from mask_samples import BLACK, FILES, INSIDE, LABELS, RED, save
 from PIL import Image
 
-from unet_jax.data.masks.memory import _free_memory
 from unet_jax.data.masks.read import read_class_numbers, read_mask
+from unet_jax.data.memory import _free_memory
 from unet_jax.data.pixels import BadSampleError
 
 NEEDS_IMAGECODECS = ("lerc.tif", "jpeg2000.tif")
@@ -162,10 +162,10 @@ def test_masks_of_200_megapixels_are_read(tmp_path, name):
 def test_mask_that_needs_more_memory_than_there_is_is_refused(tmp_path, monkeypatch, suffix):
     """2000 x 2000 pixels of 8 bits, three times, are 11.4 MiB."""
     path = save(tmp_path / f"m{suffix}", np.zeros((2000, 2000), np.uint8))
-    monkeypatch.setattr("unet_jax.data.masks.memory._MUCH", 2**20)
-    monkeypatch.setattr("unet_jax.data.masks.memory._free_memory", lambda: 12_100_000)
+    monkeypatch.setattr("unet_jax.data.memory._MUCH", 2**20)
+    monkeypatch.setattr("unet_jax.data.memory._free_memory", lambda: 12_100_000)
     assert not read_mask(path).any()
-    monkeypatch.setattr("unet_jax.data.masks.memory._free_memory", lambda: 11_900_000)
+    monkeypatch.setattr("unet_jax.data.memory._free_memory", lambda: 11_900_000)
     with pytest.raises(BadSampleError, match=rf"m\{suffix}: needs 0.0 GiB of memory .*Cut image and mask into parts"):
         read_mask(path)
 

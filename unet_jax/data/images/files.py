@@ -12,8 +12,8 @@ from PIL import Image
 from unet_jax.data.images.tiff import TIFF_SUFFIXES, read_tiff, tiff_header
 from unet_jax.data.orientation import read_orientation, turned
 from unet_jax.data.pixels import BadSampleError, pillow_formats, read_bytes
+from unet_jax.data.whole_files import check_picture
 
-_ANIMATED_SUFFIXES = (".gif", ".webp")
 _MOST_NPY_CHANNELS = 64  # more are taken for a side: the array is probably [c h w]
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 3, 6: 3}  # by colour type, without alpha
 _ONE_CHANNEL_MODES = ("1", "L")
@@ -56,8 +56,6 @@ def read_image(path: str | epath.Path) -> np.ndarray:
     """
     path = epath.Path(path)
     data = read_bytes(path)
-    if path.suffix.lower() in (*TIFF_SUFFIXES, *_ANIMATED_SUFFIXES):
-        _refuse_stack(path, data)
     return _decode(path, data, cv2.IMREAD_COLOR_RGB)
 
 
@@ -95,8 +93,6 @@ def read_pixels(path: str | epath.Path, *, pages: str = "error") -> np.ndarray:
     elif suffix == ".npy":
         pixels = _read_npy(path, data)
     else:
-        if suffix in _ANIMATED_SUFFIXES:
-            _refuse_stack(path, data)
         # OpenCV knows the orientations of some formats only.
         pixels = _decode(path, data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if pixels.ndim == 3 else pixels[..., None]
@@ -183,6 +179,7 @@ def read_header(path: epath.Path, *, pages: str = "error") -> ImageHeader:
 
 def _decode(path: epath.Path, data: bytes, flags: int) -> np.ndarray:
     """Decode with OpenCV: `[h w]` or `[h w 3]`."""
+    check_picture(path, data)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     except cv2.error as error:  # more pixels than OpenCV allows
@@ -241,20 +238,3 @@ def check_pixels(path: epath.Path, pixels: np.ndarray, *, first_row: int = 0) ->
             f"channel {channel}). Fill such pixels with a number."
         )
     return pixels
-
-
-def _refuse_stack(path: epath.Path, data: bytes) -> None:
-    """Raise BadSampleError if a file holds several pictures, of which only the first would be used.
-
-    A second picture of another size, such as a thumbnail, is ignored.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=pillow_formats()) as picture:
-            count, size = getattr(picture, "n_frames", 1), picture.size
-            if count > 1:
-                picture.seek(1)
-            second = picture.size
-    except Exception:  # a file that only OpenCV can read
-        return
-    if count > 1 and second == size:
-        raise BadSampleError(f"{path}: holds {count} pictures. Save each one as a file of its own.")

@@ -8,8 +8,10 @@ import numpy as np
 import tifffile
 from etils import epath
 
+from unet_jax.data.memory import refuse_beyond_memory
 from unet_jax.data.orientation import turned
 from unet_jax.data.pixels import BadSampleError, read_bytes
+from unet_jax.data.whole_files import check_num_pages
 
 # Compressions that OpenCV decodes bit for bit as imagecodecs does, for the photometric interpretations below. Others,
 # such as JPEG 2000, it accepts and decodes wrongly.
@@ -122,7 +124,11 @@ def open_tiff(path: object, source: bytes | epath.Path) -> tifffile.TiffFile:
       BadSampleError: it cannot be read.
     """
     try:
-        return tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else str(source))
+        tif = tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else str(source))
+        check_num_pages(path, tif)
+        return tif
+    except BadSampleError:
+        raise
     except Exception as error:  # tifffile raises errors of many types for damaged files
         size = f"; {len(source)} bytes" if isinstance(source, bytes) else ""
         raise BadSampleError(
@@ -173,6 +179,7 @@ def plan_tiff(path: object, tif: tifffile.TiffFile, pages: str) -> TiffPlan:
 
 def _decode(path: object, data: bytes, plan: TiffPlan) -> np.ndarray:
     page = plan.series.keyframe
+    refuse_beyond_memory(path, plan.series.nbytes, len(data))
     try:
         return np.asarray(plan.series.asarray())
     except Exception as error:

@@ -13,11 +13,12 @@ from etils import epath
 from PIL import Image
 
 from unet_jax.data.masks.content import MaskFile, is_inverting, largest, native
-from unet_jax.data.masks.memory import open_picture, refuse_beyond_memory
 from unet_jax.data.masks.tiff import read_tiff_mask
+from unet_jax.data.memory import open_picture, refuse_beyond_memory
 from unet_jax.data.orientation import read_orientation, turned
 from unet_jax.data.pixels import BadSampleError, read_bytes
-from unet_jax.data.png_chunks import read_chunk
+from unet_jax.data.png_chunks import PNG_START, read_chunk
+from unet_jax.data.whole_files import check_png, count_of_one_size, stack_error
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -82,15 +83,15 @@ def _as_shown(file: MaskFile, data: bytes) -> MaskFile:
 
 def _picture(path: epath.Path, data: bytes) -> MaskFile:
     """Decode a file that Pillow reads, but for TIFF, as it is stored."""
+    if data.startswith(PNG_START):
+        check_png(path, data)
     picture = open_picture(data)
-    size, count = picture.size, getattr(picture, "n_frames", 1)
+    size, count = picture.size, count_of_one_size(picture)
     if count > 1:
-        picture.seek(1)
-        if picture.size == size:
-            raise BadSampleError(f"{path}: holds {count} pictures. Save each one as a file of its own.")
-        picture.seek(0)
+        raise stack_error(path, count)
+    picture.seek(0)
     png = (data[24], data[25]) if picture.format == "PNG" else (8, 0)  # bits a sample, and colour type
-    refuse_beyond_memory(path, size[0] * size[1] * len(picture.getbands()) * max(1, png[0] // 8))
+    refuse_beyond_memory(path, size[0] * size[1] * len(picture.getbands()) * max(1, png[0] // 8), len(data))
     if png[0] == 16 and png[1] in (2, 4, 6):  # Pillow would keep the upper 8 bits only
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if pixels is None:

@@ -8,9 +8,10 @@ import tifffile
 from etils import epath
 
 from unet_jax.data.masks.content import MaskFile, is_inverting, largest, native
-from unet_jax.data.masks.memory import open_picture, refuse_beyond_memory
+from unet_jax.data.memory import open_picture, refuse_beyond_memory
 from unet_jax.data.orientation import turned
 from unet_jax.data.pixels import BadSampleError
+from unet_jax.data.whole_files import check_num_pages, stack_error
 
 _LOSSY = {6, 7, 33007, 34712, 34892, 33003, 33004, 33005, 50001}  # JPEG, JPEG 2000, lossy JPEG of DNG, WebP
 
@@ -19,8 +20,9 @@ def read_tiff_mask(path: epath.Path, data: bytes) -> MaskFile:
     """Decode a TIFF file with the numbers that it holds, whatever its photometric interpretation."""
     with tifffile.TiffFile(io.BytesIO(data), is_ome=False) as tif:  # OME would look for other files
         page: Any = tif.pages[0]
+        check_num_pages(path, tif)
         _refuse_stack(path, tif, page)
-        refuse_beyond_memory(path, page.nbytes)
+        refuse_beyond_memory(path, page.nbytes, len(data))
         _refuse_gaps(path, data, page)
         photometric, bits = int(page.photometric), page.bitspersample
         if photometric not in (0, 1, 2, 3) and not (photometric == 6 and int(page.compression) == 7):
@@ -64,7 +66,7 @@ def _refuse_stack(path: epath.Path, tif: tifffile.TiffFile, page: Any) -> None:
         if (first.imagelength, first.imagewidth) == (page.imagelength, page.imagewidth) and not first.is_reduced:
             count += series.size // (pixels * first.samplesperpixel)
     if count > 1:
-        raise BadSampleError(f"{path}: holds {count} pictures. Save each one as a file of its own.")
+        raise stack_error(path, count)
 
 
 def _tiff_pixels(path: epath.Path, data: bytes, page: Any) -> np.ndarray:

@@ -1,15 +1,15 @@
-"""Files as large as memory allows: Pillow's limit lifted, and a file refused that needs more memory than is free."""
+"""Files as large as memory allows: Pillow's limit lifted; files refused that need more or say what cannot be."""
 
 import io
 import threading
 from pathlib import Path
 
-from etils import epath
 from PIL import Image
 
 from unet_jax.data.pixels import BadSampleError, pillow_formats
 
 _MUCH = 2**28  # bytes; for less, nobody is asked
+_MOST_TIMES = 20_000  # deflate makes pixels a thousandth at most, LZW a three thousandth; GDAL leaves out tiles of 0
 _lock = threading.Lock()
 
 
@@ -23,8 +23,19 @@ def open_picture(data: bytes) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def refuse_beyond_memory(path: epath.Path, num_bytes: int) -> None:
-    """Raise BadSampleError if decoding to so many bytes would need more memory than is free."""
+def refuse_beyond_memory(path: object, num_bytes: int, file_bytes: int) -> None:
+    """Raise BadSampleError if a file of so many bytes cannot hold its pixels, or they need more memory than is free.
+
+    Args:
+      path: name of the file, for messages.
+      num_bytes: number of bytes of the decoded pixels, as the file says.
+      file_bytes: number of bytes of the file.
+    """
+    if num_bytes > max(_MUCH, _MOST_TIMES * file_bytes):
+        raise BadSampleError(
+            f"{path}: says that its pixels are {num_bytes / 2**30:.1f} GiB, but it has {file_bytes} bytes. Replace it; "
+            f"or save it as PNG or TIFF, if it really is that large and all of one colour."
+        )
     needed = 3 * num_bytes
     free = _free_memory() if needed > _MUCH else None
     if free is not None and needed > free:
