@@ -19,10 +19,11 @@ def damaged_chunk(data: bytes) -> str:
     while start < len(data):
         length, kind = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
         stop = start + 8 + length
+        is_good = len(kind) == 4 and zlib.crc32(view[start + 4 : stop]) == int.from_bytes(data[stop : stop + 4], "big")
         # The first letter of a critical chunk is a capital one.
-        if kind[:1].isupper() or kind in _USED or not kind.isalpha() or stop + 4 > len(data):
-            if zlib.crc32(view[start + 4 : stop]) != int.from_bytes(data[stop : stop + 4], "big") or len(kind) < 4:
-                return kind.decode("ascii", "backslashreplace") or "header"
+        counts = kind[:1].isupper() or kind in _USED or not kind.isalpha() or stop + 4 > len(data)
+        if counts and not is_good:
+            return kind.decode("ascii", "backslashreplace") or "header"
         if kind == b"IEND":
             break
         start = stop + 4

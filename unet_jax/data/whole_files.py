@@ -1,4 +1,4 @@
-"""Checks of picture files before they are decoded: damaged bytes, several pictures, and sizes that no file can hold.
+"""Refusal of picture files before they are decoded: damaged bytes, several pictures, sizes that no file can hold.
 
 Decoders find some of this themselves, but not all of it, and each of them something else.
 """
@@ -30,7 +30,7 @@ def check_picture(path: epath.Path, data: bytes) -> None:
       path: name of the file, for messages.
       data: content of the file: a picture for OpenCV.
     """
-    if data.startswith(PNG_START):
+    if data.startswith(PNG_START) and len(data) > 33:  # a shorter file has no pixels, which decoders say
         check_png(path, data)
         width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
         refuse_beyond_memory(path, 3 * width * height * max(1, data[24] // 8), len(data))
@@ -69,8 +69,8 @@ def check_num_pages(path: object, tif: tifffile.TiffFile) -> None:
     except IndexError:
         return
     raise BadSampleError(
-        f"{path}: holds more than {MOST_PAGES} pages, which are no channels of one image. Save each picture as a file of "
-        f"its own."
+        f"{path}: holds more than {MOST_PAGES} pages, which are no channels of one image. Save each picture as a file "
+        f"of its own."
     )
 
 
@@ -101,9 +101,8 @@ def _check_deflate(path: epath.Path, data: bytes) -> None:
             page = tif.pages.first
             if int(page.compression) not in _DEFLATE:
                 return
-            parts = [
-                data[start : start + count] for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)
-            ]
+            places = zip(page.dataoffsets, page.databytecounts, strict=True)
+            parts = [data[start : start + count] for start, count in places]
     except Exception:  # OpenCV says what is wrong
         return
     for part in parts:

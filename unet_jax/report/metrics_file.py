@@ -70,7 +70,9 @@ class MetricsFile:
         """Return the row of each line, or None for a line that cannot be read."""
         if not self._path.exists():
             return []
-        return [_row(line) for line in self._path.read_bytes().splitlines()]
+        content = self._path.read_bytes()
+        with_checksums = f'"{_CHECKSUM}"'.encode() in content  # earlier versions wrote none
+        return [_row(line, with_checksums) for line in content.splitlines()]
 
     def write(self, row: dict[str, Any]) -> None:
         """Append a row; one of its keys is `step`."""
@@ -81,18 +83,15 @@ class MetricsFile:
             raise named_error(error, self._path) from error
 
 
-def _row(line: bytes) -> dict[str, Any] | None:
-    """Return the row in a line of JSON, or None if it is none that this class wrote.
-
-    Lines of earlier versions have no checksum.
-    """
+def _row(line: bytes, with_checksum: bool) -> dict[str, Any] | None:
+    """Return the row in a line of JSON, or None if it is none that this class wrote."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
     if not isinstance(row, dict) or type(row.get("step")) is not int or row["step"] < 0:
         return None
-    if row.pop(_CHECKSUM, checksum := _checksum(row)) != checksum:
+    if with_checksum and row.pop(_CHECKSUM, None) != _checksum(row):
         return None
     fine = all(type(value) in (int, float) or value in ("nan", "inf", "-inf") for value in row.values())
     return row if fine else None
