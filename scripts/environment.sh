@@ -30,7 +30,8 @@ install() {
         uv pip install --quiet --python "$repository/.venv/bin/python" --editable "$target"
     else
         [ -x "$repository/.venv/bin/python" ] || "$python" -m venv "$repository/.venv"
-        "$repository/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$target"
+        # Modules are compiled when they are first imported: most of what is installed never is.
+        "$repository/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile --editable "$target"
     fi
     touch "$stamp"
 }

@@ -81,7 +81,15 @@ def test_hard_masks_equal_the_hosts_and_images_are_close(name):
         assert changed.sum() >= 3
 
 
-@pytest.mark.parametrize("name", ["shift and scale", "rotation", "mirrored border", "crop", "elastic", "all"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("shift and scale", "rotation", "crop")),
+        "mirrored border",
+        "elastic",
+        "all",
+    ],
+)
 def test_soft_masks_are_close_to_the_hosts(name):
     config = AugmentConfig(**(NOTHING | CASES[name]))
     host, device, _ = host_and_device(config, soft=True)
@@ -90,8 +98,19 @@ def test_soft_masks_are_close_to_the_hosts(name):
     assert len(np.unique(device.label)) > 20
 
 
-@pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (5, np.uint8), (3, np.uint16), (2, np.uint16)])
-@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize(
+    ("channels", "dtype", "soft"),
+    [
+        (1, np.uint8, False),
+        (3, np.uint16, False),
+        (2, np.uint16, True),
+        pytest.param(1, np.uint8, True, marks=pytest.mark.slow),  # these repeat the parts of the first three
+        pytest.param(5, np.uint8, False, marks=pytest.mark.slow),
+        pytest.param(5, np.uint8, True, marks=pytest.mark.slow),
+        pytest.param(3, np.uint16, True, marks=pytest.mark.slow),
+        pytest.param(2, np.uint16, False, marks=pytest.mark.slow),
+    ],
+)
 def test_other_channels_and_depths_are_close_to_the_hosts(channels, dtype, soft):
     config = AugmentConfig(**(NOTHING | CASES["all"]))
     host, device, before = host_and_device(config, size=64, soft=soft, channels=channels, dtype=dtype)
@@ -103,8 +122,19 @@ def test_other_channels_and_depths_are_close_to_the_hosts(channels, dtype, soft)
     assert (difference(host.image, before.image).reshape(8, -1).max(axis=1) > 5 * unit).sum() >= 3
 
 
-@pytest.mark.parametrize(("size", "num_classes"), [(33, 1), (64, 3), (160, 5), (256, 1)])
-@pytest.mark.parametrize("border", ["constant", "reflect"])
+@pytest.mark.parametrize(
+    ("size", "num_classes", "border"),
+    [
+        (33, 1, "constant"),
+        (160, 5, "reflect"),
+        *[  # other pairings of the same sizes and borders
+            pytest.param(size, num_classes, border, marks=pytest.mark.slow)
+            for size, num_classes in ((33, 1), (64, 3), (160, 5), (256, 1))
+            for border in ("constant", "reflect")
+            if (size, border) not in ((33, "constant"), (160, "reflect"))
+        ],
+    ],
+)
 def test_other_sizes_and_numbers_of_classes(size, num_classes, border):
     config = AugmentConfig(geometry_prob=1.0, rotate=20.0, crop_prob=0.3, elastic_prob=0.3, border=border, **FLIPS)
     host, device, _ = host_and_device(config, size=size, num_classes=num_classes, count=4, seed=size)

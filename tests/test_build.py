@@ -118,7 +118,9 @@ def terms(*names):
     "config",
     [
         LossConfig(dice_reduction="batch"),
-        LossConfig(dice_reduction="image", bce_weight=0.5),
+        pytest.param(
+            LossConfig(dice_reduction="image", bce_weight=0.5), marks=pytest.mark.slow
+        ),  # computed as over batch
         terms("focal", "generalized_dice"),
         terms("ssim", "bce"),
         terms("boundary", "border_bce"),
@@ -189,7 +191,7 @@ def test_a_run_continues_with_another_packing(packed_run, synthetic_root, tmp_pa
             assert a[name] == pytest.approx(b[name], rel=1e-4)
 
 
-@pytest.mark.parametrize("packing", ["none", "4,2"])
+@pytest.mark.parametrize("packing", [pytest.param("none", marks=pytest.mark.slow), "4,2"])
 def test_steps_of_more_pixels_than_an_int32_counts(packing):
     """A batch of 256 TPU chips; its step is traced only."""
     network = {"widths": (8, 16), "center_width": 32, "num_convs_down": 1, "num_convs_up": 1, "packing": packing}

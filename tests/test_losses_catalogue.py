@@ -58,9 +58,19 @@ LOGITS = ((LABELS - 0.5) * 3.0 + RNG.normal(0.0, 2.0, SHAPE)).astype(np.float32)
 ONES = np.ones(SHAPE, np.float32)
 
 
+# One loss of each way to compute: those that share it with one of these repeat what it shows of weights and axes.
+DISTINCT = {"focal", "topk_bce", "soft_dice", "batch_soft_dice", "lovasz_hinge", "hausdorff_dt", "soft_cldice", "ssim"}
+
+
 @pytest.fixture(params=LOSSES)
 def name(request):
     return request.param
+
+
+def distinct_first(names=tuple(LOSSES)):
+    """Parameter `name`; the losses that are not in `DISTINCT` are slow, because each compiles a program of its own."""
+    slow = [pytest.param(name, marks=pytest.mark.slow) for name in names if name not in DISTINCT]
+    return pytest.mark.parametrize("name", [name for name in names if name in DISTINCT] + slow)
 
 
 def function(name, **more):
@@ -157,9 +167,8 @@ def test_shape_and_dtype_in_bfloat16_too(name):
     assert found.shape == shapes[LOSSES[name].output]
 
 
+@distinct_first([name for name in LOSSES if LOSSES[name].output not in ("class", "scalar")])  # not one for the batch
 def test_leading_axes_and_vmap_are_the_same(name):
-    if LOSSES[name].output in ("class", "scalar"):
-        pytest.skip("is one value for the batch axis")
     x, t = (jnp.stack([y, jnp.roll(y, 3, axis=1)]) for y in (jnp.asarray(LOGITS), jnp.asarray(MIXED)))
     leading, mapped, image = jax.jit(
         lambda x, t: (function(name)(x, t), jax.vmap(function(name))(x, t), function(name)(x[1, 0], t[1, 0]))
@@ -184,9 +193,8 @@ def test_order_of_images_and_classes_does_not_matter(name):
     assert_close(swapped_grad, grad[..., classes])
 
 
+@pytest.mark.parametrize("name", [n for n in LOSSES if n not in NOT_MINIMAL_WHEN_PERFECT])
 def test_the_right_answer_costs_least(name):
-    if name in NOT_MINIMAL_WHEN_PERFECT:
-        pytest.skip("is not minimal there, as documented")
     sign = 2.0 * MIXED - 1.0
     perfect = mean(name, 20.0 * sign, MIXED)
     flipped = sign.copy()
@@ -233,6 +241,7 @@ def test_extreme_logits_are_finite(name, labels):
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
+@distinct_first()
 def test_weight_one_is_no_weight_and_weights_broadcast(name):
     weights = [RNG.choice([0.5, 1.0], shape).astype(np.float32) for shape in [(2, 1, 1, 2), (2, 16, 16, 1), (2,)]]
     if LOSSES[name].output in ("class", "scalar"):
@@ -319,8 +328,9 @@ def test_without_smoothing_nothing_counts_is_no_nan(name):
     """Every pixel ignored, or none of the class: 0 / 0 counts as 0, and the gradient is finite."""
     loss = getattr(losses, f"{name}_loss")
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 2)), jnp.float32)
+    step = jax.jit(
+        jax.value_and_grad(lambda x, t, w: jnp.sum(loss(x, t, smooth=0.0, weight=jnp.full(x.shape, w))), argnums=0)
+    )
     for labels, weight in ((x > 0, 0.0), (x > 9, 0.0), (x > 9, 1.0), (x > -9, 1.0)):
-        value, gradient = jax.value_and_grad(
-            lambda x, t, w: jnp.sum(loss(x, t, smooth=0.0, weight=jnp.full(x.shape, w))), argnums=0
-        )(x, labels.astype(jnp.float32), weight)
+        value, gradient = step(x, labels.astype(jnp.float32), weight)
         assert jnp.isfinite(value) and jnp.isfinite(gradient).all()

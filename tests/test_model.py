@@ -31,10 +31,19 @@ def train(model):
 
 
 def make(config=TINY, num_classes=2, size=16, seed=0):
-    model = UNet(config, num_classes)
-    images = jax.random.uniform(jax.random.key(seed + 1), (2, size, size, 3))
-    variables = jax.jit(lambda key: model.init(key, images, False))(jax.random.key(seed))
-    return model, variables, images
+    """Network, variables and images; the variables are made without compiling the network's own initialisation."""
+    model, rng = UNet(config, num_classes), np.random.default_rng(seed)
+    images = jnp.asarray(rng.uniform(size=(2, size, size, 3)), jnp.float32)
+    shapes = jax.eval_shape(lambda key: model.init(key, images, False), jax.random.key(0))
+
+    def made(path, leaf):
+        name = path[-1].key
+        if name == "kernel":
+            fan_in = np.prod(leaf.shape[:-1])
+            return jnp.asarray(rng.normal(scale=(2 / fan_in) ** 0.5, size=leaf.shape), leaf.dtype)
+        return jnp.full(leaf.shape, {"scale": 1.0, "var": 1.0, "bias": 0.0, "mean": 0.0}[name], leaf.dtype)
+
+    return model, jax.tree_util.tree_map_with_path(made, shapes), images
 
 
 @pytest.mark.parametrize(
@@ -125,7 +134,9 @@ def test_skip_comes_first_in_the_concatenation():
     params = jax.tree.map(lambda x: x, variables["params"])
     kernel = params["up1"]["conv0"]["kernel"]
     params["up1"]["conv0"]["kernel"] = jnp.zeros_like(kernel).at[1, 1, 4:].set(1.0)  # only the up-sampled half, no blur
-    _, state = model.apply({**variables, "params": params}, images, False, capture_intermediates=True, mutable=True)
+    _, state = jax.jit(
+        lambda variables: model.apply(variables, images, False, capture_intermediates=True, mutable=True)
+    )({**variables, "params": params})
     seen, _ = state["intermediates"]["up1"]["conv0"]["__call__"][0]
     np.testing.assert_array_equal(seen[:, ::2, ::2], seen[:, 1::2, 1::2])
 
