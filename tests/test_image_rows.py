@@ -1,5 +1,7 @@
 """Images in blocks of rows: the same pixels as decoding at once, in every kind of storage; scaling; files in rows."""
 
+from pathlib import Path
+
 import cv2
 import hypothesis.strategies as st
 import numpy as np
@@ -50,6 +52,23 @@ WHOLE = {
     "white is 0": (DEEP, {"photometric": "miniswhite"}),
     "rotated": (RGB, {"photometric": "rgb", "extratags": [(274, 3, 1, 6, True)]}),
 }
+
+
+def test_pages_of_a_large_array_do_not_stay_in_memory(tmp_path, monkeypatch):
+    status = Path("/proc/self/status")
+    if not status.exists() or "RssFile" not in status.read_text():
+        pytest.skip("needs Linux, which tells how much of mapped files is in memory")
+
+    def mapped_mib():
+        return int(status.read_text().split("RssFile:")[1].split()[0]) / 1024
+
+    monkeypatch.setattr(image_rows, "LARGE_BYTES", 2**20)
+    np.save(tmp_path / "image.npy", np.full((8000, 1000, 4), 7, np.uint8))
+    image = open_rows((epath.Path(tmp_path / "image.npy"),), ImageFormat((0, 1, 2, 3), 4))
+    before, most, total = mapped_mib(), 0.0, 0
+    for block in image.blocks():
+        most, total = max(most, mapped_mib() - before), total + int(block.sum(dtype=np.int64))
+    assert total == 7 * 32_000_000 and most < 8  # of 31 MiB
 
 
 @pytest.mark.parametrize("name", [*STORED, *WHOLE])

@@ -30,10 +30,13 @@ def random_images(*sizes):
     return [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
 
 
+@pytest.mark.filterwarnings("ignore:an image is")
 def test_probs_have_the_size_of_each_image_and_do_not_depend_on_company(loaded):
     sizes = [(32, 32), (7, 90), (33, 31), (64, 48), (1, 1), (5, 5), (8, 8), (9, 9), (10, 10), (11, 11)]
     images = random_images(*sizes)  # more than one internal batch
-    probs = list(predict_images(loaded, images))
+    with pytest.warns(UserWarning, match=r"an image is .* times larger .*Use --fit crop.* are fields of Pred") as said:
+        probs = list(predict_images(loaded, images))
+    assert len(said) == 1  # and not one for each image
     assert [p.shape for p in probs] == [(*size, 2) for size in sizes]
     for image, expected in zip(images[:3], probs, strict=False):
         np.testing.assert_allclose(predict_probs(loaded, image[None])[0], expected, atol=1e-6)

@@ -41,6 +41,7 @@ CONFIG = Config(
     data=DataConfig(image_size=32),
     model=ModelConfig(widths=(4,), center_width=8, num_convs_down=1, num_convs_up=1),
 )
+FAR = pytest.mark.filterwarnings("ignore:an image is")  # of a scale far from that of training
 CROP, EXACT = PredictConfig(fit="crop"), PredictConfig(fit="crop", overlap=0.5)
 
 
@@ -73,6 +74,7 @@ def write(folder, **images):
 # --- images in memory -------------------------------------------------------------------------------------------------
 
 
+@FAR
 def test_tiles_with_overlap_are_the_network_on_the_whole_image(run):
     assert receptive_radius(CONFIG.model) == 5  # the overlap of 16 is larger than both sides' together
     image = noise(64, 90)
@@ -84,6 +86,7 @@ def test_tiles_with_overlap_are_the_network_on_the_whole_image(run):
     assert np.abs(predict_probs(run, image[None])[0] - whole).max() > 0.01  # stretched: something else
 
 
+@FAR
 def test_images_of_all_sizes_in_one_stream(run):
     sizes = [(32, 32), (1, 70), (33, 5), (100, 1), (50, 49), (7, 7)]
     images = [noise(*size, seed=i) for i, size in enumerate(sizes)]
@@ -93,6 +96,7 @@ def test_images_of_all_sizes_in_one_stream(run):
         np.testing.assert_allclose(predict_probs(run, image[None], EXACT)[0], probs, atol=1e-6)
 
 
+@FAR
 def test_scale_is_undone_and_calibration_comes_last(run):
     """Against resizing by OpenCV, before and after."""
     image = noise(60, 81)
@@ -125,6 +129,7 @@ def test_settings_without_effect_and_impossible_ones_are_refused(run):
         PredictConfig(scale=0.0)
 
 
+@FAR
 def test_pad_keeps_the_aspect(run):
     """Against resizing by OpenCV into the corner of a mirrored image."""
     image = noise(60, 81)

@@ -212,13 +212,9 @@ class ScaleWarnings:
 
     def look_at(self, id_: str, height: int, width: int) -> None:
         """Take note of the size of an image."""
-        from unet_jax.inference.scale import scale_warning
-        from unet_jax.runs.ensemble import members_of
+        from unet_jax.inference.fits import far_scale
 
-        way = self._way
-        facts = (member.info for member in members_of(self._run))
-        texts = (scale_warning(info, way.fit, way.scale, way.tiling.size, height, width) for info in facts)
-        text = next(filter(None, texts), "")
+        text = far_scale(self._run, self._way, height, width)
         if text and not self._count:
             self._display.line(f"WARNING: {id_} {text}")
         self._count += bool(text)

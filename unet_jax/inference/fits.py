@@ -20,7 +20,7 @@ from unet_jax.data.images.rows import ImageRows
 from unet_jax.data.images.scaling import resize_rows, scaled
 from unet_jax.data.pixels import BadSampleError, resize_image, resize_probs
 from unet_jax.devices.mesh import check_rows
-from unet_jax.inference.scale import scale_of_training, trained_fit
+from unet_jax.inference.scale import scale_of_training, scale_warning, trained_fit
 from unet_jax.model.receptive_field import receptive_radius
 from unet_jax.program.build import build_logits_step, build_predict_step
 from unet_jax.program.symmetries import Augmentation, symmetries_of
@@ -97,6 +97,13 @@ def _way_of_one(run: Run, how: PredictConfig) -> Way:
     scale = how.scale if how.scale is not None else scale_of_training(run.info, (height, width)) or 1.0
     tiling = Tiling((height, width), how.overlap, how.blend, model.size_multiple, receptive_radius(model))
     return Way(fit, scale, how.tta, tiling)
+
+
+def far_scale(run: Trained, way: Way, height: int, width: int) -> str:
+    """Say that an image comes to a network at another scale than that of training (`scale_warning`), or nothing."""
+    facts = (member.info for member in members_of(run))
+    texts = (scale_warning(info, way.fit, way.scale, way.tiling.size, height, width) for info in facts)
+    return next(filter(None, texts), "")
 
 
 @functools.lru_cache(maxsize=16)

@@ -1,5 +1,6 @@
 """Prediction on images in memory: the probability of each class at each pixel."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ from unet_jax.config.predict import PredictConfig
 from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.images.rows import rows_of
 from unet_jax.devices.mesh import check_rows
-from unet_jax.inference.fits import network_of, predict_patches, way_of
+from unet_jax.inference.fits import far_scale, network_of, predict_patches, way_of
 from unet_jax.program.tile_stream import Failure, Patch
 from unet_jax.runs.ensemble import Trained, image_formats, members_of
 
@@ -41,11 +42,20 @@ def predict_images(
     Raises:
       InputError: an image has other channels or another type than the run's, or a setting of `how` has no effect.
 
+    Warns:
+      UserWarning: the network sees an image at another scale than those that it was trained on; once in a call.
+
     Example:
       >>> run = unet_jax.load_run("RUN")  # doctest: +SKIP
       >>> masks = [probs > run.threshold for probs in unet_jax.predict_images(run, images)]  # doctest: +SKIP
     """
+    way, is_said = way_of(run, how), False
     for probs, _ in predict_pairs(run, ((_as_seen(run, image), None) for image in images), how):
+        if not is_said:
+            text = far_scale(run, way, *probs.shape[:2])
+            if text:
+                warnings.warn(f"an image {text} From Python, these are fields of PredictConfig.", stacklevel=2)
+            is_said = bool(text)
         yield probs
 
 

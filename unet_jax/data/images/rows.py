@@ -1,7 +1,8 @@
 """Images that are read from the top to the bottom in blocks of rows, so that they need not be in memory as a whole."""
 
+import mmap
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -107,6 +108,16 @@ def _npy_rows(path: epath.Path) -> ImageRows | None:
     def blocks() -> Iterator[np.ndarray]:
         for start in range(0, len(pixels), num_rows):
             block = np.array(pixels[start : start + num_rows])
+            _forget_pages(pixels)
             yield block.astype(block.dtype.newbyteorder("="), copy=False)
 
     return ImageRows(pixels.shape[0], pixels.shape[1], blocks)
+
+
+def _forget_pages(mapped: np.ndarray) -> None:
+    """Let the system take back what was read of a mapped file; otherwise all of it would count as memory in use."""
+    base: Any = mapped
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if hasattr(mmap, "MADV_DONTNEED"):  # not on every system
+        base.madvise(mmap.MADV_DONTNEED)
