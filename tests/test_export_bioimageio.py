@@ -1,5 +1,7 @@
 """Packages of the BioImage Model Zoo, validated by bioimageio.spec and run by bioimageio.core where it is there."""
 
+import importlib.util
+
 import pytest
 from export_runs import random_run, some_images
 
@@ -35,9 +37,11 @@ def test_the_package_is_valid_and_gives_its_test_output(name, tmp_path):
     loaded = load_description(tmp_path / "m.zip")
     assert loaded.validation_summary.status in ("passed", "valid-format"), loaded.validation_summary.display()
     assert loaded.outputs[0].axes[-1].channel_names == ["disk", "square"]
-    core = pytest.importorskip("bioimageio.core", reason="the package can be run only by bioimageio.core")
-    summary = core.test_model(tmp_path / "m.zip", weight_format="onnx", determinism="full")
-    assert summary.status == "passed", summary.display()
+    if importlib.util.find_spec("bioimageio.core"):  # it is in no extra (CONTRIBUTING.md)
+        from bioimageio import core
+
+        summary = core.test_model(tmp_path / "m.zip", weight_format="onnx", determinism="full")
+        assert summary.status == "passed", summary.display()
 
 
 def test_a_licence_and_authors_are_asked_for(tmp_path):

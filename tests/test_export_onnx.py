@@ -246,7 +246,7 @@ def test_heads_are_what_deepness_reads(tmp_path):
     np.testing.assert_allclose(np.concatenate(heads, axis=1)[0].transpose(1, 2, 0), expected, atol=1e-5)
     metadata = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
     assert metadata["model_type"] == "Segmentor" and metadata["tile_size"] == 16
-    assert metadata["class_names"] == [{"0": "background", "1": "disk"}, {"0": "background", "1": "square"}]
+    assert metadata["class_names"] == [{"0": "disk"}, {"0": "square"}]
     assert metadata["seg_thresh"] == pytest.approx(0.4)
     with pytest.raises(predict_onnx.PredictError, match="was exported with --heads"):
         predict_onnx.load_model(str(tmp_path / "m.onnx"))

@@ -25,7 +25,7 @@ from unet_jax.config import Config, DataConfig, ModelConfig
 from unet_jax.config.predict import OutputConfig, PredictConfig
 from unet_jax.data.images import rows as image_rows
 from unet_jax.data.images.format import RGB8
-from unet_jax.devices.mesh import put_replicated
+from unet_jax.devices.mesh import make_mesh, put_replicated
 from unet_jax.inference import image_writer
 from unet_jax.inference.fits import way_of
 from unet_jax.inference.folder import predict_files
@@ -94,6 +94,23 @@ def test_images_of_all_sizes_in_one_stream(run):
     for image, probs in zip(images, together, strict=True):
         assert probs.shape == (*image.shape[:2], 2)
         np.testing.assert_allclose(predict_probs(run, image[None], EXACT)[0], probs, atol=1e-6)
+
+
+def test_tiles_on_several_devices(run, tmp_path):
+    """Four devices divide the batch, two the rows of each tile; one tile alone, and more than full batches."""
+    mesh = make_mesh(jax.devices(), space=2)
+    assert dict(mesh.shape) == {"data": 4, "space": 2}
+    many = dataclasses.replace(run, state=put_replicated(jax.device_get(run.state), mesh), mesh=mesh)
+    for sizes in ([(20, 31)], [(70, 64), (1, 50), (33, 40)]):
+        images = [noise(*size, seed=i) for i, size in enumerate(sizes)]
+        for actual, expected in zip(predict_images(many, images, CROP), predict_images(run, images, CROP), strict=True):
+            np.testing.assert_allclose(actual, expected, atol=1e-6)
+    np.save(tmp_path / "x.npy", images[0])
+    files = {"x": (epath.Path(tmp_path / "x.npy"),)}
+    for name, one in (("one", run), ("many", many)):
+        assert [outcome.error for outcome in predict_files(one, files, epath.Path(tmp_path / name), CROP)] == [""]
+    masks = [(tmp_path / name / "cell" / "x.png").read_bytes() for name in ("one", "many")]
+    assert masks[0] == masks[1]
 
 
 @FAR

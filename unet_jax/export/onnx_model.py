@@ -170,11 +170,12 @@ def layers_of(run: Run) -> list[Layer]:
 def deepness_metadata(class_names: Sequence[str], threshold: float, size: int) -> dict[str, str]:
     """Return the metadata that QGIS Deepness reads: each value is JSON.
 
-    Its documentation names the key of the size `tiles_size`, its source `tile_size`: both are given.
+    Its documentation names the key of the size `tiles_size`, its source `tile_size`: both are given. Each output has the
+    name of its only class; Deepness itself adds the background.
     """
     values = {
         "model_type": "Segmentor",
-        "class_names": [{"0": "background", "1": name} for name in class_names],
+        "class_names": [{"0": name} for name in class_names],
         "tile_size": size,
         "tiles_size": size,
         "tiles_overlap": 15,
