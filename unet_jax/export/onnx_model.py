@@ -170,8 +170,8 @@ def layers_of(run: Run) -> list[Layer]:
 def deepness_metadata(class_names: Sequence[str], threshold: float, size: int) -> dict[str, str]:
     """Return the metadata that QGIS Deepness reads: each value is JSON.
 
-    Its documentation names the key of the size `tiles_size`, its source `tile_size`: both are given. Each output has the
-    name of its only class; Deepness itself adds the background.
+    Its documentation names the key of the size `tiles_size`, its source `tile_size`: both are given. Each output
+    has the name of its only class; Deepness itself adds the background.
     """
     values = {
         "model_type": "Segmentor",
