@@ -26,7 +26,8 @@ from unet_jax.program.steps import unit_range
 
 GOLDEN = Path(__file__).parent / "golden"
 SCRIPT = Path(__file__).parent.parent / "scripts" / "make_golden_keras.py"
-NAMES = ("keras_unet3", "keras_unet4")
+# The network with three levels has no part that the one with four has not.
+NAMES = (pytest.param("keras_unet3", marks=pytest.mark.slow), "keras_unet4")
 
 
 class Record:

@@ -1,6 +1,8 @@
 """The state that training starts or continues from."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -8,6 +10,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from unet_jax._types import InputError
+from unet_jax.config import ModelConfig, OptimConfig
 from unet_jax.devices.mesh import put_replicated
 from unet_jax.program.initial_state import init_state, make_model, with_prior_bias
 from unet_jax.program.optim import make_optimizer
@@ -63,15 +66,23 @@ def initial_state(info: RunInfo, mesh: Mesh) -> TrainState:
       InputError: the run named by `init_from` cannot be read, or has another network.
     """
     config = info.config
-    model = make_model(config.model, len(info.class_names))
-    tx = make_optimizer(config.optim, info.num_steps)
-    state = jax.jit(lambda key: init_state(key, model, tx, info.num_channels))(jax.random.key(config.seed))
+    first = _first_state(config.model, config.optim, len(info.class_names), info.num_steps, info.num_channels)
+    state = first(jax.random.key(config.seed))
     if config.model.head_bias == "prior":
         params = with_prior_bias(state.params, np.asarray(info.audit["prevalence"]))
         state = dataclasses.replace(state, params=params)
     if config.init_from:
         state = _with_weights_of(load_run(config.init_from, mesh=mesh), state, info)
     return with_ema(state) if config.train.ema else state
+
+
+@functools.lru_cache(maxsize=8)
+def _first_state(
+    model_config: ModelConfig, optim_config: OptimConfig, num_classes: int, num_steps: int, num_channels: int
+) -> Callable[[jax.Array], TrainState]:
+    """Return the jitted `key -> state`; runs of one process that differ in other settings share it, as in a study."""
+    model, tx = make_model(model_config, num_classes), make_optimizer(optim_config, num_steps)
+    return jax.jit(lambda key: init_state(key, model, tx, num_channels))
 
 
 def _with_weights_of(source: Run, state: TrainState, info: RunInfo) -> TrainState:
