@@ -29,11 +29,13 @@ from unet_jax.model.receptive_field import receptive_radius
 from unet_jax.program.tiles import Tiling
 
 SIXTEEN = ImageFormat((0, 1), 2, 16, (100.0, 0.0), (4000.0, 60000.0))
+LEAKY = {"activation": "leaky_relu", "deep_supervision": 1}
 NETWORKS = {
     "batch norm": (None, {"widths": (3, 4), "num_convs_down": 2}),
     "group norm, five channels": (ImageFormat(tuple(range(5)), 5), {"norm": "group", "group_size": 2}),
     "no norm, packed, gray": (ImageFormat((0,), 1), {"norm": "none", "packing": "2"}),
     "bfloat16": (None, {"dtype": "bfloat16"}),
+    "residual, leaky": (None, {"widths": (4, 6), "encoder_block": "residual", "num_convs_down": 2} | LEAKY),
 }
 
 

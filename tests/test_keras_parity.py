@@ -20,7 +20,7 @@ from unet_jax.interop.keras_metrics import accuracy, dice_coef
 from unet_jax.losses import bce_dice_loss
 from unet_jax.losses.bce_dice import PUBLIC_BCE_DICE
 from unet_jax.model import UNet
-from unet_jax.model.normalization import BatchNormReLU
+from unet_jax.model.normalization import BatchNorm
 from unet_jax.program.optim import rmsprop_keras
 from unet_jax.program.steps import unit_range
 
@@ -225,7 +225,7 @@ def test_the_corrected_variance_by_hand():
     variables = {"params": {"scale": jnp.ones(1), "bias": jnp.zeros(1)}}
     variables["batch_stats"] = {"mean": jnp.zeros(1), "var": jnp.full(1, 2.0)}
     for variance, factor in (("biased", 1.0), ("keras2.1", 4.0 / (4.0 - 1.001))):
-        layer = BatchNormReLU(0.5, 1e-3, variance)
+        layer = BatchNorm(0.5, 1e-3, variance)
         y, updated = layer.apply(variables, x, jnp.zeros(1), True, mutable=["batch_stats"])
         np.testing.assert_allclose(updated["batch_stats"]["var"], 0.5 * 2.0 + 0.5 * 10.0 * factor, rtol=1e-6)
         np.testing.assert_allclose(y, jax.nn.relu((x - 3.0) / np.sqrt(10.001)), rtol=1e-5)

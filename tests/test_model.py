@@ -11,7 +11,7 @@ import pytest
 
 from unet_jax import InputError, UNet
 from unet_jax.config import ModelConfig
-from unet_jax.model.normalization import BatchNormReLU, batch_norm_relu
+from unet_jax.model.normalization import BatchNorm, batch_norm
 from unet_jax.model.pooling import max_pool
 from unet_jax.program.initial_state import init_state, with_prior_bias
 from unet_jax.program.state import num_parameters
@@ -76,7 +76,7 @@ def test_batch_norm_against_numpy(mean, running_mean, tolerance):
     rng = np.random.default_rng(0)
     x = rng.normal(mean, 2.0, size=(3, 4, 5, 6)).astype(np.float32)
     conv_bias = rng.normal(size=6).astype(np.float32)
-    layer = BatchNormReLU(momentum=0.9, eps=1e-3)
+    layer = BatchNorm(momentum=0.9, eps=1e-3)
     variables = layer.init(jax.random.key(0), x, conv_bias, False)
     variables["batch_stats"]["mean"] = jnp.full(6, running_mean)
     y, updated = layer.apply(variables, x, conv_bias, True, mutable=["batch_stats"])
@@ -103,7 +103,7 @@ def test_gradient_of_batch_norm_is_that_of_its_formula():
         ]
         return jnp.maximum(0.0, z * scale[None, None, None, None] + bias[None, None, None, None]).reshape(x.shape)
 
-    ours = jax.grad(lambda *a: jnp.sum(target * batch_norm_relu(*a, shift, 0.1)[0]), (0, 1, 2))(x, scale, bias)
+    ours = jax.grad(lambda *a: jnp.sum(target * batch_norm(*a, shift, 0.1)[0]), (0, 1, 2))(x, scale, bias)
     expected = jax.grad(lambda *a: jnp.sum(target * formula(*a)), (0, 1, 2))(x, scale, bias)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, expected)
 

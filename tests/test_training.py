@@ -270,7 +270,7 @@ def test_init_from_starts_with_the_other_runs_weights(finished, synthetic_root, 
     jax.tree.map(np.testing.assert_array_equal, other["center"], given.state.params["center"])
     assert other["head"]["kernel"].shape == (1, 1, 4, 1)
     wider = replace(still, {"model.widths": (4, 16)})
-    with pytest.raises(InputError, match=r"another one \(widths \(4,\).*widths \(4, 16\)"):
+    with pytest.raises(InputError, match=r"another one .*widths \(4,\) there and \(4, 16\) here"):
         run(wider, tmp_path / "wider")
 
 

@@ -16,10 +16,24 @@ class ModelConfig:
     """Channels of each encoder stage, highest resolution first. The decoder mirrors them."""
     center_width: int = 1024
     """Channels at the lowest resolution."""
-    num_convs_down: int = 2
+    num_convs_down: int = setting(2, not_with=("stage_convs_down",))
     """Number of 3x3 convolutions in each encoder stage and in the centre."""
-    num_convs_up: int = 3
+    num_convs_up: int = setting(3, not_with=("stage_convs_up",))
     """Number of 3x3 convolutions in each decoder stage."""
+    stage_convs_down: tuple[int, ...] = ()
+    """Number of 3x3 convolutions of each encoder stage, highest resolution first, and of the centre.
+    2 2 3 3 3 are the stages of VGG16. Empty: num_convs_down in all of them."""
+    stage_convs_up: tuple[int, ...] = ()
+    """Number of 3x3 convolutions of each decoder stage, highest resolution first.
+    Empty: num_convs_up in all of them."""
+    encoder_block: Literal["plain", "residual"] = "plain"
+    """Blocks of the encoder and the centre. residual: each two convolutions are a block that adds its input to its
+    result (of a 1x1 convolution and normalisation, where channels differ), as in nnU-Net's residual encoder."""
+    activation: Literal["relu", "leaky_relu"] = "relu"
+    """Activation after each normalisation. leaky_relu keeps 0.01 of negative values, as nnU-Net does."""
+    deep_supervision: int = 0
+    """Number of lower resolutions at which the decoder has an output of its own, for the loss in training only.
+    The loss of each counts half of that of the resolution above it (docs/networks.md)."""
     norm: Literal["batch", "group", "none"] = "batch"
     """Normalisation after each 3x3 convolution."""
     batch_norm_momentum: float = setting(0.99, only_if={"norm": ("batch",)})
@@ -31,7 +45,8 @@ class ModelConfig:
     norm_eps: float = setting(1e-3, only_if={"norm": ("batch", "group")})
     """Number added to the variance before the square root (Keras's default; Flax's is 1e-5)."""
     group_size: int = setting(8, only_if={"norm": ("group",)})
-    """Channels in a group of group normalisation. A stage with fewer channels is one group."""
+    """Channels in a group of group normalisation; 1 is instance normalisation.
+    A stage with fewer channels is one group."""
     kernel_init: Literal["glorot_uniform", "he_normal"] = "glorot_uniform"
     """Distribution of the first convolution kernels."""
     head_bias: Literal["zero", "prior"] = "zero"
@@ -53,6 +68,17 @@ class ModelConfig:
         require(len(self.widths) >= 1 and min(self.widths) >= 1, "model.widths", self.widths, "positive numbers")
         for name in ("center_width", "num_convs_down", "num_convs_up", "group_size"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        depth = len(self.widths)
+        for name, count in (("stage_convs_down", depth + 1), ("stage_convs_up", depth)):
+            convs, stages = getattr(self, name), "encoder stage and the centre" if count > depth else "decoder stage"
+            ok = not convs or (len(convs) == count and min(convs) >= 1)
+            require(ok, f"model.{name}", convs, f"empty, or {count} positive numbers, one for each {stages}")
+        if self.encoder_block == "residual" and (odd := next((n for n in self.convs_of_encoder if n % 2), 0)):
+            name = "stage_convs_down" if self.stage_convs_down else "num_convs_down"
+            require(False, f"model.{name}", odd, "even with model.encoder_block residual: a block has two convolutions")
+        ok = 0 <= self.deep_supervision < depth
+        lower = f"from 0 to {depth - 1}, the number of decoder stages below the highest resolution"
+        require(ok, "model.deep_supervision", self.deep_supervision, lower)
         momentum = self.batch_norm_momentum
         require(0.0 <= momentum < 1.0, "model.batch_norm_momentum", momentum, "from 0 to below 1")
         require(self.norm_eps > 0.0, "model.norm_eps", self.norm_eps, "positive")
@@ -66,3 +92,18 @@ class ModelConfig:
     def size_multiple(self) -> int:
         """Number that divides height and width of every input of the network: 2 to the number of poolings."""
         return 2 ** len(self.widths)
+
+    @property
+    def convs_of_encoder(self) -> tuple[int, ...]:
+        """Number of convolutions of each encoder stage, highest resolution first, and of the centre."""
+        return self.stage_convs_down or (self.num_convs_down,) * (len(self.widths) + 1)
+
+    @property
+    def convs_of_decoder(self) -> tuple[int, ...]:
+        """Number of convolutions of each decoder stage, highest resolution first."""
+        return self.stage_convs_up or (self.num_convs_up,) * len(self.widths)
+
+    @property
+    def negative_slope(self) -> float:
+        """Slope of the activation below 0."""
+        return 0.01 if self.activation == "leaky_relu" else 0.0

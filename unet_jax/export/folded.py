@@ -12,7 +12,7 @@ from unet_jax.model.architecture import Convolution, list_convolutions
 
 
 class Layer(NamedTuple):
-    """A convolution, and what follows it: group normalisation if it has any, then ReLU unless it is the last one."""
+    """A convolution with its normalisation. `unet_jax.export.walk` says what happens between layers."""
 
     conv: Convolution
     """Place, kernel size and channels of the convolution."""
@@ -27,7 +27,7 @@ class Layer(NamedTuple):
 def folded_layers(
     config: ModelConfig, params: PyTree, batch_stats: PyTree, *, num_channels: int, num_classes: int
 ) -> list[Layer]:
-    """Return every layer of a network, in the order of the data flow.
+    """Return every layer of a network that predicts, in the order of the data flow.
 
     Args:
       config: settings of the network.
@@ -51,28 +51,35 @@ def folded_layers(
       >>> [layer.conv.stage for layer in layers]
       ['down0', 'center', 'up0', 'head']
     """
-    rest = _flatten(params) | _flatten(batch_stats, ("statistics",))
+    rest = _flatten(without_supervision(params)) | _flatten(batch_stats, ("statistics",))
 
     def take(*path: str) -> np.ndarray:
         return np.asarray(rest.pop(path), np.float64)
 
     layers = []
     for conv in list_convolutions(config, num_classes, num_channels):
-        is_last = conv.stage == "head"
-        place = ("head",) if is_last else (conv.stage, f"conv{conv.index}")
-        kernel, bias, group_norm = take(*place, "kernel"), take(*place, "bias"), None
-        if config.norm == "batch" and not is_last:
-            norm = (conv.stage, f"norm{conv.index}")
+        kernel, bias, group_norm = take(*conv.place, "kernel"), take(*conv.place, "bias"), None
+        norm = (conv.stage, conv.norm)
+        if config.norm == "batch" and conv.norm:
             slope = take(*norm, "scale") / np.sqrt(take("statistics", *norm, "var") + config.norm_eps)
             kernel, bias = kernel * slope, take(*norm, "bias") + (bias - take("statistics", *norm, "mean")) * slope
-        elif config.norm == "group" and not is_last:
-            norm = (conv.stage, f"norm{conv.index}")
+        elif config.norm == "group" and conv.norm:
             group_norm = (take(*norm, "scale").astype(np.float32), take(*norm, "bias").astype(np.float32))
         layers.append(Layer(conv, kernel.astype(np.float32), bias.astype(np.float32), group_norm))
     if rest:
         left = ", ".join(sorted("/".join(path) for path in rest))
         raise ValueError(f"the network has parameters that the exporter does not know: {left}")
     return layers
+
+
+def without_supervision(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters without the heads of deep supervision, which only training uses.
+
+    Example:
+      >>> sorted(without_supervision({"up0": {}, "head": {}, "head1": {}, "head2": {}}))
+      ['head', 'up0']
+    """
+    return {name: layer for name, layer in params.items() if not name.startswith("head") or name == "head"}
 
 
 def _flatten(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], np.ndarray]:

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from unet_jax.config import ModelConfig
 from unet_jax.export.folded import Layer
+from unet_jax.export.walk import Operations, apply_stages
 
 OPSET = 17
 """Version of ONNX's operators. Runtimes of 2022 and later know it."""
@@ -176,26 +177,34 @@ def _map_intensities(g: Graph, x: str, low: Sequence[float], high: Sequence[floa
 
 def add_layers(g: Graph, x: str, config: ModelConfig, layers: Sequence[Layer], dtype: str) -> str:
     """Add the U-Net to a graph: from images `[b c h w]` in [0, 1] to logits `[b k h w]`, float32."""
-    skips: list[str] = []
     if dtype == "float16":
         x = g.add("Cast", x, name="half", to=TensorProto.FLOAT16)
-    for conv, kernel, bias, group_norm in layers:
-        name = f"{conv.stage}/conv{conv.index}"
-        if conv.index == 0 and conv.stage.startswith("up"):
-            x = _joined(g, skips.pop(), x, conv.stage)
-        elif conv.index == 0 and conv.level > 0:
-            skips.append(x)
-            x = g.add("MaxPool", x, name=conv.stage, kernel_shape=[2, 2], strides=[2, 2])
-        if conv.stage == "head":  # always in float32
-            x = g.add("Cast", x, name="head", to=TensorProto.FLOAT) if dtype == "float16" else x
-            return _convolution(g, x, "head", kernel, bias)
-        x = _convolution(g, x, name, kernel.astype(dtype), bias.astype(dtype))
-        if group_norm:
-            group_size = min(config.group_size, conv.outputs)
-            scale, offset = (value.astype(dtype) for value in group_norm)
-            x = _group_norm(g, x, f"{conv.stage}/norm{conv.index}", scale, offset, group_size, config.norm_eps)
-        x = g.add("Relu", x, name=name)
-    raise ValueError("the network has no last layer")
+
+    def layer(x: str, layer: Layer) -> str:
+        conv, kernel, bias, group_norm = layer
+        x = _convolution(g, x, "/".join(conv.place), kernel.astype(dtype), bias.astype(dtype))
+        if not group_norm:
+            return x
+        scale, offset = (value.astype(dtype) for value in group_norm)
+        size = min(config.group_size, conv.outputs)
+        return _group_norm(g, x, f"{conv.stage}/{conv.norm}", scale, offset, size, config.norm_eps)
+
+    def activate(x: str, name: str) -> str:
+        if config.activation == "leaky_relu":
+            return g.add("LeakyRelu", x, name=name, alpha=config.negative_slope)
+        return g.add("Relu", x, name=name)
+
+    operations = Operations(
+        layer,
+        activate,
+        pool=lambda x, name: g.add("MaxPool", x, name=name, kernel_shape=[2, 2], strides=[2, 2]),
+        join=lambda skip, below, name: _joined(g, skip, below, name),
+        add=lambda x, other, name: g.add("Add", x, other, name=name),
+    )
+    x = apply_stages(x, config, layers, operations)
+    x = g.add("Cast", x, name="head", to=TensorProto.FLOAT) if dtype == "float16" else x
+    _, kernel, bias, _ = layers[-1]  # always in float32
+    return _convolution(g, x, "head", kernel, bias)
 
 
 def _joined(g: Graph, skip: str, below: str, name: str) -> str:

@@ -49,7 +49,7 @@ def quantize(model: onnx.ModelProto, feeds: Iterator[dict[str, Any]]) -> onnx.Mo
             Reader(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            op_types_to_quantize=["Conv", "MaxPool", "Concat", "Resize", "Relu"],
+            op_types_to_quantize=["Conv", "MaxPool", "Concat", "Resize", "Relu", "LeakyRelu"],
             nodes_to_exclude=["head/Conv"],
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,

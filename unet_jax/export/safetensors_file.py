@@ -13,6 +13,7 @@ from unet_jax._files import replace_bytes
 from unet_jax.config.dicts import config_to_dict
 from unet_jax.export.check import TOLERANCE, Agreement, CheckImage, Target, compare
 from unet_jax.export.contract import KEY, NOTHING, About, checked_name, make_contract
+from unet_jax.export.folded import without_supervision
 from unet_jax.program.build import build_logits
 from unet_jax.runs.load import Run
 
@@ -58,7 +59,9 @@ def export_safetensors(
 
     out = checked_name(out, ".safetensors", "weights.safetensors")
     params, batch_stats = jax.device_get((run.state.params, run.state.batch_stats))
-    leaves, tree = jax.tree_util.tree_flatten_with_path({"params": params, "batch_stats": batch_stats})
+    leaves, tree = jax.tree_util.tree_flatten_with_path(
+        {"params": without_supervision(params), "batch_stats": batch_stats}
+    )
     names = ["/".join(key.key for key in path) for path, _ in leaves]
     arrays = {name: np.ascontiguousarray(x, dtype) for name, (_, x) in zip(names, leaves, strict=True)}
     contract = make_contract(run, "weights", dtype, about)

@@ -22,6 +22,7 @@ from unet_jax.config.predict import PredictConfig
 from unet_jax.export.check import TOLERANCE, Agreement, CheckImage, Target, compare
 from unet_jax.export.contract import NOTHING, About, checked_name, input_limits, make_contract
 from unet_jax.export.exported import Exported, load_archive, platform_here
+from unet_jax.export.folded import without_supervision
 from unet_jax.inference.predict import AS_TRAINED
 from unet_jax.program.build import build_logits
 from unet_jax.runs.load import Run
@@ -77,7 +78,7 @@ def export_stablehlo(
     type_, limits = input_limits(run)
     contract = make_contract(run, "pixels", type_.name, about, how)
     params, batch_stats = jax.device_get((run.state.params, run.state.batch_stats))
-    weights = {"params": params, "batch_stats": batch_stats}
+    weights = {"params": without_supervision(params), "batch_stats": batch_stats}
     options = {name: np.asarray(values, np.float32) for name, values in zip(("low", "high"), limits or ())}  # noqa: B905
     if run.calibration:
         options["temperature"] = np.asarray(run.calibration.temperature, np.float32)

@@ -19,6 +19,7 @@ from unet_jax.export.check import Agreement, CheckImage, Target, compare
 from unet_jax.export.contract import NOTHING, About, checked_name, input_limits, make_contract, network_size
 from unet_jax.export.folded import Layer
 from unet_jax.export.onnx_model import layers_of
+from unet_jax.export.walk import Operations, apply_stages
 from unet_jax.runs.load import Run
 
 _LARGEST_LOGIT = 16.0  # as `unet_jax.metrics.calibration` limits them
@@ -116,23 +117,29 @@ def apply_layers(x: Float[Array, "b h w c"], config: ModelConfig, layers: Sequen
       config: settings of the network.
       layers: its layers, from `folded_layers`.
     """
-    skips: list[Array] = []
-    for conv, kernel, bias, group_norm in layers:
-        if conv.index == 0 and conv.stage.startswith("up"):
-            b, h, w, c = x.shape
-            upsampled = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
-            x = jnp.concatenate([skips.pop(), upsampled], axis=-1)
-        elif conv.index == 0 and conv.level > 0:
-            skips.append(x)
-            x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-        x = jax.lax.conv_general_dilated(
-            x, jnp.asarray(kernel), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        x = x + bias[None, None, None, :]
-        if group_norm:
-            x = _group_norm(x, *group_norm, min(config.group_size, conv.outputs), config.norm_eps)
-        x = x if conv.stage == "head" else jax.nn.relu(x)
-    return x
+
+    def convolve(x: Array, layer: Layer) -> Array:
+        numbers = ("NHWC", "HWIO", "NHWC")
+        x = jax.lax.conv_general_dilated(x, jnp.asarray(layer.kernel), (1, 1), "SAME", dimension_numbers=numbers)
+        x = x + layer.bias[None, None, None, :]
+        if layer.group_norm:
+            x = _group_norm(x, *layer.group_norm, min(config.group_size, layer.conv.outputs), config.norm_eps)
+        return x
+
+    def activate(x: Array, _: str) -> Array:
+        slope = config.negative_slope
+        return jnp.maximum(x, slope * x) if slope else jax.nn.relu(x)
+
+    def pool(x: Array, _: str) -> Array:
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+    def join(skip: Array, below: Array, _: str) -> Array:
+        b, h, w, c = below.shape
+        upsampled = jnp.broadcast_to(below[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+        return jnp.concatenate([skip, upsampled], axis=-1)
+
+    operations = Operations(convolve, activate, pool, join, add=lambda x, other, _: x + other)
+    return convolve(apply_stages(x, config, layers, operations), layers[-1])
 
 
 def _group_norm(x: Array, scale: np.ndarray, bias: np.ndarray, group_size: int, eps: float) -> Array:

@@ -117,8 +117,8 @@ def export_keras(
       The network, as it was written, for RGB images.
 
     Raises:
-      InputError: the folder holds no run or no checkpoint, the file name has another ending, or the network has group
-        normalisation.
+      InputError: the folder holds no run or no checkpoint, the file name has another ending, or the network has
+        something that the Keras original does not have.
 
     Example: see `import_keras`.
     """

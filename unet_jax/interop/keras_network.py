@@ -191,8 +191,8 @@ def write_network(file: str | epath.Path, network: Network, *, channels: Channel
       channels: order of the colour channels of the images that the Keras program feeds to its network.
 
     Raises:
-      InputError: the file name has another ending, or the network has group normalisation, which the Keras original
-        does not have.
+      InputError: the file name has another ending, or the network has something that the Keras original does not have,
+        such as group normalisation.
 
     Example:
       >>> import tempfile
@@ -214,10 +214,10 @@ def write_network(file: str | epath.Path, network: Network, *, channels: Channel
     file = epath.Path(file)
     if not file.name.endswith(".weights.h5"):
         raise InputError(f"{file}: must end in .weights.h5, because Keras loads weights from no other file name.")
-    if network.config.norm == "group":
+    if reason := _why_not_keras(network.config):
         raise InputError(
-            "the network has group normalisation, which the Keras original does not have. For other "
-            "programs: unet-jax export RUN --to onnx --out model.onnx"
+            f"{reason}, which the Keras original does not have. For other programs: unet-jax export RUN --to onnx "
+            f"--out model.onnx"
         )
     params = _turn_channels(network.params, channels)
     buffer = io.BytesIO()
@@ -233,6 +233,19 @@ def write_network(file: str | epath.Path, network: Network, *, channels: Channel
         h5.attrs[DIGEST] = arrays_digest(h5)
     file.parent.mkdir(parents=True, exist_ok=True)
     replace_bytes(file, buffer.getvalue())
+
+
+def _why_not_keras(config: ModelConfig) -> str:
+    """Return what a network has that `read_network` could not read again; empty if there is nothing."""
+    if config.norm == "group":
+        return "the network has group normalisation"
+    if config.activation != "relu":
+        return f"the network has the activation {config.activation}"
+    if config.encoder_block != "plain":
+        return f"the network has {config.encoder_block} blocks"
+    if len({*config.convs_of_encoder}) > 1 or len({*config.convs_of_decoder}) > 1:
+        return "the network's stages have different numbers of convolutions"
+    return ""
 
 
 def _write_layer(h5: Any, kind: str, number: int, arrays: Sequence[Any]) -> None:

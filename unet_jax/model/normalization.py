@@ -25,8 +25,15 @@ def add_bias(x: Float[Array, "b h w c"], bias: Float[Array, " d"]) -> Float[Arra
     return x + over_subpixels(bias, x.shape[-1] // bias.shape[0]).astype(x.dtype)
 
 
-class BatchNormReLU(nn.Module):
-    """Batch normalisation over batch, height and width, followed by ReLU.
+def activate(x: Float[Array, "..."], negative_slope: float) -> Float[Array, "..."]:
+    """Return x where it is positive, else x times the slope: 0 is ReLU, 1 is no activation at all."""
+    if negative_slope == 0.0:
+        return jax.nn.relu(x)
+    return x if negative_slope == 1.0 else jax.nn.leaky_relu(x, negative_slope)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over batch, height and width, followed by ReLU, leaky ReLU, or nothing.
 
     x is the result of a convolution without its bias `conv_bias`. With `train=True` x is normalised with the statistics
     of the batch, and the running statistics move towards them. With `train=False` x is normalised with the running
@@ -46,12 +53,14 @@ class BatchNormReLU(nn.Module):
       eps: number added to the variance.
       variance: target of the running variance, see above.
       factor: packing of x and of the result.
+      negative_slope: slope of the activation below 0, as in `activate`.
     """
 
     momentum: float = 0.99
     eps: float = 1e-3
     variance: Literal["biased", "keras2.1"] = "biased"
     factor: Factor = (1, 1)
+    negative_slope: float = 0.0
 
     @nn.compact
     def __call__(
@@ -67,8 +76,8 @@ class BatchNormReLU(nn.Module):
             slope = scale * jax.lax.rsqrt(running_var.value + self.eps)
             offset = bias + (conv_bias - running_mean.value) * slope
             y = x.astype(jnp.float32) * over_subpixels(slope, count) + over_subpixels(offset, count)
-            return jax.nn.relu(y).astype(x.dtype)
-        outputs: Any = batch_norm_relu(x, scale, bias, running_mean.value - conv_bias, self.eps)
+            return activate(y, self.negative_slope).astype(x.dtype)
+        outputs: Any = batch_norm(x, scale, bias, running_mean.value - conv_bias, self.eps, self.negative_slope)
         y, mean, var = outputs
         if not self.is_initializing():
             mean, var = jax.lax.stop_gradient(mean + conv_bias), jax.lax.stop_gradient(var)
@@ -78,15 +87,18 @@ class BatchNormReLU(nn.Module):
         return y
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def batch_norm_relu(
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def batch_norm(
     x: Float[Array, "b h w c"],
     scale: Float[Array, " d"],
     bias: Float[Array, " d"],
     shift: Float[Array, " d"],
     eps: float,
+    negative_slope: float = 0.0,
 ) -> tuple[Float[Array, "b h w c"], Float[Array, " d"], Float[Array, " d"]]:
-    """Compute max(0, scale (x - mean) / sqrt(var + eps) + bias) with the mean and variance of each channel of x.
+    """Compute f(scale (x - mean) / sqrt(var + eps) + bias) with the mean and variance of each channel of x.
+
+    f is `activate` with `negative_slope`: by default max(0, .).
 
     Both statistics come from one pass over x: the variance is E[(x - shift)^2] - E[x - shift]^2. This is exact in real
     arithmetic for any `shift`, and loses digits as (mean - shift)^2 / var grows, so a `shift` near the mean is best.
@@ -100,6 +112,7 @@ def batch_norm_relu(
       bias: offset of each normalised channel, float32.
       shift: estimate of the mean, such as the running mean, float32. It has no gradient.
       eps: number added to the variance.
+      negative_slope: slope of the activation below 0.
 
     Returns:
       The normalised activations in x's dtype, and the mean and the biased variance `[d]` in float32. Gradients with
@@ -107,10 +120,10 @@ def batch_norm_relu(
 
     Reference: the shifted data algorithm in Chan, Golub and LeVeque, 1983 (doi:10.1080/00031305.1983.10483115).
     """
-    return _batch_norm_relu_forward(x, scale, bias, shift, eps)[0]
+    return _batch_norm_forward(x, scale, bias, shift, eps, negative_slope)[0]
 
 
-def _batch_norm_relu_forward(x: Array, scale: Array, bias: Array, shift: Array, eps: float) -> Any:
+def _batch_norm_forward(x: Array, scale: Array, bias: Array, shift: Array, eps: float, negative_slope: float) -> Any:
     count = x.shape[-1] // shift.shape[0]
     x32 = x.astype(jnp.float32)
     shifted = x32 - over_subpixels(shift, count)
@@ -121,11 +134,14 @@ def _batch_norm_relu_forward(x: Array, scale: Array, bias: Array, shift: Array, 
     mean, inverse = checkpoint_name(mean, STATISTICS), checkpoint_name(inverse, STATISTICS)
     slope = scale * inverse
     y = x32 * over_subpixels(slope, count) + over_subpixels(bias - mean * slope, count)
-    return (jnp.maximum(y, 0.0).astype(x.dtype), mean, var), (x, scale, bias, mean, inverse)
+    y = jnp.maximum(y, 0.0) if negative_slope == 0.0 else activate(y, negative_slope)
+    return (y.astype(x.dtype), mean, var), (x, scale, bias, mean, inverse)
 
 
-def _batch_norm_relu_backward(eps: float, kept: Any, gradients: Any) -> tuple[Array, Array, Array, None]:
-    # With z = (x - mean) * inverse and g the gradient behind the ReLU's mask, the gradients are sum(g z) for scale,
+def _batch_norm_backward(
+    eps: float, negative_slope: float, kept: Any, gradients: Any
+) -> tuple[Array, Array, Array, None]:
+    # With z = (x - mean) * inverse and g the gradient behind the activation, the gradients are sum(g z) for scale,
     # sum(g) for bias, and slope * (g - mean(g) - z mean(g z)) for x. The mask is computed again from x, so that no
     # other large array is kept.
     x, scale, bias, mean, inverse = kept
@@ -134,7 +150,8 @@ def _batch_norm_relu_backward(eps: float, kept: Any, gradients: Any) -> tuple[Ar
     slope = scale * inverse
     centred = x.astype(jnp.float32) - over_subpixels(mean, count)
     positive = centred * over_subpixels(slope, count) + over_subpixels(bias, count) > 0.0
-    gradient = jnp.where(positive, gradient.astype(jnp.float32), 0.0)
+    gradient = gradient.astype(jnp.float32)
+    gradient = jnp.where(positive, gradient, 0.0 if negative_slope == 0.0 else negative_slope * gradient)
     mean_gradient = _mean_per_channel(gradient, count)
     mean_product = _mean_per_channel(gradient * centred, count) * inverse
     gradient_x = (
@@ -146,7 +163,7 @@ def _batch_norm_relu_backward(eps: float, kept: Any, gradients: Any) -> tuple[Ar
     return gradient_x.astype(x.dtype), pixels * mean_product, pixels * mean_gradient, None
 
 
-batch_norm_relu.defvjp(_batch_norm_relu_forward, _batch_norm_relu_backward)
+batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 
 
 def _mean_per_channel(x: Float[Array, "b h w c"], count: int) -> Float[Array, " d"]:

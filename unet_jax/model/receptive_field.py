@@ -1,6 +1,7 @@
 """The receptive field of the U-Net: how far from a pixel the image influences its logits."""
 
 from unet_jax.config import ModelConfig
+from unet_jax.model.architecture import list_stages
 
 
 def receptive_radius(config: ModelConfig) -> int | None:
@@ -29,14 +30,19 @@ def receptive_radius(config: ModelConfig) -> int | None:
 
 def _seen(config: ModelConfig, position: int) -> tuple[int, int]:
     """Return the first and the last row of the image that influence a row of the logits."""
-    depth, down = len(config.widths), config.num_convs_down
+    stages = list_stages(config)
+    wanted: dict[int, tuple[int, int]] = {}  # rows of the encoder's result of each level that were found to matter
     first = last = position
-    skips = []
-    for _ in range(depth):  # down the decoder: each stage's convolutions, then the up-sampling by 2
-        first, last = first - config.num_convs_up, last + config.num_convs_up
-        skips.append((first, last))
-        first, last = first // 2, last // 2
-    first, last = first - down, last + down
-    for skip_first, skip_last in reversed(skips):  # up the encoder: each pooling, then the convolutions before it
-        first, last = min(2 * first, skip_first) - down, max(2 * last + 1, skip_last) + down
+    for stage in reversed(stages):  # against the data flow, from the rows of a stage's result to those that it reads
+        if stage.level in wanted and stage.reads != "joined":
+            own = wanted[stage.level]
+            first, last = min(first, own[0]), max(last, own[1])
+        # A shortcut reads fewer rows than its block's convolutions.
+        reach = sum(conv.kernel_size // 2 for block in stage.blocks for conv in block.convs)
+        first, last = first - reach, last + reach
+        if stage.reads == "joined":
+            wanted[stage.level] = first, last
+            first, last = first // 2, last // 2
+        elif stage.reads == "pooled":
+            first, last = 2 * first, 2 * last + 1
     return first, last

@@ -4,80 +4,16 @@ import functools
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from unet_jax._types import InputError
 from unet_jax.config import ModelConfig
-from unet_jax.config.packing import Factor
+from unet_jax.config.packing import num_subpixels
+from unet_jax.model.architecture import list_stages
+from unet_jax.model.blocks import rematerialized
 from unet_jax.model.conv import KERNEL_INITS, Conv
-from unet_jax.model.normalization import STATISTICS, BatchNormReLU, GroupNorm, add_bias
+from unet_jax.model.normalization import add_bias
 from unet_jax.model.packing import level_factors, logits_factor, pack, unpack
-
-CONVOLUTION = "convolution"
-"""Name of convolutions' results for rematerialisation policies (`jax.checkpoint_policies`), which may keep them."""
-
-
-class ConvBlock(nn.Module):
-    """One stage: `num_convs` times a 3x3 convolution, normalisation and ReLU.
-
-    If `below` is given (half the resolution, packed by `below_factor`), the first convolution reads x concatenated with
-    the up-sampled `below`.
-
-    Attributes:
-      config: settings of the whole network.
-      features: number of output channels d, before packing.
-      num_convs: number of convolutions.
-      factor: packing of the result, and of x if `pooled_from` is None.
-      pooled_from: packing of x if x is to be 2x2 max-pooled first.
-      below_factor: packing of `below`; by default `halve(factor)`.
-    """
-
-    config: ModelConfig
-    features: int
-    num_convs: int
-    factor: Factor
-    pooled_from: Factor | None = None
-    below_factor: Factor | None = None
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w c"], train: bool, below: Float[Array, "b h2 w2 c2"] | None = None
-    ) -> Float[Array, "b h w d"]:
-        config = self.config
-        for i in range(self.num_convs):
-            y, bias = Conv(
-                self.features,
-                kernel_init=KERNEL_INITS[config.kernel_init],
-                dtype=jnp.dtype(config.dtype),
-                factor=self.factor,
-                pooled_from=self.pooled_from if i == 0 else None,
-                below_factor=self.below_factor,
-                name=f"conv{i}",
-            )(x, below if i == 0 else None)
-            y = checkpoint_name(y, CONVOLUTION)
-            if config.norm == "batch":
-                x = BatchNormReLU(
-                    config.batch_norm_momentum,
-                    config.norm_eps,
-                    config.batch_norm_variance,
-                    self.factor,
-                    name=f"norm{i}",
-                )(y, bias, train)
-            elif config.norm == "group":
-                group_norm = GroupNorm(
-                    num_groups=None,
-                    group_size=min(config.group_size, self.features),
-                    epsilon=config.norm_eps,
-                    dtype=y.dtype,
-                    factor=self.factor,
-                    name=f"norm{i}",
-                )
-                x = jax.nn.relu(group_norm(add_bias(y, bias)))
-            else:
-                x = jax.nn.relu(add_bias(y, bias))
-        return x
 
 
 class UNet(nn.Module):
@@ -134,7 +70,6 @@ class UNet(nn.Module):
         x = pack(images, level_factors(self.config, backend)[0])
         return unpack(self.packed(x, train), logits_factor(self.config, self.num_classes, backend))
 
-    @nn.compact
     def packed(self, images: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w k"]:
         """Return packed float32 logits of images that are packed already; call it with `apply(..., method="packed")`.
 
@@ -148,58 +83,40 @@ class UNet(nn.Module):
         Raises:
           InputError: the unpacked height or width is not a multiple of 2 to the number of encoder stages.
         """
-        config = self.config
-        factors = level_factors(config, jax.default_backend())
+        num_heads = self.config.deep_supervision if self.is_initializing() else 0
+        return self._logits(images, train, num_heads)[0]
+
+    def supervised(self, images: Float[Array, "b h w c"], train: bool) -> list[Float[Array, "b h2 w2 k"]]:
+        """Return the logits of deep supervision: those of `packed`, and those of the levels below it.
+
+        The logits of level i are float32 `[b h/2**i w/2**i k]`, and not packed. See `packed` for the arguments.
+        """
+        return self._logits(images, train, self.config.deep_supervision)
+
+    @nn.compact
+    def _logits(self, images: Array, train: bool, num_heads: int) -> list[Array]:
+        """Return the packed logits, and the logits of lower levels from as many further heads."""
+        config, backend = self.config, jax.default_backend()
+        factors = level_factors(config, backend)
         _check_size(config, *(size * f for size, f in zip(images.shape[1:3], factors[0], strict=True)))
-        block_type = _rematerialized(config.remat)
-        x, pooled_from, skips = images.astype(config.dtype), None, []
-        for level, width in enumerate(config.widths):
-            block = block_type(config, width, config.num_convs_down, factors[level], pooled_from, name=f"down{level}")
-            x, pooled_from = block(x, train), factors[level]
-            skips.append(x)
-        center = block_type(config, config.center_width, config.num_convs_down, factors[-1], pooled_from, name="center")
-        x = center(x, train)
-        for i, level in enumerate(reversed(range(len(config.widths)))):
-            block = block_type(
-                config,
-                config.widths[level],
-                config.num_convs_up,
-                factors[level],
-                below_factor=factors[level + 1],
-                name=f"up{i}",
-            )
-            x = block(skips[level], train, x)
-        head = Conv(
-            self.num_classes,
-            kernel_size=1,
-            kernel_init=KERNEL_INITS[config.kernel_init],
-            factor=logits_factor(config, self.num_classes, jax.default_backend()),
-            factor_in=factors[0],
-            name="head",
-        )
-        return add_bias(*head(x))
-
-
-def _rematerialized(remat: str) -> type[ConvBlock]:
-    """Return a `ConvBlock` class that keeps for its gradient what `ModelConfig.remat` says (see docs/memory.md).
-
-    "conv" keeps the results of convolutions and the small statistics of batch normalisation; everything else is
-    computed again from them by passes over the activations. "block" keeps only the input of each stage. "full" is
-    "conv" inside "block": the backward pass computes one stage at a time again from its input, and keeps for this
-    stage what "conv" keeps.
-    """
-    # `static_argnums` counts `self` as 0, so 2 is `train`, which must stay a Python bool.
-    remat_block = functools.partial(nn.remat, static_argnums=(2,))
-    keep = jax.checkpoint_policies.save_only_these_names(CONVOLUTION, STATISTICS)
-    match remat:
-        case "conv":
-            return remat_block(ConvBlock, policy=keep)
-        case "block":
-            return remat_block(ConvBlock)
-        case "full":
-            return remat_block(remat_block(ConvBlock, policy=keep))
-        case _:
-            return ConvBlock
+        stage_type = rematerialized(config.remat)
+        x, factor_in = images.astype(config.dtype), factors[0]
+        results: dict[int, Array] = {}  # the newest of each level: that of the encoder, then that of the decoder
+        for stage in list_stages(config, images.shape[-1] // num_subpixels(factors[0])):
+            level, factor = stage.level, factors[stage.level]
+            if stage.reads == "joined":
+                block = stage_type(config, stage, factor, factor, below_factor=factor_in, name=stage.name)
+                x = block(results[level], train, x)
+            else:
+                x = stage_type(config, stage, factor, factor_in, name=stage.name)(x, train)
+            results[level], factor_in = x, factor
+        heads = [("head", logits_factor(config, self.num_classes, backend))]
+        heads += [(f"head{level}", (1, 1)) for level in range(1, num_heads + 1)]
+        head = functools.partial(Conv, self.num_classes, kernel_size=1, kernel_init=KERNEL_INITS[config.kernel_init])
+        return [
+            add_bias(*head(factor=factor, factor_in=factors[level], name=name)(results[level]))
+            for level, (name, factor) in enumerate(heads)
+        ]
 
 
 def _check_size(config: ModelConfig, height: int, width: int) -> None:

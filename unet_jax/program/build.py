@@ -17,7 +17,7 @@ from unet_jax.config.loss_catalogue import LOSSES
 from unet_jax.config.packing import Factor, Packing, num_subpixels
 from unet_jax.devices.compilation import compiler_options
 from unet_jax.devices.mesh import batch_shardings, check_batch_size, check_rows
-from unet_jax.losses import Term, bce_dice_loss, make_objective, ramp_factor
+from unet_jax.losses import Term, bce_dice_loss, deep_supervision, make_objective, ramp_factor
 from unet_jax.model import UNet
 from unet_jax.model.packing import level_factors, logits_factor, unpack
 from unet_jax.program.after_update import average_weights, correct_statistics, skip_non_finite
@@ -172,11 +172,15 @@ def make_steps(
     own = None if additions else compiler_options
     apply_fn = functools.partial(model.apply, method="packed")
     loss_fn = make_loss(config.loss, packing.label, num_steps, numbers)
+    trained_fn, trained_loss = apply_fn, loss_fn
+    if num_lower := config.model.deep_supervision:
+        trained_fn = functools.partial(model.apply, method="supervised")
+        trained_loss = make_supervised_loss(config.loss, num_lower, packing.label, num_steps, numbers)
     num_parts = config.train.accumulation
     if num_parts == 1:
-        train_step = make_train_step(apply_fn, loss_fn, tx, compiler_options=own)
+        train_step = make_train_step(trained_fn, trained_loss, tx, compiler_options=own)
     else:
-        train_step = make_accumulating_train_step(apply_fn, loss_fn, tx, num_parts, compiler_options=own)
+        train_step = make_accumulating_train_step(trained_fn, trained_loss, tx, num_parts, compiler_options=own)
     for i, addition in enumerate(additions):
         is_last = i == len(additions) - 1
         train_step = addition(train_step, compiler_options=compiler_options if is_last else None)
@@ -226,7 +230,8 @@ def make_term_gradients(
     """Make the step that measures the gradient of each term of the loss through each class, at the parameters.
 
     It takes batches packed as for the program's other steps. It computes each gradient on the whole batch, even if the
-    training step divides the batch into micro-batches.
+    training step divides the batch into micro-batches. With deep supervision, it measures the loss at the full
+    resolution only.
 
     Args:
       config: settings of the run.
@@ -301,6 +306,38 @@ def make_loss(
     return lambda logits, labels, weight, step=None: objective(
         unpack(logits, factor), unpack(labels, factor), unpack(weight, factor) if weight.ndim > 1 else weight, step
     )
+
+
+def make_supervised_loss(
+    config: LossConfig,
+    num_lower: int,
+    factor: Factor = (1, 1),
+    num_steps: int = 1,
+    numbers: dict[str, Any] | None = None,
+) -> LossFn:
+    """Make the objective of deep supervision: the weighted mean of that of `make_loss` over several resolutions.
+
+    Each resolution counts half of the one above it, as in nnU-Net. Terms at the full resolution keep their names, and
+    those of lower ones are named NAME/1, NAME/2, and so on.
+
+    Args:
+      config, factor, num_steps, numbers: the same as in `make_loss`.
+      num_lower: number of lower resolutions, each half of the one before.
+
+    Returns:
+      A function `(logits, labels, weight, step) -> (scalar, terms)`. Its logits are those of `UNet.supervised`. Only
+      the first of them are packed, as are labels and weight.
+    """
+    objective = make_loss(config, (1, 1), num_steps, numbers)
+    supervised = deep_supervision(objective, [0.5**level for level in range(num_lower + 1)])
+
+    def loss_fn(logits: Sequence[Array], labels: Array, weight: Array, step: Any = None) -> tuple[Array, Any]:
+        labels = unpack(labels, factor)
+        weight = unpack(weight, factor) if weight.ndim > 1 else weight
+        total, terms = supervised([unpack(logits[0], factor), *logits[1:]], labels, weight, step)
+        return total, {name.removesuffix("/0"): value for name, value in terms.items()}
+
+    return loss_fn
 
 
 def batch_shapes(

@@ -52,7 +52,7 @@ def state_shapes(
 
 
 def with_prior_bias(params: PyTree, prevalence: np.ndarray) -> PyTree:
-    """Return the parameters with the bias of the output layer set to each class's log-odds.
+    """Return the parameters with the bias of the output layer, or layers, set to each class's log-odds.
 
     The first probabilities are then about as frequent as the class. With a bias of 0 they would be about 0.5, which
     training would have to unlearn first.
@@ -62,5 +62,6 @@ def with_prior_bias(params: PyTree, prevalence: np.ndarray) -> PyTree:
       prevalence: `[k]`, share of the training pixels in each class, in [0, 1]; clipped to [1e-4, 1 - 1e-4].
     """
     p = np.clip(np.asarray(prevalence, np.float64), 1e-4, 1.0 - 1e-4)
-    head = dict(params["head"], bias=jnp.asarray(np.log(p / (1.0 - p)), jnp.float32))
-    return dict(params, head=head)
+    bias = jnp.asarray(np.log(p / (1.0 - p)), jnp.float32)
+    heads = {name: dict(layer, bias=bias) for name, layer in params.items() if name.startswith("head")}
+    return {**params, **heads}

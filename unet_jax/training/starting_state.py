@@ -93,18 +93,22 @@ def _with_weights_of(source: Run, state: TrainState, info: RunInfo) -> TrainStat
     Raises:
       InputError: the other run has another network.
     """
-    params = dict(source.state.params)
-    if source.class_names != info.class_names:
-        params["head"] = state.params["head"]
+    params = {name: layer for name, layer in source.state.params.items() if not name.startswith("head")}
+    for name in (name for name in state.params if name.startswith("head")):  # those of deep supervision may be new
+        known = source.class_names == info.class_names and name in source.state.params
+        params[name] = (source.state if known else state).params[name]
     ours, theirs = (
         jax.tree.map(lambda x: x.shape, tree)
         for tree in ((state.params, state.batch_stats), (params, source.state.batch_stats))
     )
-    if ours != theirs:
+    there, here = (dataclasses.asdict(config.model) for config in (source.config, info.config))
+    same = all(there[name] == here[name] for name in ("encoder_block", "activation"))  # which no shape shows
+    if ours != theirs or not same:
+        differ = [f"{name} {there[name]!r} there and {here[name]!r} here" for name in here if there[name] != here[name]]
+        if source.info.num_channels != info.num_channels:
+            differ.append(f"{source.info.num_channels} image channels there and {info.num_channels} here")
         raise InputError(
-            f"{source.path}: its network is another one (widths {source.config.model.widths}, centre "
-            f"{source.config.model.center_width}, {source.info.num_channels} image channels) than this config's "
-            f"(widths {info.config.model.widths}, centre {info.config.model.center_width}, {info.num_channels} image "
-            f"channels). Give the same --model settings and images, or leave --init-from out."
+            f"{source.path}: its network is another one than this config's: {', '.join(differ)}. Give the same "
+            f"--model settings and images, or leave --init-from out."
         )
     return dataclasses.replace(state, params=params, batch_stats=source.state.batch_stats)

@@ -1,0 +1,67 @@
+"""The way of an image through the network's stages, for programs that are written layer by layer."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from unet_jax.config import ModelConfig
+from unet_jax.export.folded import Layer
+from unet_jax.model.architecture import list_stages
+
+
+class Operations(NamedTuple):
+    """What a program does at each step; a value is whatever the functions take and return."""
+
+    layer: Callable[[Any, Layer], Any]
+    """Function of a value and a layer: convolution, bias, and normalisation if it is not folded; no activation."""
+    activate: Callable[[Any, str], Any]
+    """Activation of a value; the text names the place, as in all of these."""
+    pool: Callable[[Any, str], Any]
+    """2x2 max pooling."""
+    join: Callable[[Any, Any, str], Any]
+    """Concatenation of a skip connection and the up-sampled second value."""
+    add: Callable[[Any, Any, str], Any]
+    """Sum of two values."""
+
+
+def apply_stages(x: Any, config: ModelConfig, layers: Sequence[Layer], operations: Operations) -> Any:
+    """Return what the last stage returns, which the output layer, the last of the layers, reads.
+
+    Args:
+      x: the images.
+      config: settings of the network.
+      layers: its layers, from `folded_layers`.
+      operations: what to do.
+
+    Example:
+      >>> import numpy as np
+      >>> from unet_jax.config import ModelConfig
+      >>> from unet_jax.export.folded import Layer
+      >>> from unet_jax.export.walk import Operations, apply_stages
+      >>> from unet_jax.model.architecture import list_convolutions
+      >>> config = ModelConfig(widths=(1,), center_width=1, num_convs_down=1, num_convs_up=1)
+      >>> layers = [Layer(conv, np.zeros(1), np.zeros(1), None) for conv in list_convolutions(config, 2)]
+      >>> words = Operations(lambda x, layer: f"{layer.conv.stage}({x})", lambda x, _: x, lambda x, _: f"pool({x})",
+      ...                    lambda skip, x, _: f"{skip}, {x}", lambda a, b, _: f"{a} + {b}")
+      >>> apply_stages("image", config, layers, words)
+      'up0(down0(image), center(pool(down0(image))))'
+    """
+    by_place = {layer.conv.place: layer for layer in layers}
+    skips: dict[int, Any] = {}
+    for stage in list_stages(config, layers[0].conv.inputs):
+        if stage.reads == "joined":
+            x = operations.join(skips[stage.level], x, stage.name)
+        elif stage.reads == "pooled":
+            x = operations.pool(x, stage.name)
+        for i, block in enumerate(stage.blocks):
+            before = x
+            for conv in block.convs:
+                x = operations.layer(x, by_place[conv.place])
+                if conv is not block.convs[-1] or not block.is_residual:
+                    x = operations.activate(x, f"{stage.name}/{conv.name}")
+            if block.is_residual:
+                if block.shortcut is not None:
+                    before = operations.layer(before, by_place[block.shortcut.place])
+                place = f"{stage.name}/block{i}"
+                x = operations.activate(operations.add(x, before, place), place)
+        skips[stage.level] = x
+    return x
