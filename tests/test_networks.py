@@ -145,6 +145,7 @@ def test_heads_of_training_start_alike_and_leave_with_it():
     params = {name: {"bias": jnp.zeros(2), "kernel": jnp.ones((1, 1, 3, 2))} for name in ("head", "head1")}
     biased = with_prior_bias({**params, "up0": {}}, np.array([0.5, 0.2]))
     np.testing.assert_allclose(biased["head1"]["bias"], [0.0, np.log(0.25)], atol=1e-6)
+    assert biased["head"]["bias"] is not biased["head1"]["bias"]  # a step donates both, so they must be two
     assert set(without_supervision(biased)) == {"head", "up0"}
 
 

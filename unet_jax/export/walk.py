@@ -9,7 +9,7 @@ from unet_jax.model.architecture import list_stages
 
 
 class Operations(NamedTuple):
-    """What a program does at each step; a value is whatever the functions take and return."""
+    """Functions for each step of a program; a value is whatever they take and return."""
 
     layer: Callable[[Any, Layer], Any]
     """Function of a value and a layer: convolution, bias, and normalisation if it is not folded; no activation."""

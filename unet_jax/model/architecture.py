@@ -46,7 +46,7 @@ class Block(NamedTuple):
     convs: tuple[Convolution, ...]
     """The convolutions."""
     is_residual: bool = False
-    """Whether the block's input is added to its result."""
+    """True if the block's input is added to its result."""
     shortcut: Convolution | None = None
     """Convolution of the input, without activation, where its channels are not those of the result; else None."""
 

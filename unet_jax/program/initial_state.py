@@ -62,6 +62,6 @@ def with_prior_bias(params: PyTree, prevalence: np.ndarray) -> PyTree:
       prevalence: `[k]`, share of the training pixels in each class, in [0, 1]; clipped to [1e-4, 1 - 1e-4].
     """
     p = np.clip(np.asarray(prevalence, np.float64), 1e-4, 1.0 - 1e-4)
-    bias = jnp.asarray(np.log(p / (1.0 - p)), jnp.float32)
-    heads = {name: dict(layer, bias=bias) for name, layer in params.items() if name.startswith("head")}
-    return {**params, **heads}
+    bias = np.log(p / (1.0 - p)).astype(np.float32)
+    heads = {name: layer for name, layer in params.items() if name.startswith("head")}
+    return {**params, **{name: dict(layer, bias=jnp.array(bias)) for name, layer in heads.items()}}
