@@ -116,7 +116,7 @@ def main() -> None:
         images = torch.rand(2, 3, 16, 24)
         logits = network(images)
         weights = [torch.randn_like(x) for x in logits]
-        sum((x * w).sum() for x, w in zip(logits, weights, strict=True)).backward()
+        torch.stack([(x * w).sum() for x, w in zip(logits, weights, strict=True)]).sum().backward()
         arrays[f"{kind}/images"] = images.numpy().transpose(0, 2, 3, 1)
         for i, (x, w) in enumerate(zip(logits, weights, strict=True)):
             arrays[f"{kind}/logits{i}"] = x.detach().numpy().transpose(0, 2, 3, 1)
