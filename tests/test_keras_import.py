@@ -2,8 +2,10 @@
 
 import dataclasses
 import importlib.util
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,14 +15,18 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from etils import epath
+from PIL import Image
 
 from unet_jax import InputError, load_run, predict_probs_unresized
+from unet_jax.cli.main import main
 from unet_jax.config import ModelConfig
-from unet_jax.interop import export_keras, import_keras, keras_reader, read_network, write_network
+from unet_jax.interop import Network, export_keras, import_keras, keras_reader, read_network, write_network
 from unet_jax.interop.keras_files import read_content
 from unet_jax.interop.keras_network import infer_model_config
 from unet_jax.model import UNet
 from unet_jax.model.architecture import list_convolutions
+from unet_jax.runs.info import load_info
 
 h5py = pytest.importorskip("h5py", reason="reading Keras files needs h5py (the extra 'keras')")
 
@@ -172,7 +178,7 @@ def add(name, *shapes):
         (add("conv2d_13", (1, 1, 2, 2), (2,)), ["surplus: conv2d_1"]),
         (add("dense", (4, 4), (4,)), ["not in the U-Net", "dense 4x4, 4"]),
         (add("conv2d_transpose", (2, 2, 4, 4), (4,)), ["conv2d_transpose 2x2x4x4, 4"]),
-        (replace("conv2d/vars/0", (3, 3, 1, 2)), ["missing: kernel 3x3x3x2 (down0", "surplus: conv2d 3x3x1"]),
+        (replace("conv2d/vars/0", (3, 3, 4, 2)), ["missing: kernel 3x3x3x2 (down0", "surplus: conv2d 3x3x4"]),
         (replace("conv2d_7/vars/0", (3, 3, 3, 3), np.nan), ["not finite", "conv2d_7"]),
     ],
 )  # fmt: skip
@@ -272,7 +278,6 @@ def join_the_other_way(config):
         (change_layer("Activation", activation="elu"), "activation is 'elu'"),
         (change_layer("BatchNormalization", epsilon=1e-5), "normalisations differ"),
         (change_layer("Conv2D", padding="valid"), "padding is 'valid'"),
-        (join_the_other_way, "not a skip connection and then UpSampling2D"),
         (lambda config: config["config"]["layers"][-1]["config"].update(activation="softmax"), "with softmax"),
         (inner_activation, "applies elu before the normalisation"),
         (skip_of_another_layer, "not what is pooled at the same resolution|reads .*not layers before it"),
@@ -295,6 +300,67 @@ def test_a_description_of_another_network_is_refused(tmp_path, edit, message):
         new.writestr("model.weights.h5", old.read("model.weights.h5"))
     with pytest.raises(InputError, match=message):
         read_network(file)
+
+
+def test_a_network_that_joins_the_other_way_is_turned(tmp_path):
+    """Of the second concatenation; the kernel after it has its input channels in the model's order."""
+    convolutions = list_convolutions(ModelConfig(widths=(2, 3), center_width=4), 2)
+    place = next(i for i, conv in enumerate(convolutions) if conv.stage == "up1")
+    with zipfile.ZipFile(GOLDEN / "keras3.keras") as old, zipfile.ZipFile(tmp_path / "x.keras", "w") as new:
+        config = json.loads(old.read("config.json"))
+        layers_of(config, "Concatenate")[1]["inbound_nodes"][0]["args"][0].reverse()
+        new.writestr("config.json", json.dumps(config))
+        weights = io.BytesIO(old.read("model.weights.h5"))
+        with h5py.File(weights, "r+") as h5:
+            kernel = h5[f"layers/conv2d_{place}/vars/0"]
+            assert kernel.shape[2] == 2 + 3  # skip connection of 2 channels, 3 of the level below
+            kernel[...] = kernel[()][:, :, [2, 3, 4, 0, 1]]
+        new.writestr("model.weights.h5", weights.getvalue())
+    found, wanted = read_network(tmp_path / "x.keras"), read_network(GOLDEN / "keras3.keras")
+    assert bits(found.params) == bits(wanted.params) and found.config == wanted.config
+
+
+def test_gray_networks_become_runs_of_gray_images(tmp_path):
+    config = ModelConfig(widths=(2,), center_width=2, num_convs_down=1, num_convs_up=1)
+    variables = UNet(config, 1).init(jax.random.key(0), np.zeros((1, 4, 4, 1), np.float32), False)
+    write_network(tmp_path / "x.weights.h5", Network(config, 1, variables["params"], variables["batch_stats"], None))
+    info = import_keras(tmp_path / "x.weights.h5", tmp_path / "run", image_size=4)
+    assert (info.num_channels, info.audit["channels"]) == (1, "gray")
+    images = np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1)
+    wanted = jax.nn.sigmoid(UNet(config, 1).apply(variables, images / np.float32(255), False))
+    np.testing.assert_allclose(predict_probs_unresized(load_run(tmp_path / "run"), images), wanted, rtol=0, atol=1e-6)
+
+
+def test_an_import_is_compared_with_what_keras_computed(golden, tmp_path, capsys):
+    image, probs = tmp_path / "image.png", tmp_path / "probs.npy"
+    Image.fromarray(golden["image"][0][..., ::-1]).save(image)  # the golden images are in the file's order
+    np.save(probs, golden["probs"][:1])
+    file = GOLDEN / "keras3.weights.h5"
+    arguments = ["import-keras", str(file), "--image-size", "8", "--check", str(image), str(probs)]
+    main([*arguments, "--out", str(tmp_path / "run")])
+    assert "probabilities differ from" in capsys.readouterr().out
+    assert 0 < load_info(epath.Path(tmp_path / "run")).audit["largest_difference"] < 1e-5
+    for more, message in (
+        (["--channels", "rgb"], "Nothing|the other --channels"),
+        ([], "differ from .* by up to 0\\.5 .row 3, column 4, output 1.*Nothing was imported"),
+    ):
+        if not more:
+            changed = golden["probs"][:1].copy()
+            changed[0, 3, 4, 1] += 0.5 if changed[0, 3, 4, 1] < 0.5 else -0.5
+            np.save(probs, changed)
+        with pytest.raises(SystemExit):
+            main([*arguments, *more, "--out", str(tmp_path / "other")])
+        assert re.search(message, capsys.readouterr().err) and not (tmp_path / "other").exists()
+    np.save(probs, golden["probs"][0, :4])
+    with pytest.raises(InputError, match="must have the size at which the network saw the image"):
+        import_keras(file, tmp_path / "other", image_size=8, check=(image, probs))
+
+
+def test_bare_weights_say_what_was_assumed(tmp_path, capsys):
+    main(["import-keras", str(GOLDEN / "keras3.weights.h5"), "--image-size", "8", "--out", str(tmp_path / "run")])
+    said = capsys.readouterr().out
+    assert "Assumed" in said and "epsilon 0.001 and ReLU" in said and "--check IMAGE PROBS.npy" in said
+    assert read_network(GOLDEN / "keras3.keras").assumed == ()
 
 
 def test_an_imported_run_predicts_and_exports(golden, tmp_path):

@@ -25,6 +25,9 @@ class _Import:
     """Order of the colour channels in the images that the Keras network was trained on. cv2.imread returns bgr."""
     image_size: int | None = None
     """Height and width in pixels that images were resized to. Needed if the file does not contain it."""
+    check: tuple[str, str] | None = None
+    """Image of that size, and a file of numpy.save with the probabilities that Keras computed for it: IMAGE PROBS.npy.
+    The import is refused if the network's own differ."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +57,15 @@ def import_command(args: Sequence[str]) -> None:
         class_names=options.classes,
         channels=options.channels,
         image_size=options.image_size,
+        check=options.check,
     )
+    if options.check:
+        print(f"probabilities differ from {options.check[1]} by {info.audit['largest_difference']:.1e} at most")
+    elif info.audit["assumed"]:
+        print(f"{options.file} holds weights only. Assumed, because it does not say so:")
+        for line in info.audit["assumed"]:
+            print(f"  {line}")
+        print("  To be sure, give an image and Keras's probabilities for it: --check IMAGE PROBS.npy")
     widths = " ".join(map(str, (*info.config.model.widths, info.config.model.center_width)))
     height, width = info.config.data.height_and_width
     print(f"{options.out}: widths {widths}, {width}x{height} pixels, channels: {', '.join(info.class_names)}")

@@ -9,6 +9,8 @@ from etils import epath
 
 from unet_jax._types import InputError
 from unet_jax.config import Config, DataConfig, OptimConfig
+from unet_jax.data.images.format import ImageFormat
+from unet_jax.interop.keras_check import Check, check_network
 from unet_jax.interop.keras_network import Channels, Network, read_network, write_network
 from unet_jax.program.optim import make_optimizer
 from unet_jax.program.state import TrainState, start_state
@@ -24,6 +26,7 @@ def import_keras(
     class_names: Sequence[str] = (),
     channels: Channels = "bgr",
     image_size: int | None = None,
+    check: tuple[str | epath.Path, str | epath.Path] | None = None,
 ) -> RunInfo:
     """Make a run directory from a Keras file, for `load_run` and the commands `evaluate` and `predict`.
 
@@ -34,13 +37,16 @@ def import_keras(
       channels: order of the colour channels of the images that the Keras program fed to its network.
       image_size: height and width in pixels to which the Keras program resized its images; by default the size in the
         file, which only files of whole models contain.
+      check: an image of that size, and the probabilities that the Keras program computed for it (`numpy.save`).
+        `RunInfo.audit["largest_difference"]` is the largest difference from them.
 
     Returns:
       The contents of the new run's `run.json`.
 
     Raises:
       InputError: the file cannot be used, `out` holds a run already, the number of names is not that of the output
-        channels, the file does not contain the size and `image_size` is missing, or the network cannot take this size.
+        channels, the file does not contain the size and `image_size` is missing, the network cannot take this size, or
+        its probabilities are not those of `check`.
 
     Example:
       >>> import tempfile
@@ -78,8 +84,12 @@ def import_keras(
         model=network.config,
         optim=OptimConfig(name="rmsprop", learning_rate=1e-4, schedule="plateau"),
     )
-    audit = {"imported_from": file.name, "channels": channels}
-    info = RunInfo(config, names, {"train": [], "val": [], "test": []}, audit, current_versions())
+    gray = network.num_channels == 1
+    audit = {"imported_from": file.name, "channels": "gray" if gray else channels, "assumed": list(network.assumed)}
+    if check is not None:
+        audit["largest_difference"] = check_network(network, Check(*map(epath.Path, check)), file)
+    image_format = ImageFormat(channels=(0,), file_channels=1) if gray else None
+    info = RunInfo(config, names, {"train": [], "val": [], "test": []}, audit, current_versions(), image_format)
     state = _initial_state(info, network)
     with open_checkpoints(out, config) as store:
         # Marked as finished, because an imported network has no training to continue.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from unet_jax._types import InputError
-from unet_jax.interop.keras_graph import find_differences, nodes_of
+from unet_jax.interop.keras_graph import find_differences, joins_up_first, nodes_of
 
 # Layers of the U-Net, and layers that do nothing in prediction (dropout, noise).
 _KNOWN = {
@@ -23,6 +23,8 @@ class Architecture(NamedTuple):
     image_size: int | None
     norm_eps: float | None
     norm_momentum: float | None
+    up_first: tuple[bool, ...] | None
+    """For each concatenation, from the deepest to the first level, whether the skip connection comes second."""
 
 
 def read_architecture(model_config: dict[str, Any] | None, file: epath.Path) -> Architecture:
@@ -34,10 +36,10 @@ def read_architecture(model_config: dict[str, Any] | None, file: epath.Path) -> 
 
     Raises:
       InputError: the model differs. The message lists how: layers of another kind, another activation or interpolation,
-        another order of concatenation, or different settings among its normalisations.
+        or different settings among its normalisations.
     """
     if model_config is None:
-        return Architecture(None, None, None)
+        return Architecture(None, None, None, None)
     try:
         return _checked(model_config, file)
     except InputError:
@@ -63,11 +65,12 @@ def _checked(model_config: dict[str, Any], file: epath.Path) -> Architecture:
     settings = {(norm["epsilon"], norm["momentum"]) for norm in norms}
     if len(settings) > 1:
         problems.append(f"normalisations differ in (epsilon, momentum): {sorted(settings)}")
-    problems = problems or find_differences(nodes_of(layers))
+    nodes = nodes_of(layers)
+    problems = problems or find_differences(nodes)
     if problems:
         raise InputError(f"{file}: is another network than this library's U-Net:\n  " + "\n  ".join(problems))
     eps, momentum = settings.pop() if settings else (None, None)
-    return Architecture(_image_size(layers), eps, momentum)
+    return Architecture(_image_size(layers), eps, momentum, joins_up_first(nodes))
 
 
 def _problems(layer: dict[str, Any], layers: list[dict[str, Any]]) -> list[str]:

@@ -81,8 +81,27 @@ def find_differences(nodes: dict[str, Node]) -> list[str]:
     return problems or graph.skip_problems()
 
 
+def joins_up_first(nodes: dict[str, Node]) -> tuple[bool, ...]:
+    """Return, for each concatenation of a U-Net in the model's order, whether what was up-sampled comes first.
+
+    This library's network has the skip connection first.
+    """
+    graph = _Graph(nodes)
+    return tuple(
+        graph.nodes[node.name].inputs != tuple(map(graph.real, node.inputs))
+        for node in nodes.values()
+        if node.kind == "Concatenate"
+    )
+
+
+def _is_up_first(node: Node, nodes: dict[str, Node]) -> bool:
+    """Return whether a layer joins something that was up-sampled with a skip connection after it."""
+    kinds = [nodes[name].kind if name in nodes else "" for name in node.inputs]
+    return node.kind == "Concatenate" and len(kinds) == 2 and kinds[0] == "UpSampling2D" != kinds[1]
+
+
 class _Graph:
-    """Graph without the layers that do nothing in prediction."""
+    """Graph without the layers that do nothing in prediction, with skip connections first in all concatenations."""
 
     def __init__(self, nodes: dict[str, Node]):
         def real(name: str) -> str:
@@ -91,8 +110,12 @@ class _Graph:
                     name = nodes[name].inputs[0]
             return name
 
+        self.real = real
         kept = (node for node in nodes.values() if node.kind not in _IDENTITIES)
         self.nodes = {n.name: n._replace(inputs=tuple(map(real, n.inputs))) for n in kept}
+        for name, node in self.nodes.items():
+            if _is_up_first(node, self.nodes):
+                self.nodes[name] = node._replace(inputs=node.inputs[::-1])
         self.readers: dict[str, list[Node]] = {name: [] for name in self.nodes}
         for node in self.nodes.values():
             for name in node.inputs:

@@ -27,7 +27,7 @@ Channels = Literal["bgr", "rgb"]
 
 
 class Network(NamedTuple):
-    """U-Net with its weights, for RGB images; the arrays are float32 NumPy arrays."""
+    """U-Net with its weights, for RGB or gray images; the arrays are float32 NumPy arrays."""
 
     config: ModelConfig
     """Settings of the `UNet`."""
@@ -39,6 +39,13 @@ class Network(NamedTuple):
     """Running statistics of batch normalisation; empty for a network without it."""
     image_size: int | None
     """Height and width of the images in pixels; None if the file does not contain it."""
+    assumed: tuple[str, ...] = ()
+    """What the file does not say, and was assumed, for people to read."""
+
+    @property
+    def num_channels(self) -> int:
+        """Number of channels of the images: 3, or 1 for gray."""
+        return self.params["down0"]["conv0"]["kernel"].shape[2]
 
 
 def _describe(conv: Convolution) -> str:
@@ -80,8 +87,10 @@ def infer_model_config(kernels: Sequence[tuple[int, ...]], file: epath.Path) -> 
 def read_network(file: str | epath.Path, *, channels: Channels = "bgr") -> Network:
     """Read the network in a Keras file: `.weights.h5`, `.keras` or (Keras 2) `.h5`.
 
-    Widths, depth and number of classes follow from the shapes of the weights. Files of whole models also contain the
-    epsilon and the momentum of the normalisation; for other files Keras's defaults (0.001 and 0.99) are assumed.
+    Widths, depth, number of classes and gray or colour images follow from the shapes of the weights. Files of whole
+    models also contain epsilon and momentum of the normalisation, the order of concatenations and the connections; for
+    other files those of the Keras original are assumed (`Network.assumed`). Where what was up-sampled comes before the
+    skip connection, the input channels of the next kernel are put into this library's order.
 
     Args:
       file: path of the file, local or in a bucket.
@@ -111,10 +120,41 @@ def read_network(file: str | epath.Path, *, channels: Channels = "bgr") -> Netwo
         norm="batch" if content.norms else "none",
         **{name: value for name, value in known.items() if value is not None},
     )
-    convolutions = list_convolutions(config, num_classes)
+    is_gray = content.convs[0].arrays[0].shape[2:3] == (1,)
+    convolutions = list_convolutions(config, num_classes, 1 if is_gray else 3)
     _check_layers(content, convolutions, file)
     params, batch_stats = _trees(content, convolutions)
-    return Network(config, num_classes, _turn_channels(params, channels), batch_stats, architecture.image_size)
+    params = _with_skip_first(params, config, architecture.up_first or ())
+    assumed = () if content.model_config else _assumed(config)
+    return Network(config, num_classes, _turn_channels(params, channels), batch_stats, architecture.image_size, assumed)
+
+
+def _assumed(config: ModelConfig) -> tuple[str, ...]:
+    """Return what bare weights do not say of a network."""
+    norm = f", normalisation with epsilon {config.norm_eps:g}" if config.norm == "batch" else ""
+    return (
+        f"each convolution (padding same) is followed by{norm.removeprefix(',') + ' and' if norm else ''} ReLU",
+        "max-pooling of 2x2, nearest-neighbour up-sampling, concatenation of skip connection and up-sampled, in this "
+        "order",
+        "a sigmoid of the last convolution; images divided by 255",
+    )
+
+
+def _with_skip_first(params: PyTree, config: ModelConfig, up_first: tuple[bool, ...]) -> PyTree:
+    """Return the parameters for skip connections before what was up-sampled, in all concatenations.
+
+    Args:
+      params: parameters of the `UNet`.
+      config: its settings.
+      up_first: for each concatenation, from the deepest to the first level, whether the skip connection comes second.
+    """
+    for i, (skip, is_up_first) in enumerate(zip(reversed(config.widths), up_first, strict=False)):
+        if is_up_first:
+            stage = params[f"up{i}"]
+            kernel = stage["conv0"]["kernel"]
+            moved = np.concatenate([kernel[:, :, -skip:], kernel[:, :, :-skip]], axis=2)
+            params = {**params, f"up{i}": {**stage, "conv0": {**stage["conv0"], "kernel": moved}}}
+    return params
 
 
 def _check_channels(channels: str) -> None:
@@ -136,8 +176,8 @@ def _check_layers(content: KerasFile, convolutions: list[Convolution], file: epa
     if problems:
         widths = ", ".join(str(c.outputs) for c in convolutions if c.index == 0 and c.stage.startswith("down"))
         raise InputError(
-            f"{file}: its layers are not those of a U-Net for images of 3 channels. Compared with one of the widths "
-            f"{widths}:\n  " + "\n  ".join(problems)
+            f"{file}: its layers are not those of a U-Net for images of 3 channels (or 1). Compared with one of the "
+            f"widths {widths}:\n  " + "\n  ".join(problems)
         )
     broken = [x.name for x in (*content.convs, *content.norms) if not all(np.isfinite(a).all() for a in x.arrays)]
     if broken:
