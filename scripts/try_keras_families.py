@@ -4,8 +4,8 @@ The structures are written from the published networks' layers, with few channel
 weights and statistics, imported, and compared with Keras's own probabilities for one image.
 
     python -m venv KERAS && KERAS/bin/pip install keras torch==2.13.0
-    KERAS_BACKEND=torch KERAS/bin/python scripts/try_keras_families.py save FOLDER   # writes FOLDER/NAME.keras and arrays
-    python scripts/try_keras_families.py import FOLDER                               # with unet_jax; prints the table
+    KERAS_BACKEND=torch KERAS/bin/python scripts/try_keras_families.py save FOLDER
+    python scripts/try_keras_families.py import FOLDER  # with unet_jax; prints the table
 """
 
 import sys
@@ -163,14 +163,14 @@ def import_all(folder: Path) -> None:
         cells = []
         for ending in ("keras", "weights.h5"):
             try:
-                network = read_network(arrays.with_suffix(f".{ending}"), channels="rgb")
+                network = read_network(str(arrays.with_suffix(f".{ending}")), channels="rgb")
             except InputError as error:
                 lines = str(error).splitlines()
                 cells.append(f"refused: {(lines[1] if len(lines) > 1 else lines[0].split(': ', 1)[1]).strip()[:110]}")
                 continue
             variables = {"params": network.params, "batch_stats": network.batch_stats}
             logits = UNet(network.config, network.num_classes).apply(variables, image / np.float32(255), False)
-            largest = np.abs(np.asarray(jax.nn.sigmoid(logits)) - probs).max()
+            largest = np.abs(np.asarray(jax.nn.sigmoid(np.asarray(logits))) - probs).max()
             cells.append(
                 f"equal to {largest:.0e}" if largest < 1e-5 else f"differs by {largest:.2f}: `--check` says so"
             )
