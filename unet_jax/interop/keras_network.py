@@ -40,7 +40,7 @@ class Network(NamedTuple):
     image_size: int | None
     """Height and width of the images in pixels; None if the file does not contain it."""
     assumed: tuple[str, ...] = ()
-    """What the file does not say, and was assumed, for people to read."""
+    """Assumptions about what the file does not say, for people to read."""
 
     @property
     def num_channels(self) -> int:
