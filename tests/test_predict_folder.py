@@ -29,6 +29,7 @@ from unet_jax.devices.mesh import make_mesh, put_replicated
 from unet_jax.inference import image_writer
 from unet_jax.inference.fits import way_of
 from unet_jax.inference.folder import predict_files
+from unet_jax.inference.image_writer import as_bits
 from unet_jax.inference.inputs import find_inputs
 from unet_jax.inference.scale import scale_warning
 from unet_jax.metrics.calibration import Calibration
@@ -94,6 +95,13 @@ def test_images_of_all_sizes_in_one_stream(run):
     for image, probs in zip(images, together, strict=True):
         assert probs.shape == (*image.shape[:2], 2)
         np.testing.assert_allclose(predict_probs(run, image[None], EXACT)[0], probs, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 8, 11])
+def test_masks_wait_as_bits(num_classes):
+    probs = np.random.default_rng(0).random((5, 7, num_classes), np.float32)
+    threshold = np.linspace(0.2, 0.8, num_classes, dtype=np.float32)
+    np.testing.assert_array_equal(as_bits(probs, threshold), np.packbits(probs > threshold, axis=-1))
 
 
 def test_tiles_on_several_devices(run, tmp_path):

@@ -152,7 +152,9 @@ class Blender:
         rows, columns = self._rows, self._columns
         if column == 0:
             self._right[:] = 0.0
-        self._right += logits * (rows.weights[row][:, None, None] * columns.weights[column][None, :, None])
+        # With classes and columns as one axis: NumPy is slow where the last axis is short.
+        weights = rows.weights[row][:, None] * np.repeat(columns.weights[column], logits.shape[-1])
+        self._right += (logits.reshape(len(logits), -1) * weights).reshape(logits.shape)
         num_rows, num_columns = rows.final(row), columns.final(column)
         y, x = rows.starts[row], columns.starts[column]
         done = self._right[:, :num_columns].copy()
