@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import cv2
@@ -21,22 +22,23 @@ from rich.console import Console
 from unet_jax import InputError, load_run, metrics
 from unet_jax.cli.main import main
 from unet_jax.config import LossConfig, LossTermConfig
-from unet_jax.config.dicts import replace
+from unet_jax.config.dicts import config_differences, replace
 from unet_jax.data.layout import find_layout
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.inference.evaluate import evaluate_run, select_records
 from unet_jax.study import run as running
 from unet_jax.study import tables
 from unet_jax.study.compare import Winner
-from unet_jax.study.config import Study, Variant
+from unet_jax.study.config import Study, Variant, load_study
 from unet_jax.study.cost import read_costs
 from unet_jax.study.display import GridDisplay
-from unet_jax.study.page import conclusion, make_page
+from unet_jax.study.page import make_page
 from unet_jax.study.plots import groups_within
 from unet_jax.study.results import read_results
-from unet_jax.study.run import run_study, scores_path
+from unet_jax.study.run import examples_path, run_study, scores_path, with_split
 from unet_jax.study.scores import read_scores
 from unet_jax.study.shared_program import SharedPrograms
+from unet_jax.study.words import conclusion
 from unet_jax.training.non_finite import NonFiniteLossError
 
 BCE, FOCAL = (Variant(n, LossConfig(terms=(LossTermConfig(n),))) for n in ("bce", "focal"))
@@ -185,7 +187,8 @@ def test_a_finished_study_trains_nothing(done, monkeypatch):
     text = io.StringIO()
     run_study(study, display=GridDisplay(Console(file=text, width=200)), mesh=ONE_DEVICE)
     lines = text.getvalue().splitlines()
-    assert len(lines) == 6 and lines[0].startswith("1/6  bce  seed 0  Dice 0.") and "focal  seed 7" in lines[-1]
+    assert lines[0].startswith("WARNING: With 2 seeds, hardly any difference can be told from chance")
+    assert len(lines) == 7 and lines[1].startswith("1/6  bce  seed 0  Dice 0.") and "focal  seed 7" in lines[-1]
     assert "compiled for 1" in (epath.Path(study.out) / "log.txt").read_text()
 
 
@@ -312,16 +315,29 @@ def test_the_page_needs_nothing_else(done, page):
     tags = Tags()
     tags.feed(html)
     assert not tags.open
-    assert {tag for tag, _ in tags.found}.isdisjoint({"script", "link", "a", "iframe"}) and "@import" not in html
+    assert {tag for tag, _ in tags.found}.isdisjoint({"script", "link", "iframe"}) and "@import" not in html
+    targets = [attrs["href"] for tag, attrs in tags.found if tag == "a"]
+    assert targets == [f"#{attrs['id']}" for tag, attrs in tags.found if tag == "h2"] and len(targets) > 10
+    names = [attrs.get("name") for tag, attrs in tags.found if tag == "meta"]
+    assert "prefers-color-scheme: dark" in html and "viewport" in names and "<details" in html
     images = [attrs["src"] for tag, attrs in tags.found if tag == "img"]
-    assert len(images) == 3
+    assert len(images) == 3 + 3  # and the errors of each variant
     for source in images:
         assert source.startswith("data:image/png;base64,")
         pixels = cv2.imdecode(np.frombuffer(base64.b64decode(source.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
-        assert pixels.shape[1] > 500 and pixels.std() > 5
+        assert pixels.shape[1] > 100 and pixels.std() > 5
     assert "://" not in html and "url(" not in html
     assert done[0].out not in html and done[0].config.data.root not in html  # where it was made is nobody's business
-    for text in ("focal", "bce2", "disk", "square", "mean of classes", "HD95", "calibration"):
+    for text in (
+        "focal",
+        "bce2",
+        "disk",
+        "square",
+        "mean of classes",
+        "HD95",
+        "calibration",
+        "unet-jax study study.toml",
+    ):
         assert text in html
 
 
@@ -381,6 +397,55 @@ def test_two_of_the_runs_are_compared_by_the_command(done, tmp_path, capsys):
     assert "one seed each: this says nothing of the method" in said and "most different images in dice" in said
 
 
+def test_methods_in_prose_have_the_numbers_of_the_table(done, page):
+    out = epath.Path(done[0].out)
+    text = " ".join((out / "methods.md").read_text().split())
+    rows = list(csv.DictReader(io.StringIO((out / "table.csv").read_text())))
+    for row in rows:
+        if (row["score"], row["class"]) == ("dice", "mean of classes"):
+            said = f"{row['variant']} reached a mean Dice of {float(row['mean']):.4f} (standard deviation over seeds"
+            assert said in text
+            if row["variant"] != "bce":
+                assert f"a difference of {float(row['difference']):+.4f} (95 % interval over images" in text
+    for part in ("2 seeds (0, 7) for 2 epochs in batches of 8", "adamw (learning rate 0.01)", "No variant was tuned"):
+        assert part in text
+    assert (
+        "Holm's correction for 2 comparisons" in text
+        and "p = <" not in text
+        and "the 6 images of the split test" in text
+    )
+
+
+def test_the_written_file_and_splits_are_the_same_study(done, page, tmp_path):
+    study, out = done[0], epath.Path(done[0].out)
+    given = {"data.root": study.config.data.root, "data.splits": str(out / "splits.csv")}
+    again = load_study(out / "study.toml", out=study.out, config=given)
+    for variant, other in zip(study.variants, again.variants, strict=True):
+        config = again.run_config(other, 7)
+        assert not config_differences(study.run_config(variant, 7), config)
+    run_study(again, display=quiet(), mesh=ONE_DEVICE)  # refuses runs of other settings or images
+    script = (out / "reproduce.sh").read_text()
+    assert "jax==" in script and study.config.data.root not in script
+    help_said = subprocess.run(["bash", str(out / "reproduce.sh")], capture_output=True, text=True)
+    assert help_said.returncode != 0 and "usage: bash reproduce.sh DATA" in help_said.stderr
+    subprocess.run(["bash", "-n", str(out / "reproduce.sh")], check=True)
+
+
+def test_a_study_without_a_test_split_scores_val_and_says_so(done, synthetic_root, tmp_path):
+    study = dataclasses.replace(done[0], split="auto", out=str(tmp_path / "new"))
+    assert with_split(study).split == "test"
+    ids = [r.id for r in find_layout(study.config.data).records]
+    (tmp_path / "s.csv").write_text(
+        "id,split\n" + "".join(f"{i},{'val' if n < 5 else 'train'}\n" for n, i in enumerate(ids))
+    )
+    no_test = dataclasses.replace(study, config=replace(study.config, {"data.splits": str(tmp_path / "s.csv")}))
+    assert with_split(no_test).split == "val" and with_split(dataclasses.replace(no_test, split="test")).split == "test"
+    resolved = dataclasses.replace(done[0], split="val")
+    said = conclusion(resolved, read_results(done[0]))
+    assert "of the split val and were not held out: the best checkpoints were chosen by them" in said
+    assert examples_path(done[0], BCE, 0).exists()
+
+
 def test_special_characters_in_latex():
     assert tables._escape("a_b & 5 %") == r"a\_b \& 5 \%" and tables._escape("\\{") == r"\textbackslash{}\{"
 
@@ -393,7 +458,7 @@ def test_a_winner_is_named_where_there_is_one(done):
     none = dataclasses.replace(results, winner=Winner(None, "focal", ("bce",)))
     assert conclusion(study, none).startswith(
         "With 2 seeds, hardly any difference can be told from chance: give at least 3. "
-        "No winner. focal has the highest mean Dice, but cannot be told apart from bce."
+        "No winner. focal has the highest mean Dice, but cannot be distinguished from bce."
     )
 
 
@@ -432,7 +497,7 @@ def test_a_run_that_diverges_does_not_stop_the_others(done, tmp_path, monkeypatc
     message = r"1 of 6 runs diverged, and the others are done:\n  bce2, seed 0: step 3"
     with pytest.raises(NonFiniteLossError, match=message):
         run_study(study, display=GridDisplay(Console(file=text, width=200)), mesh=ONE_DEVICE)
-    assert "bce2  seed 0  diverged" in text.getvalue() and len(text.getvalue().splitlines()) == 6
+    assert "bce2  seed 0  diverged" in text.getvalue() and len(text.getvalue().splitlines()) == 7
 
 
 def test_a_missing_file_ends_without_a_traceback(tmp_path, capsys):

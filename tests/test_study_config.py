@@ -60,7 +60,7 @@ def written(tmp_path, text):
 
 def test_everything_in_the_file_arrives(tmp_path):
     study = load_study(written(tmp_path, GOOD))
-    assert (study.seeds, study.baseline, study.split) == ((3, 4), "bce", "test")
+    assert (study.seeds, study.baseline, study.split) == ((3, 4), "bce", "auto")
     assert study.out == str(tmp_path / "results")
     assert study.config.data.root == str(tmp_path / "DATA") and study.config.data.splits == "/elsewhere/splits.csv"
     assert (study.config.data.image_size, study.config.train.num_epochs) == (64, 2)
@@ -96,7 +96,7 @@ def test_arguments_go_before_the_file(tmp_path):
         ('out = "results"', "out = 3", "study.out is 3, but must be text"),
         ('baseline = "bce"', 'baseline = "dice"', "one of the variants bce, tversky+bce"),
         ('preset = "small"', 'preset = "smal"', "one of default, seed, small"),
-        ('preset = "small"', 'split = "all"', "one of 'train', 'val', 'test'"),
+        ('preset = "small"', 'split = "all"', "one of 'train', 'val', 'test', 'auto'"),
         ("num_epochs = 2", "num_epoch = 2", "'train.num_epoch' does not exist. Did you mean 'train.num_epochs'"),
         ("num_epochs = 2", "num_epochs = 0", "train.num_epochs is 0"),
         ("num_epochs = 2", "[config.loss]\nbce_wait = 1.0", "'loss.bce_wait' does not exist"),

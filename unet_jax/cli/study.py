@@ -1,7 +1,9 @@
 """The command `unet-jax study`: parse the options, run the study, print the comparison."""
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -47,14 +49,25 @@ def study(args: Sequence[str]) -> None:
 
     from unet_jax.devices.compilation import enable_compilation_cache
     from unet_jax.study.display import GridDisplay
-    from unet_jax.study.page import conclusion
     from unet_jax.study.report import show, write_results
-    from unet_jax.study.run import run_study
+    from unet_jax.study.run import run_study, with_split
+    from unet_jax.study.words import conclusion
 
     enable_compilation_cache()
     run_study(loaded, display=GridDisplay())
-    results = write_results(loaded)
+    loaded = with_split(loaded)
+    results = write_results(loaded, _command(options))
     console = Console(width=max(150, Console().width))
     console.print(show(results))
     print(conclusion(loaded, results))
     print(f"page: {loaded.out}/study.html; tables: results.csv, table.csv, table.md, table.tex, cost.csv")
+    print("for a paper: methods.md; to repeat it: reproduce.sh")
+
+
+def _command(options: _Study) -> str:
+    """Return the command for the page, without folders of this machine."""
+    words = ["unet-jax", "study", Path(options.file).name]
+    words += [] if options.data.root is None else ["--data.root", Path(options.data.root).name]
+    words += [] if options.data.splits is None else ["--data.splits", Path(options.data.splits).name]
+    words += [] if options.epochs is None else ["--epochs", str(options.epochs)]
+    return shlex.join(words)

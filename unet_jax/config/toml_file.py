@@ -1,6 +1,8 @@
 """Settings in a TOML file, by table or by dotted name."""
 
+import json
 import tomllib
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
@@ -66,3 +68,48 @@ def in_folder(settings: dict[str, Any], folder: epath.Path) -> dict[str, Any]:
     """Return the settings with relative paths that start at a folder."""
     paths = {name: settings[name] for name in _PATHS if settings.get(name) and isinstance(settings[name], str)}
     return settings | {name: str(folder / value) for name, value in paths.items()}
+
+
+def format_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return tables of settings as TOML, tables inside of them as tables of their own; None is left out.
+
+    Example:
+      >>> print(format_toml({"config": {"seed": 1, "data": {"root": "a b", "image_size": (64, 96)}}}), end="")
+      [config]
+      seed = 1
+      <BLANKLINE>
+      [config.data]
+      root = "a b"
+      image_size = [64, 96]
+      <BLANKLINE>
+    """
+    parts = []
+    for name, values in tables.items():
+        nested = {f"{name}.{key}": value for key, value in values.items() if isinstance(value, Mapping)}
+        lines = [
+            f"{key} = {format_value(value)}"
+            for key, value in values.items()
+            if value is not None and not isinstance(value, Mapping)
+        ]
+        parts.append("\n".join([f"[{name}]", *lines, "", ""]) if lines or not nested else "")
+        parts.append(format_toml(nested))
+    return "".join(parts)
+
+
+def format_value(value: Any) -> str:
+    """Return a value as TOML: text, a number, a truth value, a list, or a table in one line.
+
+    Example:
+      >>> format_value([{"name": "bce", "class_weight": (1.0, 2)}, True])
+      '[{name = "bce", class_weight = [1.0, 2]}, true]'
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, Mapping):
+        inside = (f"{key} = {format_value(item)}" for key, item in value.items() if item is not None)
+        return "{" + ", ".join(inside) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(format_value, value)) + "]"
+    return repr(value)

@@ -16,6 +16,8 @@ MEAN = "mean of classes"
 """Name of the additional column that `with_mean` adds."""
 ALPHA = 0.05
 """Significance level of corrected p-values."""
+MIN_SEEDS = 3
+"""Number of seeds from which on Student's interval over seeds is narrow enough to exclude anything."""
 RULE = (
     "A variant is called better or worse only if three conditions hold. First, the 95 % bootstrap interval of the "
     "paired difference over images (each image averaged over seeds) excludes 0. Second, the sign-flip p-value is below "
@@ -76,7 +78,15 @@ class Winner:
     leader: str
     """Name of the variant with the best mean, however small its lead."""
     rivals: tuple[str, ...]
-    """Variants that cannot be told apart from the leader."""
+    """Variants that cannot be distinguished from the leader."""
+
+
+def few_seeds(num_seeds: int) -> str:
+    """Say why hardly anything can be concluded from fewer than three seeds; empty for three or more."""
+    if num_seeds >= MIN_SEEDS:
+        return ""
+    number = "1 seed" if num_seeds == 1 else f"{num_seeds} seeds"
+    return f"With {number}, hardly any difference can be told from chance: give at least {MIN_SEEDS}."
 
 
 def with_mean(values: Float[np.ndarray, "*r n k"]) -> Float[np.ndarray, "*r n k1"]:

@@ -94,7 +94,7 @@ class Study:
     baseline: str
     """Name of the variant that the others are compared with."""
     split: str = "test"
-    """Split whose images are scored: train, val or test."""
+    """Split whose images are scored: train, val or test; or auto, which is test, or val if the data set has no test."""
     devices_per_run: int = 1
     """Number of devices that each run's batches are divided over. The other devices compute other runs meanwhile."""
 
@@ -117,7 +117,8 @@ class Study:
         for seed in self.seeds:
             ok = type(seed) is int and 0 <= seed < 2**31
             require(ok, "study.seeds", seed, "whole numbers from 0 to 2**31 - 1")
-        require(self.split in ("train", "val", "test"), "study.split", self.split, "one of 'train', 'val', 'test'")
+        ok = self.split in ("train", "val", "test", "auto")
+        require(ok, "study.split", self.split, "one of 'train', 'val', 'test', 'auto'")
 
     def run_config(self, variant: Variant, seed: int) -> Config:
         """Return the complete config of the run of one variant and one seed."""
@@ -143,8 +144,8 @@ def load_study(path: str | epath.Path, *, out: str = "", config: dict[str, Any] 
 
     Returns:
       The study, with all values checked. Where the file leaves them out, the seeds are 0, 1 and 2, the baseline is the
-      first variant, the preset is "small", and runs draw no pictures (`train.num_pictures` is 0). A variant that names
-      no field of the loss has that of `[config.loss]`, or the preset's.
+      first variant, the preset is "small", the split is "auto", and runs draw no pictures (`train.num_pictures` is 0).
+      A variant that names no field of the loss has that of `[config.loss]`, or the preset's.
 
     Raises:
       InputError: the file cannot be read, is not TOML, or holds an unknown name or a value that cannot be used.
@@ -193,7 +194,9 @@ def _study(values: dict[str, Any], folder: epath.Path, out: str, overrides: dict
     variants = tuple(_variant(table, i, config.loss) for i, table in enumerate(tables))
     own_out = str(folder / study["out"]) if study.get("out") else ""
     baseline = study.get("baseline", variants[0].name if variants else "")
-    rest = {name: study[name] for name in ("split", "devices_per_run") if name in study}
+    rest: dict[str, Any] = {"split": "auto"} | {
+        name: study[name] for name in ("split", "devices_per_run") if name in study
+    }
     result = Study(out or own_out, config, variants, tuple(seeds), baseline, **rest)
     for variant in variants:
         result.run_config(variant, seeds[0])  # an unknown setting or value of a variant is found here

@@ -63,6 +63,7 @@ def measure_costs(study: Study, programs: SharedPrograms, mesh: Mesh, display: G
     kinds: dict[str, str] = {}
     batches: dict[str, Batch] = {}
     states: dict[str, TrainState] = {}
+    display.line("timing the training steps of all variants (cost.csv)")
     for variant in study.variants:
         config = study.run_config(variant, study.seeds[0])
         info = load_info(study.run_path(variant, study.seeds[0]))

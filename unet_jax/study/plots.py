@@ -16,32 +16,61 @@ from unet_jax.study.compare import Row
 Curves = Sequence[tuple[Sequence[float], Sequence[float]]]
 """Pairs (epochs, values), one for each seed."""
 
-_STYLES = ("-", "--", ":", "-.")
+_STYLES, _MARKERS = ("-", "--", ":", "-.", "-", "--"), "osD^vX"
+_MOST_TOGETHER, _PANELS_IN_A_ROW = 6, 4
 _GOOD, _BAD, _NEUTRAL = "#0072b2", "#d55e00", "#777777"  # blue and vermilion differ without red-green vision
 
 
 def save_learning_curves(path: epath.Path, curves: dict[str, Curves], label: str) -> None:
     """Draw the learning curve of each variant: the mean over seeds as a line, the range over seeds as a band.
 
+    More than six variants have a panel each, because so many lines cannot be told apart in one.
+
     Args:
       path: PNG file to write.
       curves: curves by name of the variant.
       label: label of the vertical axis.
     """
+    lines: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for name, seeds in curves.items():
+        length = min(len(values) for _, values in seeds)  # early stopping may end them at different epochs
+        lines[name] = np.asarray(seeds[0][0][:length]), np.array([values[:length] for _, values in seeds])
+    if len(lines) > _MOST_TOGETHER:
+        _draw_panels(path, lines, label)
+        return
     figure = Figure(figsize=(9.0, 4.8), layout="constrained")
     axis = figure.subplots()
-    for i, (name, seeds) in enumerate(curves.items()):
-        length = min(len(values) for _, values in seeds)  # early stopping may end them at different epochs
-        epochs = np.asarray(seeds[0][0][:length])
-        values = np.array([values[:length] for _, values in seeds])
+    for i, (name, (epochs, values)) in enumerate(lines.items()):
         color = tuple(c / 255 for c in class_color(i))
-        style = _STYLES[i // 7 % len(_STYLES)]
-        axis.plot(epochs, values.mean(axis=0), style, color=color, label=name, marker=".", markersize=4)
+        axis.plot(epochs, values.mean(axis=0), _STYLES[i], color=color, label=name, marker=_MARKERS[i], markersize=4)
         axis.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=color, alpha=0.12, linewidth=0)
     axis.set(xlabel="epoch", ylabel=label)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    save_figure(figure, path)
+
+
+def _draw_panels(path: epath.Path, lines: dict[str, tuple[np.ndarray, np.ndarray]], label: str) -> None:
+    """Draw one panel for each variant, in which it is coloured and all others are gray; all have the same axes."""
+    rows = -(-len(lines) // _PANELS_IN_A_ROW)
+    figure = Figure(figsize=(9.0, 1.9 * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, _PANELS_IN_A_ROW, sharex=True, sharey=True, squeeze=False).ravel()
+    for axis, (name, (epochs, values)) in zip(axes, lines.items(), strict=False):
+        for other, (x, y) in lines.items():
+            if other != name:
+                axis.plot(x, y.mean(axis=0), color="#bbbbbb", linewidth=0.6)
+        axis.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=_GOOD, alpha=0.2, linewidth=0)
+        axis.plot(epochs, values.mean(axis=0), color=_GOOD, linewidth=1.6)
+        axis.set_title(name, fontsize=9)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+        axis.grid(alpha=0.3)
+    for axis in axes[len(lines) :]:
+        axis.set_axis_off()
+    for axis in axes[max(0, len(lines) - _PANELS_IN_A_ROW) : len(lines)]:  # the lowest of each column
+        axis.tick_params(labelbottom=True)
+    figure.supxlabel("epoch", fontsize=9)
+    figure.supylabel(label, fontsize=9)
     save_figure(figure, path)
 
 

@@ -3,6 +3,8 @@
 OUT/results.csv      all scores of every image, class, variant and seed
 OUT/table.csv        means, standard deviations over seeds, and comparisons with the baseline
 OUT/table.md, .tex   the main table for a page or a paper, as Markdown and as LaTeX (booktabs)
+OUT/methods.md       methods and results in prose, for a paper
+OUT/reproduce.sh     script that trains and scores the study again, with its study.toml and splits.csv
 OUT/pictures/        learning curves, differences, ranking
 OUT/study.html       means, comparisons and pictures in one file that needs no other
 """
@@ -16,25 +18,28 @@ from rich.markup import escape
 from rich.table import Table
 
 from unet_jax._files import csv_text, replace_text
+from unet_jax.report.estimates_table import p_text
 from unet_jax.study import plots
 from unet_jax.study.compare import PRIMARY, Row
 from unet_jax.study.config import Study
+from unet_jax.study.methods import methods_text
 from unet_jax.study.page import make_page
 from unet_jax.study.plots import Curves
+from unet_jax.study.reproduce import write_reproduction
 from unet_jax.study.results import Results, read_results
-from unet_jax.study.run import evaluations
+from unet_jax.study.run import evaluations, examples_path, with_split
 from unet_jax.study.scores import SCORES
 from unet_jax.study.tables import class_cells, class_columns, latex_table, markdown_table
 
 
-def write_results(study: Study) -> Results:
+def write_results(study: Study, command: str = "") -> Results:
     """Write the tables, pictures and HTML page of a finished study into its folder.
 
-    The files are results.csv, table.csv, table.md, table.tex, pictures/ and study.html. The docstring of
-    `unet_jax.study` has an example.
+    The files are listed above. The docstring of `unet_jax.study` has an example.
 
     Args:
       study: a study whose runs are all done, which `run_study` ensures.
+      command: command that made it, which the page names; empty: it was made from Python.
 
     Returns:
       The results that were written.
@@ -42,19 +47,24 @@ def write_results(study: Study) -> Results:
     Raises:
       InputError: a run is not done yet.
     """
+    study = with_split(study)
     results, out = read_results(study), epath.Path(study.out)
     by_image = csv_text(("variant", "seed", "id", "class", *SCORES), _image_rows(study, results))
     replace_text(out / "results.csv", by_image)
     replace_text(out / "table.csv", csv_text(_TABLE_COLUMNS, [_table_row(row) for row in results.rows]))
     replace_text(out / "table.md", markdown_table(results))
     replace_text(out / "table.tex", latex_table(results))
+    replace_text(out / "methods.md", methods_text(study, results))
+    write_reproduction(study, results)
     folder = out / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.png" for name in ("differences", "ranking", "curves")}
     plots.save_differences(paths["differences"], results.ranked_rows(), study.baseline)
     plots.save_ranking(paths["ranking"], results.names, results.ranks, results.critical_difference)
     plots.save_learning_curves(paths["curves"], _curves(study), "mean per-image validation Dice")
-    page = make_page(study, results, {name: path.read_bytes() for name, path in paths.items()})
+    drawn = {variant.name: examples_path(study, variant, study.seeds[0]) for variant in study.variants}
+    examples = {name: path.read_bytes() for name, path in drawn.items() if path.exists()}
+    page = make_page(study, results, {name: path.read_bytes() for name, path in paths.items()}, examples, command)
     replace_text(out / "study.html", page)
     return results
 
@@ -73,7 +83,7 @@ def show(results: Results) -> Table:
         if c is not None:
             interval = f"{c.difference:+.4f} [{c.low:+.4f}, {c.high:+.4f}]"
             over_seeds = f"[{c.seed_low:+.4f}, {c.seed_high:+.4f}]"
-            compared = (interval, over_seeds, f"{c.p_holm:.3f}", c.verdict)
+            compared = (interval, over_seeds, p_text(c.p_holm), c.verdict)
         table.add_row(
             escape(row.variant),
             f"{row.mean:.4f}",

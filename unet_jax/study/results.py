@@ -11,7 +11,7 @@ from unet_jax.runs.info import RunInfo, load_info
 from unet_jax.study.compare import PRIMARY, Row, Winner, columns_of, find_winner, scored_images, summarize, with_mean
 from unet_jax.study.config import Study
 from unet_jax.study.cost import Cost, read_costs
-from unet_jax.study.run import scores_path
+from unet_jax.study.run import scores_path, with_split
 from unet_jax.study.scores import SCORES, ScoreTable, read_scores, stack_scores
 
 
@@ -29,11 +29,11 @@ class Results:
     rows: list[Row]
     """Means and comparisons with the baseline, one row for each score, class and variant."""
     winner: Winner
-    """The winner in the primary score, if there is one, and the variants that it cannot be told apart from."""
+    """The winner in the primary score, if there is one, and the variants that it cannot be distinguished from."""
     ranks: Float[np.ndarray, " v"]
     """Ranks in the primary score (averaged over classes and seeds), averaged over images; 1 is the best."""
     critical_difference: float
-    """Difference of average ranks below which two variants cannot be told apart (Nemenyi's test at 5 %)."""
+    """Difference of average ranks below which two variants cannot be distinguished (Nemenyi's test at 5 %)."""
     friedman_p: float
     """P-value of Friedman's test that all variants have the same average rank; nan for fewer than three variants."""
     costs: dict[str, Cost]
@@ -57,6 +57,7 @@ def read_results(study: Study) -> Results:
     Raises:
       InputError: a run is not done yet.
     """
+    study = with_split(study)
     for variant in study.variants:
         for seed in study.seeds:
             path = scores_path(study, variant, seed)

@@ -5,16 +5,19 @@ A study may be killed at any moment: the same command continues it. Files in the
 OUT/runs/VARIANT/seedN/           run directory like that of any other run
 OUT/runs/VARIANT/seedN/SPLIT.csv  scores of the run's best checkpoint, per image and class; written last, so a run that
                                   has this file is done
+OUT/runs/VARIANT/seedN/SPLIT.png  errors of its predictions on some of the images
 OUT/log.txt                       lines that the runs printed
 OUT/cost.csv                      time and memory of a training step; written when all runs are done
 """
 
 import collections
+import dataclasses
 import itertools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
@@ -33,9 +36,11 @@ from unet_jax.report.metrics_file import MetricsFile
 from unet_jax.runs.info import info_path, load_info
 from unet_jax.runs.load import load_run
 from unet_jax.runs.loss_code import check_loss_code
+from unet_jax.study.compare import MIN_SEEDS, few_seeds
 from unet_jax.study.config import Study, Variant
 from unet_jax.study.cost import measure_costs
 from unet_jax.study.display import GridDisplay
+from unet_jax.study.examples import draw_example, example_positions, save_examples
 from unet_jax.study.scores import read_scores, score_run, write_scores
 from unet_jax.study.shared_program import SharedPrograms
 from unet_jax.training.loop import train
@@ -46,6 +51,24 @@ from unet_jax.training.preemption import stop_requests
 def scores_path(study: Study, variant: Variant, seed: int) -> epath.Path:
     """Return the path of a run's scores; a run is done if this file exists."""
     return study.run_path(variant, seed) / f"{study.split}.csv"
+
+
+def examples_path(study: Study, variant: Variant, seed: int) -> epath.Path:
+    """Return the path of the picture of some of a run's predictions."""
+    return study.run_path(variant, seed) / f"{study.split}.png"
+
+
+def with_split(study: Study) -> Study:
+    """Return the study with the split that is scored: where the study leaves it open, test, or val if there is none.
+
+    The first run says which splits there are, or, before it has begun, the data set.
+    """
+    if study.split != "auto":
+        return study
+    first = study.run_path(study.variants[0], study.seeds[0])
+    data = study.config.data
+    splits = load_info(first).splits if info_path(first).exists() else assign_splits(find_layout(data), data)
+    return dataclasses.replace(study, split="test" if splits.get("test") else "val")
 
 
 def run_study(study: Study, *, display: GridDisplay | None = None, mesh: Mesh | None = None) -> None:
@@ -67,12 +90,20 @@ def run_study(study: Study, *, display: GridDisplay | None = None, mesh: Mesh | 
     """
     mesh = mesh or make_mesh()
     meshes = _meshes(study, mesh)
+    is_open, study = study.split == "auto", with_split(study)
     layout = _check_data(study)
     _check_runs(study)
     cells = [(variant, seed) for seed in study.seeds for variant in study.variants]
     display = display or GridDisplay()
     out = epath.Path(study.out)
     out.mkdir(parents=True, exist_ok=True)
+    if len(study.seeds) < MIN_SEEDS:
+        display.line(f"WARNING: {few_seeds(len(study.seeds))}")
+    if is_open and study.split == "val":
+        display.line(
+            "WARNING: the data set has no test split: the images of val are scored, by which the best checkpoints are "
+            "chosen too."
+        )
     workers = [_Worker(study, layout, own, display) for own in meshes[: len(cells)]]
     with display.grid([v.name for v in study.variants], study.seeds, out / "log.txt"):
         if len(workers) == 1:  # stay in the main thread, where `train` can watch signals itself
@@ -154,8 +185,15 @@ class _Worker:
         train(config, path, display=display, mesh=self._mesh, make_program=self.programs, stop_at=stop_at)
         run = load_run(path, mesh=self._mesh)
         _, _, records = select_records(run, study.config.data, study.split)
+        drawn, positions = [], example_positions(len(records))
+
+        def draw(i: int, probs: np.ndarray, truth: np.ndarray, valid: np.ndarray | None) -> None:
+            if i in positions:
+                drawn.append(draw_example(run, self._layout, records[i], probs, truth, valid))
+
         with display.bar(f"scoring {study.split}", len(records), unit="images") as show:
-            table = score_run(run, self._layout, records, on_progress=lambda done: show(done, ""))
+            table = score_run(run, self._layout, records, on_image=draw, on_progress=lambda done: show(done, ""))
+        save_examples(examples_path(study, variant, seed), drawn)
         write_scores(scores_path(study, variant, seed), table)
 
 

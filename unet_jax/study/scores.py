@@ -104,7 +104,12 @@ def image_scores(
 
 
 def score_run(
-    run: Run, layout: Layout, records: Sequence[Record], *, on_progress: Callable[[int], Any] = lambda done: None
+    run: Run,
+    layout: Layout,
+    records: Sequence[Record],
+    *,
+    on_image: Callable[[int, np.ndarray, np.ndarray, np.ndarray | None], Any] = lambda i, probs, truth, valid: None,
+    on_progress: Callable[[int], Any] = lambda done: None,
 ) -> ScoreTable:
     """Score a run's predictions against the mask files, at each image's own size.
 
@@ -112,6 +117,8 @@ def score_run(
       run: the trained run; its best checkpoint and its threshold are used.
       layout: layout of the data set.
       records: images to score.
+      on_image: function that is called with the position of each image, its probabilities, its true masks, and where
+        they are not ignored (None: everywhere).
       on_progress: function that is called with the number of images scored so far.
 
     Returns:
@@ -121,6 +128,7 @@ def score_run(
     pairs = probs_and_truths(run, layout, records, soft_masks=run.config.data.soft_masks)
     for done, (probs, truth, valid) in enumerate(pairs, start=1):
         parts.append(image_scores(probs, truth, run.threshold, valid))
+        on_image(done - 1, probs, truth, valid)
         on_progress(done)
     values = {name: np.stack([part[name] for part in parts]) for name in SCORES}
     return ScoreTable(tuple(r.id for r in records), run.class_names, values)

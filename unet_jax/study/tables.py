@@ -3,6 +3,7 @@
 import math
 import re
 
+from unet_jax.report.estimates_table import p_text
 from unet_jax.study.compare import PRIMARY
 from unet_jax.study.results import Results
 
@@ -68,7 +69,7 @@ def _cells(results: Results) -> tuple[list[str], list[list[str]]]:
             cells += ["baseline", "", "", ""]
         else:
             intervals = (_interval(c.low, c.high), _interval(c.seed_low, c.seed_high))
-            cells += [f"{c.difference:+.4f}", *intervals, "<0.001" if c.p_holm < 0.001 else f"{c.p_holm:.3f}"]
+            cells += [f"{c.difference:+.4f}", *intervals, p_text(c.p_holm)]
         rows.append([*cells, *class_cells(results, row.variant)])
     return [*header, *class_columns(results)], rows
 

@@ -1,0 +1,88 @@
+"""`methods_text`, the paragraph of a paper that says what a study did and found, with its numbers filled in."""
+
+import math
+
+from unet_jax.metrics.statistics import NUM_RESAMPLES
+from unet_jax.report.estimates_table import p_text
+from unet_jax.study.compare import PRIMARY, Row
+from unet_jax.study.config import Study
+from unet_jax.study.results import Results
+from unet_jax.study.words import (
+    TITLES,
+    UNTUNED,
+    conclusion,
+    data_name,
+    kind,
+    length,
+    network,
+    not_held_out,
+    what_is_equal,
+)
+
+_REFERENCES = """\
+- BCa bootstrap: B. Efron. Better bootstrap confidence intervals. JASA 82, 1987.
+- Correction for several comparisons: S. Holm. A simple sequentially rejective multiple test procedure. Scandinavian
+  Journal of Statistics 6, 1979.
+- Ranks: J. Demsar. Statistical comparisons of classifiers over multiple data sets. JMLR 7, 2006.
+- Names of scores: L. Maier-Hein, A. Reinke et al. Metrics reloaded. Nature Methods 21, 2024.
+"""
+
+
+def methods_text(study: Study, results: Results) -> str:
+    """Return methods and results of a finished study in prose, as Markdown.
+
+    Args:
+      study: a study whose runs are done, with its split resolved.
+      results: its results.
+    """
+    train, optim, versions = study.config.train, study.config.optim, results.info.versions
+    sizes = {name: len(ids) for name, ids in results.info.splits.items()}
+    names = ", ".join(results.names)
+    classes = results.scores.class_names
+    averaged = f", averaged over the {len(classes)} classes ({', '.join(classes)})" if len(classes) > 1 else ""
+    chosen = "mean validation Dice" if train.monitor == "dice" else "validation loss"
+    num_compared = len(results.names) - 1
+    one = len(study.seeds) == 1
+    seeds = f"{'one seed' if one else f'{len(study.seeds)} seeds'} ({', '.join(map(str, study.seeds))})"
+    methods = (
+        f"We compared {len(results.names)} {kind(study)} ({names}) on the data set {data_name(study)} "
+        f"({sizes['train']} training, {sizes['val']} validation and {sizes['test']} test images). The network was a "
+        f"{network(study)}. Each variant was trained with {seeds} for {length(study)} in batches of "
+        f"{train.batch_size} with the optimizer {optim.name} (learning rate {optim.learning_rate:g}), with unet_jax "
+        f"{versions.get('unet_jax', '?')} and jax {versions.get('jax', '?')}. {what_is_equal(study)} "
+        f"{'Settings that a variant names replace these. ' if kind(study) == 'variants' else ''}{UNTUNED} The "
+        f"checkpoint with the best {chosen} was scored on the {len(results.scores.ids)} images of the split "
+        f"{study.split}, at each image's own size. {not_held_out(study)}"
+    ).rstrip()
+    statistics = (
+        f"The primary score was the per-image {TITLES[PRIMARY]}{averaged}, averaged over images and seeds. Differences "
+        f"to {study.baseline} were computed on each image and averaged over seeds. Their 95 % intervals are from the "
+        f"bias-corrected and accelerated (BCa) bootstrap over images ({NUM_RESAMPLES} resamples), their p-values from "
+        f"the sign-flip permutation test over images with Holm's correction for {num_compared} "
+        f"{'comparison' if num_compared == 1 else 'comparisons'}. Student's 95 % interval of the difference over seeds "
+        f"says how far other seeds may move it. A variant was called better or worse only if both intervals excluded 0 "
+        f"and the corrected p-value was below 0.05."
+    )
+    found = " ".join(_result(row, study.baseline) for row in results.ranked_rows())
+    body = f"## Methods\n\n{methods}\n\n{statistics}\n\n## Results\n\n{found}\n\n{conclusion(study, results)}\n"
+    return f"{body}\n## References\n\n{_REFERENCES}"
+
+
+def _result(row: Row, baseline: str) -> str:
+    """Return the sentence of one variant."""
+    title = TITLES[PRIMARY]
+    spread = "" if math.isnan(row.std) else f" (standard deviation over seeds {row.std:.4f})"
+    first = f"{row.variant} reached a mean {title} of {row.mean:.4f}{spread}"
+    c = row.comparison
+    if c is None:
+        return f"{first}."
+    p = p_text(c.p_holm)
+    parts = [f"95 % interval over images {c.low:+.4f} to {c.high:+.4f}"] if math.isfinite(c.low) else []
+    parts += [f"over seeds {c.seed_low:+.4f} to {c.seed_high:+.4f}"] if math.isfinite(c.seed_low) else []
+    parts.append(f"p {p}" if p.startswith("<") else f"p = {p}")
+    verdict = {
+        "better": f"and was better than {baseline}",
+        "worse": f"and was worse than {baseline}",
+        "unclear": f"and could not be distinguished from {baseline}",
+    }[c.verdict]
+    return f"{first}, a difference of {c.difference:+.4f} ({'; '.join(parts)}), {verdict}."

@@ -1,0 +1,82 @@
+"""Files that repeat a study: its settings as study.toml, its splits, and reproduce.sh, which runs it again."""
+
+import dataclasses
+from typing import Any
+
+from etils import epath
+
+from unet_jax._files import csv_text, replace_text
+from unet_jax.config.dicts import config_to_dict
+from unet_jax.config.loss import LossConfig, LossTermConfig
+from unet_jax.config.toml_file import format_toml, format_value
+from unet_jax.study.config import Study
+from unet_jax.study.results import Results
+
+_LOCAL = ("root", "splits", "cache_dir")
+
+
+def write_reproduction(study: Study, results: Results) -> None:
+    """Write study.toml, splits.csv and reproduce.sh into the folder of a finished study.
+
+    Args:
+      study: a study whose runs are done, with its split resolved.
+      results: its results, whose first run says splits and versions.
+    """
+    out = epath.Path(study.out)
+    replace_text(out / "study.toml", study_toml(study))
+    rows = sorted((id_, split) for split, ids in results.info.splits.items() for id_ in ids)
+    replace_text(out / "splits.csv", csv_text(("id", "split"), rows))
+    replace_text(out / "reproduce.sh", _script(results.info.versions))
+
+
+def study_toml(study: Study) -> str:
+    """Return a study as the text of a TOML file with every setting, without folders of this machine."""
+    config = config_to_dict(study.config)
+    config.pop("seed")
+    config["data"] = {name: value for name, value in config["data"].items() if name not in _LOCAL}
+    config["loss"]["terms"] = [_term(term) for term in study.config.loss.terms]
+    top = {
+        "seeds": list(study.seeds),
+        "baseline": study.baseline,
+        "split": study.split,
+        "devices_per_run": study.devices_per_run,
+    }
+    lines = [format_toml({"study": top, "config": config})]
+    for variant in study.variants:
+        lines += ["[[variant]]", f"name = {format_value(variant.name)}"]
+        lines += [f"{name} = {format_value(value)}" for name, value in _loss(variant.loss, study.config.loss).items()]
+        lines += [f"config.{name} = {format_value(value)}" for name, value in variant.settings.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _loss(loss: LossConfig, shared: LossConfig) -> dict[str, Any]:
+    """Return the fields of a variant's loss, none if it is the study's own."""
+    if loss == shared:
+        return {}
+    if loss.terms:
+        return {"terms": [_term(term) for term in loss.terms]}
+    return {f.name: getattr(loss, f.name) for f in dataclasses.fields(loss) if f.name != "terms"}
+
+
+def _term(term: LossTermConfig) -> dict[str, Any]:
+    """Return the fields of a term that are not at their defaults."""
+    values = dataclasses.asdict(term)
+    defaults = dataclasses.asdict(LossTermConfig("bce"))
+    return {name: value for name, value in values.items() if name == "name" or value != defaults[name]}
+
+
+def _script(versions: dict[str, str]) -> str:
+    packages = " ".join(f"'{name}=={version}'" for name, version in versions.items() if name != "python" and version)
+    return f"""#!/usr/bin/env bash
+# Trains and scores this study again: bash reproduce.sh DATA [OUT]
+# DATA is the folder of the data set; study.toml and splits.csv lie beside this script.
+# The runs were made with Python {versions.get("python", "?")} and: {packages.replace("'", "")}
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+data=${{1:?usage: bash reproduce.sh DATA [OUT]}}
+out=${{2:-repeated}}
+# With INSTALL=1, the versions of the runs are installed first.
+if [ -n "${{INSTALL:-}}" ]; then python -m pip install {packages}; fi
+unet-jax study "$here/study.toml" --data.root "$data" --data.splits "$here/splits.csv" --out "$out"
+"""
