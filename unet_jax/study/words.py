@@ -1,4 +1,4 @@
-"""What a study says in words: titles of scores, the conclusion, and its limits."""
+"""Sentences of a study: titles of scores, the conclusion, and its limits."""
 
 import numpy as np
 
