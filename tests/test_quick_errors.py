@@ -15,6 +15,7 @@ MISTAKES = {
     "train defalt": "Did you mean 'default'?",
     "train small --data.rot DATA --out RUN": "--data.root",
     "train small --data.root nosuch --out RUN": "nosuch: is not a folder",
+    "train small --data.root . --out RUN --loss.terms tversky(fn_wight=1)": "has no option 'fn_wight'",
     "plan defalt": "Did you mean 'default'?",
     "plan small --topologi v5e:2x2": "--topology",
     "study nosuch.toml": "nosuch.toml: cannot be read",

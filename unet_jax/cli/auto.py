@@ -9,7 +9,7 @@ from etils import epath
 from rich.console import Console
 
 from unet_jax._types import InputError
-from unet_jax.cli.flags import config_and_flags
+from unet_jax.cli.flags import TERMS, config_and_flags
 from unet_jax.cli.options import check_root
 from unet_jax.config import Config
 from unet_jax.config.choices import Choice
@@ -34,7 +34,7 @@ class _Auto:
 def auto(args: Sequence[str]) -> None:
     """Run `unet-jax auto`."""
     config, flags, from_file = config_and_flags(auto_preset(), args)
-    options = tyro.cli(_Auto, args=flags, default=_Auto(config=config), prog="unet-jax auto")
+    options = tyro.cli(_Auto, args=flags, default=_Auto(config=config), prog="unet-jax auto", registry=TERMS)
     check_root(options.config.data.root)
     from unet_jax.devices.compilation import enable_compilation_cache  # imports jax, which help need not wait for
 

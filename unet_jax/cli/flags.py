@@ -1,10 +1,15 @@
 """Settings from the command line that are not flags of their own: other programs' names of them, and a TOML file."""
 
+import itertools
 from collections.abc import Sequence
+from typing import Any
+
+import tyro
 
 from unet_jax._types import InputError
-from unet_jax.config import Config
+from unet_jax.config import Config, LossTermConfig
 from unet_jax.config.dicts import replace
+from unet_jax.config.loss_terms import format_term, parse_term
 from unet_jax.config.toml_file import read_settings
 
 _SYNONYMS = {
@@ -19,11 +24,35 @@ _SYNONYMS = {
     "--data.num-workers": ("workers", "num-workers", "j"),
     "--optim.name": ("optimizer", "opt", "optim"),
     "--optim.weight-decay": ("weight-decay", "wd"),
-    "--loss.bce-weight and --loss.dice-weight (docs/losses.md)": ("loss",),
+    "--loss.terms, as in --loss.terms bce 'tversky(weight=0.5)' (docs/losses.md)": ("loss",),
     "--model.dtype bfloat16": ("amp", "fp16", "bf16", "half"),
     "--out": ("output", "out-dir", "output-dir", "save-dir", "name", "project"),
 }
 _MEANT = {f"--{name}": flag for flag, names in _SYNONYMS.items() for name in names}
+
+
+TERMS = tyro.constructors.ConstructorRegistry()
+"""Argument `registry` of `tyro.cli`: terms of a loss are text, as in `--loss.terms bce 'tversky(weight=0.5)'`."""
+
+
+@TERMS.primitive_rule
+def _term_rule(info: Any) -> Any:
+    """Say how a term is read and shown; None for all other types."""
+    if info.type is not LossTermConfig:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="TERM",
+        instance_from_str=lambda words: parse_term(words[0]),
+        is_instance=lambda value: isinstance(value, LossTermConfig),
+        str_from_instance=lambda term: [format_term(term)],
+    )
+
+
+def _check_terms(words: Sequence[str]) -> None:
+    """Raise `InputError` for the first word that is no term; tyro would only say that it could not be parsed."""
+    for word in words:
+        parse_term(word)
 
 
 def config_and_flags(preset: Config, args: Sequence[str]) -> tuple[Config, list[str], list[str]]:
@@ -47,6 +76,8 @@ def config_and_flags(preset: Config, args: Sequence[str]) -> tuple[Config, list[
         name, equals, value = arg.partition("=")
         if name in _MEANT:
             raise InputError(f"{name} is not an option. Use {_MEANT[name]}.")
+        if name == "--loss.terms":
+            _check_terms([value] if equals else list(itertools.takewhile(lambda word: not word.startswith("--"), rest)))
         if name != "--config":
             flags.append(arg)
             continue

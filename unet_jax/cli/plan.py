@@ -9,7 +9,7 @@ import tyro
 from etils import epath
 
 from unet_jax._files import user_cache
-from unet_jax.cli.flags import config_and_flags
+from unet_jax.cli.flags import TERMS, config_and_flags
 from unet_jax.cli.preset import preset_of
 from unet_jax.config import Config, DataConfig
 from unet_jax.config.dicts import replace
@@ -62,6 +62,7 @@ def plan(args: Sequence[str]) -> None:
         default=_Plan(config=config),
         prog=f"unet-jax plan {preset}",
         config=(tyro.conf.FlagCreatePairsOff,),
+        registry=TERMS,
     )
     config = options.config
     check_settings(config)

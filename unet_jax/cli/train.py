@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from unet_jax.cli.auto import TrainAuto, config_and_choices
-from unet_jax.cli.flags import config_and_flags
+from unet_jax.cli.flags import TERMS, config_and_flags
 from unet_jax.cli.options import check_root
 from unet_jax.cli.preset import preset_of
 from unet_jax.config import Config
@@ -38,7 +38,7 @@ def train(args: Sequence[str]) -> None:
     config, flags, from_file = config_and_flags(presets[preset](), args[1:])
     kind: Any = TrainAuto if preset == "auto" else _Train
     default = kind(out=tyro.MISSING, processes=Processes(), config=config)
-    options = tyro.cli(kind, args=flags, default=default, prog=f"unet-jax train {preset}")
+    options = tyro.cli(kind, args=flags, default=default, prog=f"unet-jax train {preset}", registry=TERMS)
     check_root(options.config.data.root, options.processes)
     # Imported here, because these modules import jax, and neither help nor a mistake need wait for it.
     from unet_jax.devices.compilation import enable_compilation_cache
