@@ -384,6 +384,13 @@ def test_tables_for_papers_have_the_numbers_of_the_table(done, page):
     assert lines[0] == r"\begin{tabular}{lrrrrrrrr}" and lines[-1] == r"\end{tabular}"
 
 
+def test_power_from_the_folder_of_a_finished_study(page, done, capsys):
+    main(["study", done[0].out, "--power", "--data.root", done[0].config.data.root])
+    said = capsys.readouterr().out
+    assert said.startswith("Pilot of 3 variants, 2 seeds and 6 images.") and "(2 degrees of freedom)" in said
+    assert all(number in said for number in ("0.005", "0.02", " 24 "))
+
+
 def test_two_of_the_runs_are_compared_by_the_command(done, tmp_path, capsys):
     study, _, _ = done
     runs = [str(study.run_path(variant, 0)) for variant in (BCE, FOCAL)]

@@ -1,4 +1,4 @@
-"""How many seeds and images a study needs to tell a difference, from the spread in a finished (pilot) study.
+"""Numbers of seeds and images that a study needs to tell a difference, from the spread in a finished (pilot) study.
 
 The score of variant v, seed s and image i is taken as a sum: effects of v, s, i and (s, i) that all variants share and
 that a paired difference does not contain, and interactions (v, s), (v, i), (v, s, i) with the variances that the pilot
@@ -29,11 +29,11 @@ class Spread:
     """Variances of the difference of two variants, by what causes them."""
 
     seed: float
-    """From seed to seed, on all images alike."""
+    """Variance from seed to seed, on all images alike."""
     image: float
-    """From image to image, for all seeds alike."""
+    """Variance from image to image, for all seeds alike."""
     rest: float
-    """From seed to seed and image to image."""
+    """Variance from seed to seed and image to image."""
     seed_upper: float
     """Upper limit of `seed` that it stays below with a confidence of 80 %."""
     num_free: int
@@ -69,9 +69,8 @@ def measure_spread(values: Float[np.ndarray, "v s n"]) -> Spread:
     of_seed = v_s - v_s.mean(axis=0) - v_s.mean(axis=1, keepdims=True) + v_s.mean()
     of_image = v_i - v_i.mean(axis=0) - v_i.mean(axis=1, keepdims=True) + v_i.mean()
     own = values - values.mean(axis=0)  # without what all variants share
-    rest = (
-        own - own.mean(axis=1, keepdims=True) - own.mean(axis=2, keepdims=True) + own.mean(axis=(1, 2), keepdims=True)
-    )
+    own_seed, own_image = own.mean(axis=2, keepdims=True), own.mean(axis=1, keepdims=True)
+    rest = own - own_seed - own_image + own.mean(axis=(1, 2), keepdims=True)
     v, s, i = num_variants - 1, num_seeds - 1, num_images - 1
     mean_rest = (rest**2).sum() / (v * s * i)
     mean_seed = num_images * (of_seed**2).sum() / (v * s)
