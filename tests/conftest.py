@@ -1,9 +1,12 @@
 """Strict JAX, quick compilation, eight fake devices, and what several test files share."""
 
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Compiling is most of the suite's time, and most of that goes to machine code that then runs for milliseconds: it is
 # left unoptimised, and equal programs of several tests, runs and processes are compiled once. Where the last digits of
@@ -46,6 +49,21 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 hypothesis.settings.register_profile("unet_jax", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("unet_jax")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """No test talks to another machine: the sockets of Python reach this one only."""
+    connect = socket.socket.connect
+
+    def connect_here(self: socket.socket, address: Any) -> None:
+        is_here = self.family == socket.AF_UNIX or str(address[0]) in ("127.0.0.1", "::1", "localhost", "0.0.0.0")
+        assert is_here, f"something wants to talk to {address}"
+        connect(self, address)
+
+    socket.socket.connect = connect_here
+    yield
+    socket.socket.connect = connect
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,10 @@
 import dataclasses
+import os
+import select
 import shutil
+import signal
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -40,6 +45,36 @@ def test_probs_have_the_size_of_each_image_and_do_not_depend_on_company(loaded):
     assert [p.shape for p in probs] == [(*size, 2) for size in sizes]
     for image, expected in zip(images[:3], probs, strict=False):
         np.testing.assert_allclose(predict_probs(loaded, image[None])[0], expected, atol=1e-6)
+
+
+def test_threads_that_predict_at_once_get_the_same_numbers(loaded):
+    images = [np.stack(random_images((32, 32), (32, 32)))[::1] + np.uint8(i) for i in range(8)]
+    wanted = [predict_probs(loaded, batch) for batch in images]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda batch: predict_probs(loaded, batch), images))
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_forked_process_says_so_instead_of_hanging(loaded):
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # jax's, and Python's from 3.12 on
+        child = os.fork()
+    if child == 0:  # no assertion and no clean-up of pytest here
+        try:
+            predict_probs(loaded, np.zeros((1, 32, 32, 3), np.uint8))
+        except InputError as error:
+            os.write(writing, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    try:
+        assert select.select([reading], [], [], 30.0)[0], "the child hangs"
+        assert b"get_context('spawn')" in os.read(reading, 1000)
+    finally:
+        os.close(reading)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_own_size_equals_resized_prediction_when_the_sizes_are_equal(loaded):
@@ -149,7 +184,11 @@ def test_evaluation_scores_what_prediction_writes(loaded, synthetic_root, tmp_pa
     assert result["num_images"] == 6
     assert result["dice_mean"] == pytest.approx(np.mean(list(result["dice"].values())))
     lines = scores.to_csv().splitlines()
-    assert lines[0] == "id,dice/disk,dice/square,iou/disk,iou/square" and len(lines) == 7
+    columns = "id,dice/disk,dice/square,iou/disk,iou/square,present/disk,present/square"
+    assert lines[0] == columns and len(lines) == 7
+    for line, record in zip(lines[1:], records, strict=True):
+        wanted = [int(read_mask(paths[0]).any()) if paths else 0 for paths in record.masks]
+        assert [int(cell) for cell in line.split(",")[-2:]] == wanted
 
 
 def test_splits_come_from_the_file_or_the_run(loaded, synthetic_root, tmp_path):

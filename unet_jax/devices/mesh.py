@@ -7,6 +7,7 @@ needs all rows, XLA's partitioner inserts the exchange into the compiled step.
 
 import functools
 import math
+import os
 from collections.abc import Sequence
 
 import jax
@@ -14,6 +15,31 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unet_jax._types import Batch, InputError, PyTree, Share
+
+
+class _Fork:
+    """Record of whether this process was forked from one that used its devices."""
+
+    used = False
+    forked = False
+
+    @classmethod
+    def in_child(cls) -> None:
+        cls.forked = cls.forked or cls.used
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_Fork.in_child)
+
+
+def check_not_forked() -> None:
+    """Raise `InputError` in a process forked from one that used jax: its threads are not here, and jax would hang."""
+    if _Fork.forked:
+        raise InputError(
+            "this process was forked from one that used jax, whose threads it does not have: jax would wait for "
+            "them for ever. Start processes with multiprocessing.get_context('spawn'), or fork before anything is "
+            "loaded, and load the run in each process."
+        )
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None, *, space: int = 1) -> Mesh:
@@ -38,6 +64,8 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, *, space: int = 1) ->
       >>> dict(mesh.shape)
       {'data': 1, 'space': 1}
     """
+    check_not_forked()
+    _Fork.used = True
     # Sorted, so that each process reads one contiguous block of every batch (see `process_share`).
     devices = sorted(jax.devices() if devices is None else devices, key=lambda d: (d.process_index, d.id))
     if space < 1 or len(devices) % space:
@@ -133,6 +161,7 @@ def _from_own_part(a: np.ndarray, sharding: NamedSharding, shape: tuple[int, ...
 
 def _put(a: np.ndarray, sharding: NamedSharding) -> jax.Array:
     """Return the global array whose first dimension consists of the shares of all processes."""
+    check_not_forked()
     a = np.asarray(a)
     shape = (len(a) * process_share(sharding.mesh).count, *a.shape[1:])  # type: ignore[arg-type]
     return _from_own_part(a, sharding, shape)

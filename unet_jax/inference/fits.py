@@ -19,7 +19,7 @@ from unet_jax.data.fit import scaled_size
 from unet_jax.data.images.rows import ImageRows
 from unet_jax.data.images.scaling import resize_rows, scaled
 from unet_jax.data.pixels import BadSampleError, resize_image, resize_probs
-from unet_jax.devices.mesh import check_rows
+from unet_jax.devices.mesh import check_not_forked, check_rows
 from unet_jax.inference.scale import scale_of_training, scale_warning, trained_fit
 from unet_jax.model.receptive_field import receptive_radius
 from unet_jax.program.build import build_logits_step, build_predict_step
@@ -61,6 +61,7 @@ def way_of(run: Trained, how: PredictConfig) -> Way:
       InputError: a setting has no effect, or cannot be used with the run's image size, or the runs of an ensemble were
         trained at different scales.
     """
+    check_not_forked()
     first, *others = members_of(run)
     way = _way_of_one(first, how)
     for member in others:

@@ -12,7 +12,7 @@ from unet_jax._types import InputError
 from unet_jax.config.predict import PredictConfig
 from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.images.rows import rows_of
-from unet_jax.devices.mesh import check_rows
+from unet_jax.devices.mesh import check_not_forked, check_rows
 from unet_jax.inference.fits import far_scale, network_of, predict_patches, way_of
 from unet_jax.program.tile_stream import Failure, Patch
 from unet_jax.runs.ensemble import Trained, image_formats, members_of
@@ -228,6 +228,7 @@ def predict_probs_unresized(run: Trained, images: Num[np.ndarray, "b h w c"]) ->
       >>> run = unet_jax.load_run("RUN")  # doctest: +SKIP
       >>> probs = unet_jax.predict_probs_unresized(run, np.zeros((1, 1000, 700, 3), np.uint8))  # doctest: +SKIP
     """
+    check_not_forked()
     seen = [_as_seen(run, image) for image in _checked_batch(run, images)]
     if not seen:
         return np.zeros((*np.shape(images)[:3], len(run.class_names)), np.float32)

@@ -101,12 +101,22 @@ class Scores:
     def to_csv(self, scores: Sequence[str] = ("dice", "iou")) -> str:
         """Return a CSV table with one line per image: its name, then each of the scores for each class.
 
-        Scores of a class of which all of an image's pixels are ignored are left empty.
+        The last columns, present/CLASS, are 1 if the image has a true pixel of the class, else 0. Scores of a class of
+        which all of an image's pixels are ignored are left empty.
         """
-        columns = ["id", *(f"{score}/{name}" for score in scores for name in self.class_names)]
+        columns = ["id", *(f"{score}/{name}" for score in (*scores, "present") for name in self.class_names)]
         values = np.concatenate([self.values(score) for score in scores], axis=-1)
         rows = (["" if np.isnan(value) else f"{value:.6f}" for value in row] for row in values)
-        return csv_text(columns, ([id_, *row] for id_, row in zip(self.ids, rows, strict=True)))
+        there = np.where(self.known, np.where(self._has_truth, "1", "0"), "").tolist()
+        return csv_text(
+            columns, ([id_, *row, *is_there] for id_, row, is_there in zip(self.ids, rows, there, strict=True))
+        )
+
+    @property
+    def _has_truth(self) -> np.ndarray:
+        """True for an image and a class with a true pixel, also one that resizing lost, bool `[n k]`."""
+        truth = np.asarray(self.counts.tp) + np.asarray(self.counts.fn) > 0
+        return truth if self.lost is None else truth | self.lost
 
 
 def _class_means(values: np.ndarray) -> np.ndarray:
