@@ -226,7 +226,9 @@ def test_targets_that_are_not_there(monkeypatch):
         tpu_target("v5e:2x2")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     for topology in ("v9z:2x2", "v5e", ""):
-        with pytest.raises(InputError, match=rf"--topology is '{topology}', but must be KIND:SHAPE.*v6e:2x2"):
+        with pytest.raises(
+            InputError, match=rf"--topology is '{topology}', but must be a TPU as KIND:SHAPE.*v6e:2x2.*h100:8"
+        ):
             tpu_target(topology)
     with pytest.raises(InputError, match=r"--platform is 'gpu', but jax finds no such device"):
         local_target("gpu")
@@ -248,6 +250,8 @@ ESTIMATE = Estimate(
     collectives=[{"opcode": "all-reduce", "count": 3, "num_bytes": 138_000_000}],
     padding=[{"level": 0, "num_bytes": 250_000, "stored_bytes": 1_000_000}],
     top=[{"cycles": 1_234_000, "instruction": "f.1", "operation": "jit(f)/down0/max", "source": "layers.py:9"}],
+    kernels={},
+    traffic_ms=None,
     floor={"flops": 1e12, "bytes": 1e9, "ms": 21.5, "cycles": 32.1e6},
     compile_s=111.0,
     lower_s=1.0,
@@ -270,6 +274,14 @@ def test_tables():
     bare = dataclasses.replace(ESTIMATE, cycles=None, hbm_bytes=None, collectives=[], padding=[], top=[])
     said = drawn(show(dataclasses.replace(bare, floor={"flops": 1e12, "bytes": 1e9})))
     assert "cycles" not in said and "fit" not in said
+    gpu = dataclasses.replace(
+        bare, target="h100", flops=None, traffic_ms=13.1, kernels={"count": 830, "small": 435, "copies": 129},
+        top=[{"num_bytes": 439_000_000, "instruction": "f", "operation": "jit(f)/up0/max", "source": "layers.py:9"}],
+    )  # fmt: skip
+    said = drawn(show(gpu))
+    for part in ("13.10 ms", "830; 435 move under 1 MB, 129 copy", "439.00", "1.0%", "kernels that move most"):
+        assert part in said, part
+    assert "4.200 T" not in said and "FLOPs of the convolutions alone" in said
     variant = {"images_per_device": 8, "packing": "4", "remat": "none"}
     said = drawn(show_sweep([(variant, ESTIMATE), (variant, "does not fit")]))
     assert LABEL in said and "15.43" in said and "5.49" in said and "does not fit" in said  # 123.4 / 8 and 43.9 / 8

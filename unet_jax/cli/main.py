@@ -34,8 +34,8 @@ _USAGE = """usage: unet-jax COMMAND ...
   info RUN                     show what a run holds and how far it has got
   verify RUN                   look whether the files of a run are as they were written
   study STUDY.toml             train several losses with several seeds on one data set, and compare them
-  plan PRESET [--topology v5e:2x2] [--sweep]
-                               estimate what a step costs on a TPU, by the TPU's compiler; no TPU is needed
+  plan PRESET [--topology v5e:2x2|h100] [--sweep]
+                               estimate what a step costs on a TPU or GPU, by its compiler; none is needed
   export RUN --to onnx --out FILE
                                write the network as a file that other programs open
   import-keras FILE --out RUN  make a run from weights of the Keras original

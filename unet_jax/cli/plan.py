@@ -21,13 +21,18 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """Estimate the cost of a step on a device by compiling it for that device. Nothing runs, and no TPU is needed."""
+    """Estimate the cost of a step on a device by compiling it for that device.
+
+    Nothing runs, and neither a TPU nor a GPU is needed.
+    """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     topology: str = "v5e:2x2"
-    """TPU to compile for, as KIND:SHAPE, such as v5e:1x1, v5e:2x2, v5e:16x16, v4:2x2x1, v5p:4x4x4, v6e:2x2."""
-    platform: Literal["tpu", "gpu", "cpu"] = "tpu"
-    """Kind of device: tpu (the TPU of --topology), or gpu or cpu (the devices of this machine)."""
+    """Devices to compile for.
+    A TPU as KIND:SHAPE, such as v5e:1x1, v5e:2x2, v5e:16x16, v4:2x2x1, v5p:4x4x4, v6e:2x2.
+    GPUs of one host as KIND or KIND:COUNT, where KIND is a100, h100, h200 or b200, such as h100 or h100:8."""
+    platform: Literal["topology", "tpu", "gpu", "cpu"] = "topology"
+    """Devices of this machine to compile for instead: gpu or cpu. topology (or tpu): those of --topology."""
     program: Literal["train", "predict"] = "train"
     """Step to compile: the training step or the prediction step."""
     num_classes: int = 2
@@ -121,14 +126,15 @@ def _channels_named(data: DataConfig) -> int:
 
 def _target(options: _Plan) -> "Target":
     """Return the devices to compile for."""
+    from unet_jax.plan.gpu_targets import gpu_target, is_gpu
     from unet_jax.plan.targets import local_target, tpu_target
 
-    if options.platform != "tpu":
+    if options.platform in ("gpu", "cpu"):
         return local_target(options.platform)
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # a TPU or GPU in this machine is not needed and stays free
-    return tpu_target(options.topology)
+    return gpu_target(options.topology) if is_gpu(options.topology) else tpu_target(options.topology)
 
 
 def _finish(out: str | None, values: dict[str, Any], last_line: dict[str, Any] | None = None) -> None:

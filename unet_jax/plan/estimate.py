@@ -21,6 +21,7 @@ from unet_jax.config import Config
 from unet_jax.config.packing import UNPACKED
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.plan.floor import floor
+from unet_jax.plan.gpu_program import SMALL_BYTES, Kernel, list_kernels
 from unet_jax.plan.hlo import Instruction, collectives, parse_entry, stage_of
 from unet_jax.plan.targets import Target
 from unet_jax.program.build import batch_shapes, build, check_divisible
@@ -42,15 +43,17 @@ class Estimate:
     images_per_device: float  # images in a step on one device
     packing: str  # packing of the levels, highest resolution first
     cycles: int | None  # sum over instructions; None if the compiler gives no estimate
-    flops: float
-    bytes_accessed: float
+    flops: float | None  # None if the compiler gives no estimate
+    bytes_accessed: float  # for a GPU, what its kernels read and write (`gpu_program`)
     argument_bytes: int  # memory of the arguments
     temporary_bytes: int  # memory of temporary arrays
     output_bytes: int  # memory of the outputs that do not take an argument's place
     hbm_bytes: float | None  # size of the chip's main memory; None if it is not known
     collectives: list[dict[str, Any]]  # exchange of data between devices, by kind of instruction
     padding: list[dict[str, Any]]  # for each level: bytes written, without and with the padding of tiles
-    top: list[dict[str, Any]]  # the most expensive instructions
+    top: list[dict[str, Any]]  # the most expensive instructions, with `cycles` or, for a GPU, with `num_bytes`
+    kernels: dict[str, int]  # launches of a GPU: `count`, `small` (less than 1 MB each) and `copies`; else empty
+    traffic_ms: float | None  # milliseconds to move bytes_accessed at a GPU's peak; not a time. None elsewhere
     floor: dict[str, float]  # rough lower bounds: flops, bytes and, for a known chip, ms and cycles
     compile_s: float  # seconds to compile
     lower_s: float  # seconds to trace and lower
@@ -85,7 +88,7 @@ def estimate(
     Args:
       config: settings of the run; the network, image size, batch size, loss and optimizer matter.
       num_classes: number of output channels.
-      target: devices to compile for, from `tpu_target` or `local_target`.
+      target: devices to compile for, from `tpu_target`, `gpu_target` or `local_target`.
       program: the training step, or the prediction step on a batch of the same size.
       num_channels: channels of the images, of 8 bits.
       cache: folder of finished estimates, in files named by a hash of the lowered program and the compiler.
@@ -124,8 +127,14 @@ def estimate(
     # The analyses count the body of the loop over micro-batches once, although it runs for each of them. The optimizer
     # is outside of the loop, but its part is small, so everything is multiplied.
     loops = config.train.accumulation if program == "train" else 1
-    instructions = parse_entry(compiled.as_text(), loop_count=loops)
+    text = compiled.as_text()
+    instructions = parse_entry(text, loop_count=loops)
+    launches = list_kernels(text, loop_count=loops) if target.backend == "gpu" else []
     cycles = sum(i.cycles for i in instructions)
+    if target.backend == "gpu":  # the GPU's compiler estimates neither FLOPs nor bytes
+        flops, bytes_accessed = None, float(sum(kernel.num_bytes for kernel in launches))
+    else:
+        flops, bytes_accessed = loops * cost.get("flops", 0.0), loops * cost.get("bytes accessed", 0.0)
     result = Estimate(
         target=target.name,
         num_devices=mesh.size,
@@ -133,19 +142,17 @@ def estimate(
         images_per_device=config.train.batch_size / mesh.size,
         packing=built.model.config.packing,
         cycles=cycles or None,
-        flops=loops * cost.get("flops", 0.0),
-        bytes_accessed=loops * cost.get("bytes accessed", 0.0),
+        flops=flops,
+        bytes_accessed=bytes_accessed,
         argument_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         output_bytes=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         hbm_bytes=target.chip.hbm_bytes if target.chip else None,
         collectives=[c._asdict() for c in collectives(instructions)],
         padding=padding_by_level(instructions, len(config.model.widths)) if target.backend == "tpu" else [],
-        top=[
-            {"cycles": i.cycles, "instruction": i.name, "operation": i.op_name, "source": i.source}
-            for i in sorted(instructions, key=lambda i: -i.cycles)[:_NUM_TOP]
-            if i.cycles
-        ],
+        top=_most_bytes(launches) if launches else _most_cycles(instructions),
+        kernels=_counts(launches) if launches else {},
+        traffic_ms=1e3 * bytes_accessed / target.chip.bytes_per_s if launches and target.chip else None,
         floor=floor(config, num_classes, program, config.train.batch_size / mesh.size, target.chip, num_channels),
         lower_s=lower_s,
         compile_s=compile_s,
@@ -155,6 +162,35 @@ def estimate(
         file.parent.mkdir(parents=True, exist_ok=True)
         replace_text(file, json.dumps(dataclasses.asdict(result)))
     return result
+
+
+def _most_cycles(instructions: Sequence[Instruction]) -> list[dict[str, Any]]:
+    """Describe the instructions for which the compiler expects most cycles."""
+    longest = sorted(instructions, key=lambda i: -i.cycles)[:_NUM_TOP]
+    return [
+        {"cycles": i.cycles, "instruction": i.name, "operation": i.op_name, "source": i.source}
+        for i in longest
+        if i.cycles
+    ]
+
+
+def _most_bytes(kernels: Sequence[Kernel]) -> list[dict[str, Any]]:
+    """Describe the kernels that move most bytes."""
+    largest = sorted(kernels, key=lambda kernel: -kernel.num_bytes)[:_NUM_TOP]
+    return [
+        {"num_bytes": k.num_bytes, "instruction": k.instruction.name, "operation": k.instruction.op_name,
+         "source": k.instruction.source}
+        for k in largest
+    ]  # fmt: skip
+
+
+def _counts(kernels: Sequence[Kernel]) -> dict[str, int]:
+    """Count executions of kernels: all, those that move little, and those that only copy."""
+    return {
+        "count": sum(k.rounds for k in kernels),
+        "small": sum(k.rounds for k in kernels if k.num_bytes < SMALL_BYTES * k.rounds),
+        "copies": sum(k.rounds for k in kernels if k.instruction.opcode.startswith("copy")),
+    }
 
 
 def _what_is_missing(message: str) -> str:

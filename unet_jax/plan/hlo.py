@@ -62,16 +62,16 @@ def parse_entry(text: str, *, loop_count: int = 1) -> list[Instruction]:
       >>> [(i.name, i.opcode, i.cycles, i.outputs[0].num_bytes) for i in parse_entry(text)]
       [('y', 'negate', 12, 16)]
     """
-    source_of = _stack_frames(text)
+    source_of = source_locations(text)
     instructions = []
     for line in text[text.index("\nENTRY ") :].splitlines():
-        instruction = _parse_line(line, source_of)
+        instruction = parse_instruction(line, source_of)
         if instruction is None:
             continue
         instructions.append(instruction)
         body = re.search(r"\bbody=%?([\w.\-]+)", line) if instruction.opcode == "while" else None
         if body:
-            inner = (_parse_line(row, source_of) for row in _computation(text, body[1]).splitlines())
+            inner = (parse_instruction(row, source_of) for row in _computation(text, body[1]).splitlines())
             instructions += [
                 i._replace(cycles=loop_count * i.cycles, outputs=loop_count * i.outputs, rounds=loop_count)
                 for i in inner
@@ -86,7 +86,7 @@ def _computation(text: str, name: str) -> str:
     return computation[0] if computation else ""
 
 
-def _parse_line(line: str, source_of: dict[str, str]) -> Instruction | None:
+def parse_instruction(line: str, source_of: dict[str, str]) -> Instruction | None:
     """Parse a line of a computation; None if it holds no instruction."""
     start = _INSTRUCTION.match(line)
     if not start:
@@ -137,7 +137,7 @@ def _padded(sizes: Sequence[int], minor_to_major: Sequence[int], tile: Sequence[
     return math.prod(ordered)
 
 
-def _stack_frames(text: str) -> dict[str, str]:
+def source_locations(text: str) -> dict[str, str]:
     """Return file:line for each stack_frame_id, from the tables at the head of the text."""
     files = dict(re.findall(r'^(\d+) "([^"]*)"$', _table(text, "FileNames"), re.M))
     locations = {

@@ -53,10 +53,19 @@ def _summary(estimate: Estimate) -> Table:
         table.add_row("cycles", f"{e.cycles / 1e6:.1f} million")
     if "cycles" in floor:
         table.add_row("  floor (a rough lower bound)", f"{floor['cycles'] / 1e6:.1f} million")
-    table.add_row("FLOPs", f"{e.flops / 1e12:.3f} T")
-    table.add_row("  floor: FLOPs of the convolutions alone", f"{floor['flops'] / 1e12:.3f} T")
+    if e.flops is not None:
+        table.add_row("FLOPs", f"{e.flops / 1e12:.3f} T")
+    table.add_row(
+        ("  floor: " if e.flops is not None else "") + "FLOPs of the convolutions alone",
+        f"{floor['flops'] / 1e12:.3f} T",
+    )
     table.add_row("bytes accessed", size(e.bytes_accessed))
     table.add_row("  floor: activations that must be read and written", size(floor["bytes"]))
+    if e.traffic_ms is not None:
+        table.add_row("bytes / peak bandwidth (not a time)", f"{e.traffic_ms:.2f} ms")
+    if e.kernels:
+        few = f"{e.kernels['count']}; {e.kernels['small']} move under 1 MB, {e.kernels['copies']} copy"
+        table.add_row("kernels", few)
     if "ms" in floor:
         table.add_row("floor: time at the chip's published peaks", f"{floor['ms']:.2f} ms")
     memory = f"{size(e.argument_bytes)} + {size(e.temporary_bytes)} + {size(e.output_bytes)}"
@@ -80,16 +89,19 @@ def _padding(padding: Sequence[dict[str, Any]]) -> Table:
 
 
 def _top(estimate: Estimate) -> Table:
-    """Make a table of the instructions with the most cycles; M is a million."""
-    table = Table(title="most expensive instructions", title_justify="left")
-    table.add_column("M cycles", justify="right")
+    """Make a table of the instructions with the most cycles, or of the kernels with the most bytes; M is a million."""
+    by_bytes = "num_bytes" in estimate.top[0]
+    title = "kernels that move most" if by_bytes else "most expensive instructions"
+    table = Table(title=title, title_justify="left")
+    table.add_column("MB" if by_bytes else "M cycles", justify="right")
     table.add_column("share", justify="right")
     table.add_column("source")
     table.add_column("operation", overflow="fold")
     for row in estimate.top:
-        share = row["cycles"] / (estimate.cycles or 1)
+        cost = row["num_bytes" if by_bytes else "cycles"]
+        share = cost / ((estimate.bytes_accessed if by_bytes else estimate.cycles) or 1)
         operation = row["operation"].partition("/")[2] or row["instruction"]
-        table.add_row(f"{row['cycles'] / 1e6:.2f}", f"{share:.1%}", row["source"], operation)
+        table.add_row(f"{cost / 1e6:.2f}", f"{share:.1%}", row["source"], operation)
     return table
 
 

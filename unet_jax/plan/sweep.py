@@ -33,7 +33,7 @@ def sweep(
     Args:
       config: settings of the run; the combinations replace `train.batch_size`, `model.packing` and `model.remat`.
       num_classes: number of output channels.
-      target: devices to compile for, from `tpu_target` or `local_target`.
+      target: devices to compile for, from `tpu_target`, `gpu_target` or `local_target`.
       images_per_device: numbers of images on each device.
       packings: values of `model.packing`.
       remats: values of `model.remat`, in the order of more and more recomputation. Recomputation costs cycles, so a

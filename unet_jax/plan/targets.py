@@ -56,8 +56,8 @@ def tpu_target(topology: str) -> Target:
     kind = topology.partition(":")[0]
     if kind not in CHIPS or ":" not in topology:
         raise InputError(
-            f"--topology is {topology!r}, but must be KIND:SHAPE where KIND is one of {', '.join(CHIPS)}. "
-            f"Examples: {_EXAMPLES}."
+            f"--topology is {topology!r}, but must be a TPU as KIND:SHAPE where KIND is one of {', '.join(CHIPS)} "
+            f"(examples: {_EXAMPLES}), or GPUs such as h100 or h100:8."
         )
     # Without these, libtpu looks for the TPU machine: its metadata server, its workers, a lock against a second user.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
