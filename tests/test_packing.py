@@ -220,6 +220,7 @@ def test_other_norms_packed(norm):
     assert_close(run_of(config, 3)(variables, images, target), expected)
 
 
+@pytest.mark.slow  # the variance is corrected after it was computed, whatever the packing
 def test_running_variance_of_keras_packed():
     config = ModelConfig((3,), 3, 1, 1, batch_norm_variance="keras2.1", packing="2")
     variables = random_variables(config, 1, 0)

@@ -124,7 +124,8 @@ def test_every_mode_gives_the_same_batches_from_every_step(config, tmp_path, whe
         ({"cache": "memory", "num_threads": 0}, 2),
         ({"cache": "disk", "num_threads": 2, "num_workers": 2}, 1),
     ]
-    for settings, start_step in modes:
+    # On devices only where the batches begin and what feeds them is another: each mode compiles the changes again.
+    for settings, start_step in modes if where == "host" else modes[1::2]:
         some = batches_of(change(config, where=where, **settings), tmp_path, start_step)
         assert len(some) == 6 - start_step
         for got, wanted in zip(some, whole[start_step:], strict=True):
