@@ -46,6 +46,8 @@ class Reader:
     """Reads them, and returns something whose repr tells what was read."""
     other_is_valid: str = ""
     """Why a damaged file may be another valid one; empty for files with digests, which must never be read as others."""
+    hang_s: float = 20.0
+    """Seconds after which reading counts as a hang."""
     seconds: float = 0.01
     """About how long reading takes, by which the short part divides its time."""
 
@@ -176,7 +178,7 @@ READERS = {
     "study scores": Reader(_make_scores, _read_scores),
     "study costs": Reader(_make_costs, lambda folder: read_costs(SimpleNamespace(out=str(folder)))),  # type: ignore[arg-type]
     "disk cache": Reader(_make_cache, _read_cache),
-    "Keras export": Reader(_make_keras, _read_keras, seconds=0.3),
+    "Keras export": Reader(_make_keras, _read_keras, hang_s=90.0, seconds=0.3),
     "checkpoint": Reader(_make_checkpoints, _read_checkpoints, seconds=0.1),
 }
 

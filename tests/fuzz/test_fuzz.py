@@ -15,8 +15,6 @@ from readers import READERS, Said, as_text, files_to_damage
 
 from unet_jax import InputError
 
-HANG_S = 20.0
-
 
 class Hang(BaseException):
     """Reading took too long."""
@@ -45,7 +43,7 @@ def try_inputs(reader, folder, num_inputs, seed=0):
             name = files[rng.integers(len(files))]
             (work / name).write_bytes(mutate(rng, (whole / name).read_bytes()))
             counts["inputs"] += 1
-            signal.setitimer(signal.ITIMER_REAL, HANG_S)
+            signal.setitimer(signal.ITIMER_REAL, reader.hang_s)
             try:
                 found = reader.read(work)
                 kind = "said" if isinstance(found, Said) else "same" if as_text(found) == expected else "different"
