@@ -1,6 +1,7 @@
 """The command line as a person meets it."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from helpers import TINY
 
 from unet_jax.cli.main import main
+from unet_jax.config.dicts import flatten_config
+from unet_jax.config.presets import PRESETS, auto
 from unet_jax.metrics.estimates import MEAN
 from unet_jax.metrics.score_sums import OBJECT_SCORES
 
@@ -100,6 +103,26 @@ def test_help_names_every_command_and_preset(capsys):
         assert word in said
     call("train", "--help")
     assert "Keras original" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("preset", ["auto", "default", "seed"])
+def test_help_of_training_is_one_screen(capsys, preset):
+    call("train", preset, "--help")
+    said = capsys.readouterr().out
+    assert len(said.splitlines()) <= 45 and max(map(len, said.splitlines())) <= 80
+    assert ("--minutes" in said) == (preset == "auto") and "--help-all" in said
+    config = {"auto": auto, **PRESETS}[preset]()
+    assert f"--optim.learning-rate {config.optim.learning_rate}" in said
+    for flag in re.findall(r"^  (--[\w.-]+)", said, flags=re.M):
+        given = flag.removeprefix("--").replace("-", "_")
+        assert given in (*flatten_config(config), "out", "minutes"), flag
+
+
+def test_help_of_every_setting(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["train", "default", "--help-all"])
+    said = capsys.readouterr().out
+    assert not end.value.code and "--model.head-bias" in said and "--augment.gamma" in said
 
 
 def test_typos_are_refused_with_a_suggestion(capsys, data, tmp_path):

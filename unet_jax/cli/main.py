@@ -43,8 +43,9 @@ _USAGE = """usage: unet-jax COMMAND ...
   doctor                       show devices, versions and caches of this machine, and what a run would use
 
 To use several machines, start the same command on each of them (docs/scaling.md).
-`unet-jax COMMAND --help` lists the options of a command. `unet-jax train PRESET --help` lists every setting with its
-value in the preset. `unet-jax --version` prints the version."""
+`unet-jax COMMAND --help` lists the options of a command. `unet-jax train PRESET --help` lists the settings
+that people change first, with their values in the preset, and `--help-all` lists every one.
+`unet-jax --version` prints the version."""
 
 
 # Module and function of each command. A module is imported when its command is used, so that the help above need not

@@ -24,7 +24,7 @@ def preset_of(command: str, args: Sequence[str], presets: Mapping[str, Callable[
     if args and args[0] in ("-h", "--help"):
         lines = [f"  {name:9}{(make.__doc__ or '').strip().splitlines()[0]}" for name, make in presets.items()]
         print(f"usage: unet-jax {command} PRESET ...\n\npresets:\n" + "\n".join(lines))
-        print(f"\n`unet-jax {command} PRESET --help` lists every setting with the preset's value.")
+        print(f"\n`unet-jax {command} PRESET --help` lists settings with the preset's values.")
         return None
     raise InputError(unknown("preset", args[0] if args else "", list(presets)))
 

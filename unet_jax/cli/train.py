@@ -11,6 +11,7 @@ from unet_jax.cli.auto import TrainAuto, config_and_choices
 from unet_jax.cli.flags import TERMS, config_and_flags
 from unet_jax.cli.options import check_root
 from unet_jax.cli.preset import preset_of
+from unet_jax.cli.short_help import short_help
 from unet_jax.config import Config
 from unet_jax.config.presets import PRESETS, auto
 from unet_jax.config.processes import Processes
@@ -36,6 +37,10 @@ def train(args: Sequence[str]) -> None:
     if preset is None:
         return
     config, flags, from_file = config_and_flags(presets[preset](), args[1:])
+    if "-h" in flags or "--help" in flags:
+        print(short_help(preset, config, {"--minutes 10": "budget of time"} if preset == "auto" else {}))
+        return
+    flags = ["--help" if flag == "--help-all" else flag for flag in flags]
     kind: Any = TrainAuto if preset == "auto" else _Train
     default = kind(out=tyro.MISSING, processes=Processes(), config=config)
     options = tyro.cli(kind, args=flags, default=default, prog=f"unet-jax train {preset}", registry=TERMS)
