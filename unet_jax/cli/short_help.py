@@ -1,4 +1,4 @@
-"""What `unet-jax train PRESET --help` prints: the settings that a person needs first, on one screen."""
+"""Help of `unet-jax train PRESET`: the settings that a person needs first, on one screen."""
 
 from unet_jax.config import Config
 from unet_jax.config.dicts import flatten_config
