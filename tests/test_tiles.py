@@ -294,3 +294,13 @@ def test_images_share_batches_and_one_that_breaks_off_ends_alone():
     for name, n in (("a", 3), ("c", 2)):
         whole = assemble([part for part in parts if part.image == name], (8, 8 * n), 1)
         np.testing.assert_array_equal(whole, n + 1)
+
+
+@pytest.mark.parametrize(("length", "multiple"), [(9000, 16), (4500, 4), (520, 8), (12001, 1), (513, 16)])
+def test_tiles_are_spread_evenly(length, multiple):
+    """At most as far apart as the overlap says, in as few tiles; no pair shares much more than the others."""
+    rows, _ = Tiling((512, 512), 0.25, "gaussian", multiple).axes(length, 512)
+    gaps = np.diff(rows.starts)
+    assert gaps.max() <= 384 and gaps.max() - gaps.min() <= multiple
+    assert len(gaps) == np.ceil((np.ceil(length / multiple) * multiple - 512) / 384)
+    assert rows.starts[0] == 0 and length <= rows.starts[-1] + 512 < length + multiple

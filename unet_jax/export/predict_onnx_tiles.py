@@ -26,7 +26,7 @@ class Axis(NamedTuple):
 
 
 def place_tiles(length: int, side: int, fit: dict[str, Any], multiple: int) -> Axis:
-    """Place tiles along one axis; all but the last are at equal distances, the last one ends with the image.
+    """Place tiles along one axis, at distances as equal as `multiple` allows; the last one ends with the image.
 
     Args:
       length: number of rows (columns) of the image.
@@ -37,7 +37,8 @@ def place_tiles(length: int, side: int, fit: dict[str, Any], multiple: int) -> A
     """
     stride = max(multiple, int(side * (1.0 - fit["overlap"]) + 1e-9) // multiple * multiple)
     last = max(0, -(-length // multiple) * multiple - side)
-    starts = (*range(0, last, stride), last)
+    steps = -(-last // stride)
+    starts = (*(i * last // steps // multiple * multiple for i in range(steps)), last)
     weights = [_window(side, fit["blend"])] * len(starts)
     for i in range(1, len(starts)):
         shared = starts[i - 1] + side - starts[i]

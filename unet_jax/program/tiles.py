@@ -84,10 +84,14 @@ def _stride(side: int, overlap: float, multiple: int) -> int:
 
 
 def _axis(length: int, side: int, overlap: float, blend: Blend, multiple: int, radius: int | None) -> Axis:
-    """Place tiles along one axis; all but the last are at equal distances, the last ends with the image."""
+    """Place tiles along one axis, at distances as equal as `multiple` allows; the last one ends with the image.
+
+    Neighbours then share about the same number of rows everywhere, and what two rows of tiles share is kept in memory.
+    """
     stride = _stride(side, overlap, multiple)
     last = max(0, -(-length // multiple) * multiple - side)
-    starts = (*range(0, last, stride), last)
+    steps = -(-last // stride)
+    starts = (*(i * last // steps // multiple * multiple for i in range(steps)), last)
     weights = [_window(side, blend)] * len(starts)
     for i in range(1, len(starts)):
         shared = starts[i - 1] + side - starts[i]
