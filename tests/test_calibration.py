@@ -10,11 +10,15 @@ from etils import epath
 from helpers import run, tiny_config
 from scipy import optimize
 
-from unet_jax import InputError, load_run, metrics, predict_probs
+from unet_jax import Ensemble, InputError, load_run, metrics, predict_probs
+from unet_jax.config.predict import PredictConfig
 from unet_jax.devices.mesh import make_mesh
-from unet_jax.inference.calibrate import calibrate_run, calibration_path, save_calibration, with_calibration
+from unet_jax.inference.calibrate import calibrate_run, fit_objects
+from unet_jax.inference.calibration_file import calibration_path, save_calibration, way_difference, with_calibration
 from unet_jax.inference.evaluate import evaluate_run, probs_and_truths, select_records
+from unet_jax.inference.fits import way_of
 from unet_jax.metrics.calibration import Calibration, fit_calibration, histogram
+from unet_jax.metrics.object_rules import ObjectRules
 from unet_jax.report.display import Quiet
 
 RNG = np.random.default_rng(0)
@@ -111,6 +115,47 @@ def test_a_run_keeps_its_calibration(trained, synthetic_root):
     assert probs.dtype == np.float32
     with pytest.raises(InputError, match="was loaded with its calibration"):
         calibrate_run(run, layout, records)
+
+
+def test_rules_for_objects_and_the_way_are_kept_and_compared(trained, synthetic_root, tmp_path):
+    _, layout, records = select_records(trained, trained.config.data, "all")
+    with pytest.raises(InputError, match=r"is not calibrated\. Fit temperatures"):
+        fit_objects(trained, layout, records)
+    fit = calibrate_run(trained, layout, records)
+    calibrated = dataclasses.replace(trained, calibration=fit.calibration)
+    calibration, tried = fit_objects(calibrated, layout, records)
+    assert len(tried) == len(calibration.rules) == 2 and calibration.threshold == fit.calibration.threshold
+    before = evaluate_run(calibrated, layout, records).per_image(metrics.dice)
+    after = evaluate_run(dataclasses.replace(trained, calibration=calibration), layout, records).per_image(metrics.dice)
+    for (name, old), of_class in zip(before.items(), tried, strict=True):
+        assert of_class[0].dice[0] == pytest.approx(old, abs=1e-9)  # scored in the same way as by evaluate
+        assert after[name] == pytest.approx([old, *(t.dice[1] for t in of_class if t.is_kept)][-1], abs=1e-9)
+    rules = (ObjectRules(largest_only=True), ObjectRules(4, 16))
+    forced = dataclasses.replace(fit, calibration=dataclasses.replace(calibration, rules=rules))
+    other = dataclasses.replace(trained, path=epath.Path(tmp_path))
+    how = PredictConfig(tta="flips")
+    save_calibration(other, forced, split="all", num_images=30, how=how, tried=tried)
+    loaded = with_calibration(other)
+    assert loaded.calibration == forced.calibration
+    assert way_difference(loaded, way_of(loaded, how)) == ""
+    said = way_difference(Ensemble((loaded,)), way_of(loaded, PredictConfig(fit="crop", scale=0.5)))
+    assert (
+        "was fitted with --fit stretch (now crop), --scale unused (now 0.5)" in said
+        and "--tta flips (now none)" in said
+    )
+    file = calibration_path(other.path)
+    values = json.loads(file.read_text())
+    del values["digest"]
+    for of_class in values["classes"].values():
+        del of_class["objects"], of_class["objects_tried"]
+    file.write_text(json.dumps({**values, "format": 1, "way": None}))  # as the first version wrote it
+    assert with_calibration(other).calibration == fit.calibration
+    assert way_difference(with_calibration(other), way_of(other, how)) == ""
+    for rule in ({"smallest_hole": -1}, {"smallest_object": 2**31 + 1}, {"largest_only": 1}, {"largest": True}):
+        values["classes"]["disk"]["objects"] = rule
+        file.write_text(json.dumps(values))
+        with pytest.raises(InputError, match=r"calibration\.json: is damaged"):
+            with_calibration(other)
 
 
 def test_a_calibration_of_something_else_is_refused(trained, tmp_path):

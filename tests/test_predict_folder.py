@@ -19,7 +19,7 @@ from etils import epath
 from helpers import ONE_DEVICE, environment
 from scipy import ndimage
 
-from unet_jax import InputError, predict_images, predict_probs, predict_probs_unresized
+from unet_jax import InputError, predict_images, predict_masks, predict_probs, predict_probs_unresized
 from unet_jax._files import csv_text, plain_cell, scratch_folder
 from unet_jax.config import Config, DataConfig, ModelConfig
 from unet_jax.config.predict import OutputConfig, PredictConfig
@@ -33,6 +33,7 @@ from unet_jax.inference.image_writer import as_bits
 from unet_jax.inference.inputs import find_inputs
 from unet_jax.inference.scale import scale_warning
 from unet_jax.metrics.calibration import Calibration
+from unet_jax.metrics.object_rules import ObjectRules, apply_rules
 from unet_jax.model.receptive_field import receptive_radius
 from unet_jax.program.build import build
 from unet_jax.runs.info import RunInfo
@@ -279,6 +280,29 @@ def test_probabilities_as_tiff_and_no_overlay(run, tmp_path):
             with tifffile.TiffFile(str(path)) as tif:
                 np.testing.assert_allclose(tif.asarray(), expected, atol=1)
                 assert tif.pages.first.tags[33550].value == (0.5, 0.5, 0.0)
+
+
+def test_rules_for_objects_see_whole_masks_though_rows_come_one_by_one(run, tmp_path, monkeypatch):
+    """Rules applied to the finished probabilities, whose objects lie in several rows of tiles."""
+    rules = (ObjectRules(smallest_hole=9, smallest_object=30), ObjectRules(largest_only=True))
+    (plain,) = predict_images(run, [noise(70, 50)], EXACT)
+    threshold = tuple(np.quantile(plain, 0.6, axis=(0, 1)).tolist())  # masks of many objects and holes
+    calibrated = dataclasses.replace(run, calibration=Calibration((1.0, 1.0), threshold, rules))
+    files, out = write(tmp_path / "in", a=noise(70, 50)), epath.Path(tmp_path / "out")
+    list(predict_files(calibrated, files, out, EXACT, EVERYTHING))
+    masks = masks_of(out, run, "a") > 0
+    (probs,) = predict_images(calibrated, [noise(70, 50)], EXACT)
+    raw = probs > calibrated.threshold
+    expected = np.stack([apply_rules(raw[..., k], rules[k], 70 * 50) for k in (0, 1)], axis=-1)
+    np.testing.assert_array_equal(masks, expected)
+    assert (masks != raw).any(axis=(0, 1)).all()  # both classes have something to change
+    np.testing.assert_array_equal(next(predict_masks(calibrated, [noise(70, 50)], EXACT)), expected)
+    assert int(table(out / "images.csv")[1]["objects"]) == 1 and len(table(out / "objects.csv")) > 1
+    settings = json.loads((out / "predict.json").read_text())["calibration"]
+    assert settings["rules"][0] == {"smallest_hole": 9, "smallest_object": 30, "largest_only": False}
+    monkeypatch.setattr(image_writer, "LARGEST_WHOLE", 70 * 50 - 1)
+    (refused,) = predict_files(calibrated, files, epath.Path(tmp_path / "other"), EXACT, EVERYTHING)
+    assert "a.png: has 50x70 pixels, but the calibration has rules for objects" in refused.error
 
 
 def test_unreadable_files_do_not_end_the_job(run, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from test_checkpoints import state_at
 from unet_jax import InputError
 from unet_jax.cli.main import main
 from unet_jax.data.images.format import RGB8
-from unet_jax.inference.calibrate import read_calibration, save_calibration
+from unet_jax.inference.calibration_file import read_calibration, save_calibration
 from unet_jax.metrics.calibration import fit_calibration, histogram
 from unet_jax.report.metrics_file import MetricsFile
 from unet_jax.runs.checkpoints import open_store

@@ -22,6 +22,7 @@ with _epy.lazy_api_imports(globals()):
     from unet_jax.devices.mesh import make_mesh as make_mesh
     from unet_jax.export.exported import load_exported as load_exported
     from unet_jax.inference.predict import predict_images as predict_images
+    from unet_jax.inference.predict import predict_masks as predict_masks
     from unet_jax.inference.predict import predict_probs as predict_probs
     from unet_jax.inference.predict import predict_probs_unresized as predict_probs_unresized
     from unet_jax.model import UNet as UNet
@@ -51,6 +52,7 @@ __all__ = [
     "load_run",
     "make_mesh",
     "predict_images",
+    "predict_masks",
     "predict_probs",
     "predict_probs_unresized",
     "read_channels",

@@ -13,17 +13,18 @@ from etils import epath
 from helpers import ONE_DEVICE, tiny_config
 from test_checkpoints import state_at
 
-from unet_jax.config import DataConfig, ModelConfig
+from unet_jax.config import Config, DataConfig, ModelConfig
 from unet_jax.data.disk_cache import disk_source
 from unet_jax.data.images.format import RGB8
 from unet_jax.data.layout import find_layout
 from unet_jax.data.records import Layout
 from unet_jax.data.splits import assign_splits
 from unet_jax.data.synthetic import write_synthetic
-from unet_jax.inference.calibrate import read_calibration, save_calibration
+from unet_jax.inference.calibration_file import read_calibration, save_calibration
 from unet_jax.interop import Network, write_network
 from unet_jax.interop.keras_reader import read_keras_file
 from unet_jax.metrics.calibration import fit_calibration, histogram
+from unet_jax.metrics.object_rules import ObjectRules
 from unet_jax.model import UNet
 from unet_jax.report.metrics_file import MetricsFile
 from unet_jax.runs.checkpoints import open_store
@@ -94,7 +95,12 @@ def _read_goodput(folder):
 def _make_calibration(folder):
     probs = np.random.default_rng(0).random((8, 8, 2), np.float32)
     fit = fit_calibration(np.stack([histogram(probs, probs > 0.4)]), 0.5)
-    run: Any = SimpleNamespace(path=epath.Path(folder), class_names=("cell", "nucleus"), step=3)
+    info = SimpleNamespace(config=Config(), audit={})
+    run: Any = SimpleNamespace(
+        path=epath.Path(folder), class_names=("cell", "nucleus"), step=3, config=Config(), info=info
+    )
+    rules = (ObjectRules(smallest_object=8), ObjectRules())
+    fit = dataclasses.replace(fit, calibration=dataclasses.replace(fit.calibration, rules=rules))
     save_calibration(run, fit, split="val", num_images=1)
 
 

@@ -1,5 +1,6 @@
 """The command `unet-jax calibrate`: parse the options, call the library, print the results."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from unet_jax._types import InputError
 from unet_jax.cli.options import (
     HOW,
     ON_DEVICES,
@@ -25,6 +27,7 @@ from unet_jax.config.predict import PredictConfig
 
 if TYPE_CHECKING:
     from unet_jax.metrics.calibration import Fit
+    from unet_jax.metrics.object_rules import Tried
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +39,9 @@ class _Calibrate:
     data: DataOptions
     split: str = "val"
     """Split to fit them to: train, val, test or all. Choose other images than those that you will score."""
+    objects: bool = False
+    """Also fit rules for the objects of each class: small holes filled, small objects removed, only the largest kept.
+    Each is kept if its gain of Dice on these images is certain (docs/metrics.md). Images are predicted twice."""
     checkpoint: Literal["best", "last"] = "best"
     """Checkpoint to calibrate: best (the best on val) or last (the newest)."""
     how: HOW = dataclasses.field(default_factory=PredictConfig)
@@ -55,8 +61,10 @@ def calibrate(args: Sequence[str]) -> None:
 def _calibrate(options: _Calibrate) -> None:
     """Calibrate the run; only the first process saves and prints."""
     from unet_jax.devices.processes import is_first
-    from unet_jax.inference.calibrate import calibrate_run, calibration_path, save_calibration
+    from unet_jax.inference.calibrate import calibrate_run, fit_objects
+    from unet_jax.inference.calibration_file import calibration_path, read_calibration, save_calibration
     from unet_jax.inference.fits import way_of
+    from unet_jax.metrics.object_rules import FEWEST_IMAGES
     from unet_jax.report.display import make_display
 
     run = load(options.run, options.checkpoint, options.devices, calibrated=False)
@@ -72,14 +80,54 @@ def _calibrate(options: _Calibrate) -> None:
             on_open=warnings.look_at,
             on_progress=lambda done: show(done, ""),
         )
+    tried: list[list[Tried]] = []
+    if options.objects:
+        with display.bar("fitting rules for objects", len(records), unit="images") as show:
+            calibrated = dataclasses.replace(run, calibration=fit.calibration)
+            calibration, tried = fit_objects(
+                calibrated, layout, records, how=options.how, on_progress=lambda done: show(done, "")
+            )
+            fit = dataclasses.replace(fit, calibration=calibration)
     warnings.summarise()
     if not is_first():
         return
-    save_calibration(run, fit, split=split, num_images=len(records))
+    path = calibration_path(run.path)
+    with contextlib.suppress(InputError):  # of a damaged file, which is replaced
+        if not options.objects and path.exists() and read_calibration(path, run.class_names).calibration.rules:
+            display.line(f"{path}: had rules for objects, which are removed. To fit them again: --objects")
+    save_calibration(run, fit, split=split, num_images=len(records), how=options.how, tried=tried)
     if split == "train":
         display.line("WARNING: the network was trained on these images, and is more certain of them than of others.")
-    Console(width=110).print(_fit_table(fit, run.class_names, f"{split}: {len(records)} images, checkpoint {run.step}"))
-    print(f"kept in {calibration_path(run.path)}; evaluate and predict use it with --calibrated")
+    console = Console(width=110)
+    title = f"{split}: {len(records)} images, checkpoint {run.step}"
+    console.print(_fit_table(fit, run.class_names, title))
+    if tried:
+        console.print(_rules_table(tried, run.class_names, f"{title}: rules for objects"))
+        print("(areas in pixels as the network sees the image; a rule is kept if the 95 % bootstrap interval of its")
+        print(f"gain, paired by image, lies above 0, and there are at least {FEWEST_IMAGES} images)")
+    print(f"kept in {path}; evaluate and predict use it with --calibrated")
+
+
+_RULE_TITLES = {
+    "smallest_hole": "fill holes smaller than {}",
+    "smallest_object": "remove objects smaller than {}",
+    "largest_only": "keep only the largest object",
+}
+
+
+def _rules_table(tried: "Sequence[Sequence[Tried]]", class_names: Sequence[str], title: str) -> Table:
+    """Return a table with one row per class and rule: the gain of Dice, its interval, and whether the rule is kept."""
+    table = Table(title=title)
+    for column in ("class", "rule", "dice", "gain", "95 % interval", "kept"):
+        table.add_column(column, justify="left" if column in ("class", "rule", "kept") else "right")
+    for name, of_class in zip(class_names, tried, strict=True):
+        for one in of_class:
+            (before, after), (low, high) = one.dice, one.interval
+            known = one.value and not math.isnan(before)
+            change = (f"{before:.4f} -> {after:.4f}", f"{after - before:+.4f}", f"{low:+.4f} to {high:+.4f}")
+            rule = _RULE_TITLES[one.rule].format(one.value) if one.value else f"{one.rule.replace('_', ' ')}: no gain"
+            table.add_row(escape(name), rule, *(change if known else ("", "", "")), "yes" if one.is_kept else "no")
+    return table
 
 
 def _fit_table(fit: "Fit", class_names: Sequence[str], title: str) -> Table:

@@ -21,6 +21,7 @@ from unet_jax.cli.options import (
     check_runs,
     groups_of,
     load_all,
+    say_difference,
     select,
 )
 from unet_jax.config.predict import PredictConfig
@@ -41,7 +42,7 @@ class _Evaluate:
     checkpoint: Literal["best", "last"] = "best"
     """Checkpoint to score: best (the best on val) or last (the newest)."""
     calibrated: bool = False
-    """Use the temperatures and thresholds that unet-jax calibrate has fitted."""
+    """Use the temperatures, thresholds and rules for objects that unet-jax calibrate has fitted."""
     csv: str | None = None
     """CSV file to write, with the scores of every image."""
     what: SCORING = dataclasses.field(default_factory=ScoreOptions)
@@ -91,7 +92,9 @@ def _evaluate(options: _Evaluate) -> None:
     split, layout, records = select(run, options.data, options.split)
     names, groups = check_scores(options.what.scores), groups_of(options.what.group_key, [r.id for r in records])
     display = make_display()
-    warnings = ScaleWarnings(run, way_of(run, options.how), display)
+    way = way_of(run, options.how)
+    warnings = ScaleWarnings(run, way, display)
+    say_difference(run, way, display)
     with display.bar("evaluating", len(records), unit="images") as show:
         scores = evaluate_run(
             run,

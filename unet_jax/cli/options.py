@@ -153,7 +153,7 @@ def load(path: str, checkpoint: Literal["best", "last"], devices: DeviceOptions,
     """Load a run on the given devices, with its calibration if `calibrated` is True."""
     from unet_jax.devices.compilation import enable_compilation_cache
     from unet_jax.devices.mesh import make_mesh
-    from unet_jax.inference.calibrate import with_calibration
+    from unet_jax.inference.calibration_file import with_calibration
     from unet_jax.runs.load import load_run
 
     enable_compilation_cache()
@@ -195,6 +195,15 @@ def groups_of(group_key: str, ids: Sequence[str]) -> list[str] | None:
       InputError: the expression is not valid, or finds no group in an id.
     """
     return [first_group(group_key, id_, "--group-key", "the group") for id_ in ids] if group_key else None
+
+
+def say_difference(run: "Trained", way: "Way", display: "Display") -> None:
+    """Print a warning if the run's calibration was fitted with another way of the images to the network."""
+    from unet_jax.inference.calibration_file import way_difference
+
+    text = way_difference(run, way)
+    if text:
+        display.line(f"WARNING: {text}")
 
 
 class ScaleWarnings:

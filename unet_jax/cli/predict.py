@@ -9,7 +9,16 @@ import tyro
 from etils import epath
 
 from unet_jax._types import InputError
-from unet_jax.cli.options import HOW, ON_DEVICES, RUN, DeviceOptions, ScaleWarnings, check_runs, load_all
+from unet_jax.cli.options import (
+    HOW,
+    ON_DEVICES,
+    RUN,
+    DeviceOptions,
+    ScaleWarnings,
+    check_runs,
+    load_all,
+    say_difference,
+)
 from unet_jax.config.predict import OutputConfig, PredictConfig
 
 
@@ -30,7 +39,7 @@ class _Predict:
     checkpoint: Literal["best", "last"] = "best"
     """Checkpoint to use: best (the best on val) or last (the newest)."""
     calibrated: bool = False
-    """Use the temperatures and thresholds that unet-jax calibrate has fitted."""
+    """Use the temperatures, thresholds and rules for objects that unet-jax calibrate has fitted."""
     how: HOW = dataclasses.field(default_factory=PredictConfig)
     outputs: Annotated[OutputConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=OutputConfig)
     devices: ON_DEVICES = dataclasses.field(default_factory=DeviceOptions)
@@ -72,6 +81,7 @@ def _predict(options: _Predict, runs: list[str], inputs: list[str]) -> None:
     run = load_all(runs, options.checkpoint, options.devices, calibrated=options.calibrated)
     out, way = epath.Path(options.out), way_of(run, options.how)
     warnings = ScaleWarnings(run, way, display)
+    say_difference(run, way, display)
     errors, done, kept = [], 0, 0
     start = time.perf_counter()
 

@@ -42,7 +42,7 @@ def verify(args: Sequence[str]) -> None:
 def _findings(path: epath.Path) -> Iterator[tuple[bool, str]]:
     """Yield whether a file of a run is damaged, and a line about it, for each file."""
     # Imported here, because these modules import jax, and a mistyped option need not wait for it.
-    from unet_jax.inference.calibrate import calibration_path, read_calibration
+    from unet_jax.inference.calibration_file import calibration_path, read_calibration
     from unet_jax.report.metrics_file import MetricsFile
     from unet_jax.runs.checkpoints import check_metrics, committed_steps
     from unet_jax.runs.data_files import data_path, load_identities

@@ -1,25 +1,23 @@
-"""The calibration of a run, which is fitted to a held-out split and kept in RUN/calibration.json."""
+"""The calibration of a run, fitted to a held-out split: temperatures, thresholds, and rules for objects."""
 
 import dataclasses
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
+from jaxtyping import Int
 
-from unet_jax._files import replace_text
 from unet_jax._types import InputError
 from unet_jax.config.predict import PredictConfig
+from unet_jax.data.images.rows import rows_of
 from unet_jax.data.records import Layout, Record
-from unet_jax.inference.evaluate import probs_and_truths
-from unet_jax.inference.predict import AS_TRAINED
-from unet_jax.metrics.calibration import Calibration, Fit, fit_calibration, histogram
+from unet_jax.inference.evaluate import samples_of, truth_of
+from unet_jax.inference.fits import predict_patches, seen_area, way_of
+from unet_jax.inference.predict import AS_TRAINED, seen_masks
+from unet_jax.metrics.calibration import Calibration, Fit, empty_histogram, fit_calibration, histogram
+from unet_jax.metrics.object_rules import Tried, fit_rules, packed
+from unet_jax.program.tile_stream import Failure
 from unet_jax.runs.load import Run
-from unet_jax.runs.versioned_json import read_versioned, versioned_text
-
-_FORMAT = 1
-_NAMES = ("step", "split", "num_images", "classes")
 
 
 def calibrate_run(
@@ -49,80 +47,71 @@ def calibrate_run(
     """
     if run.calibration is not None:
         raise InputError(f"{run.path}: was loaded with its calibration. Load it without calibration.")
-    soft = run.config.data.soft_masks
-    pairs = probs_and_truths(run, layout, records, soft_masks=soft, how=how, on_open=on_open)
-    histograms = []
-    for done, (probs, truth, valid) in enumerate(pairs, start=1):
-        histograms.append(histogram(probs, truth, valid))
-        on_progress(done)
-    return fit_calibration(np.stack(histograms), run.config.train.threshold)
+    return fit_calibration(_histograms(run, layout, records, how, on_open, on_progress), run.config.train.threshold)
 
 
-def calibration_path(path: epath.Path) -> epath.Path:
-    """Return the path of the calibration in a run directory."""
-    return path / "calibration.json"
+def _histograms(
+    run: Run,
+    layout: Layout,
+    records: Sequence[Record],
+    how: PredictConfig,
+    on_open: Callable[[str, int, int], Any],
+    on_progress: Callable[[int], Any],
+) -> Iterator[Int[np.ndarray, "2 k n"]]:
+    """Yield the histogram of each image; its probabilities are never in memory as a whole if it is in tiles."""
+    samples = samples_of(run, layout, records, _soft(run), on_open)
+    images = ((rows_of(image), truth_of(sample)) for image, sample in samples)
+    counts, done = empty_histogram(len(run.class_names)), 0
+    for part in predict_patches(run, images, way_of(run, how)):
+        if isinstance(part, Failure):
+            raise part.error
+        rows, columns = part.values.shape[:2]
+        here = slice(part.y, part.y + rows), slice(part.x, part.x + columns)
+        truth, valid = part.image
+        counts += histogram(part.values, truth[here], None if valid is None else valid[here])
+        if part.is_last:
+            done += 1
+            on_progress(done)
+            yield counts
+            counts = empty_histogram(len(run.class_names))
 
 
-def save_calibration(run: Run, fit: Fit, *, split: str, num_images: int) -> None:
-    """Write RUN/calibration.json, which belongs to the checkpoint that `run` was loaded from.
+def fit_objects(
+    run: Run,
+    layout: Layout,
+    records: Sequence[Record],
+    *,
+    how: PredictConfig = AS_TRAINED,
+    on_open: Callable[[str, int, int], Any] = lambda id_, height, width: None,
+    on_progress: Callable[[int], Any] = lambda done: None,
+) -> tuple[Calibration, list[list[Tried]]]:
+    """Fit rules for the objects of each class to a calibrated run, on images at their own size.
+
+    The images are predicted once more, with the thresholds that the rules are for.
 
     Args:
-      run: run that was calibrated.
-      fit: result of `calibrate_run`.
-      split: name of the split that it was fitted to, recorded in the file.
-      num_images: number of images that it was fitted to, recorded in the file.
-    """
-    measured = {"nll": fit.nll, "ece": fit.ece, "dice": fit.dice}
-    classes = {
-        name: {
-            "temperature": fit.calibration.temperature[k],
-            "threshold": fit.calibration.threshold[k],
-            **{score: {"before": _number(a[k]), "after": _number(b[k])} for score, (a, b) in measured.items()},
-        }
-        for k, name in enumerate(run.class_names)
-    }
-    values = {"step": run.step, "split": split, "num_images": num_images, "classes": classes}
-    replace_text(calibration_path(run.path), versioned_text(_FORMAT, values))
+      run: run with the calibration that the rules are added to.
+      layout, records, how, on_open, on_progress: the same as in `calibrate_run`.
 
-
-def _number(value: float) -> float | None:
-    """Return a number for JSON, which has no NaN."""
-    return None if np.isnan(value) else float(value)
-
-
-def with_calibration(run: Run) -> Run:
-    """Return the run with its saved calibration. Predictions and evaluations of the returned run use it.
+    Returns:
+      The calibration with rules, and what was tried for each class (`unet_jax.metrics.object_rules.fit_rules`).
 
     Raises:
-      InputError: there is no calibration, it belongs to another checkpoint, or it cannot be read.
+      InputError: the run is not calibrated.
     """
-    path = calibration_path(run.path)
-    if not path.exists():
-        raise InputError(f"{run.path}: is not calibrated. Do it once: unet-jax calibrate {run.path} --data.root DATA")
-    step, calibration = read_calibration(path, run.class_names)
-    if step != run.step:
-        raise InputError(
-            f"{path}: belongs to the checkpoint of step {step}, but that of step {run.step} was loaded. Calibrate "
-            f"again, or load the other checkpoint."
-        )
-    return dataclasses.replace(run, calibration=calibration)
+    if run.calibration is None:
+        raise InputError(f"{run.path}: is not calibrated. Fit temperatures and thresholds first: calibrate_run.")
+    calibration = dataclasses.replace(run.calibration, rules=())
+    run = dataclasses.replace(run, calibration=calibration)
+    way, images = way_of(run, how), []
+    pairs = ((image, truth_of(sample)) for image, sample in samples_of(run, layout, records, _soft(run), on_open))
+    for done, (masks, (truth, valid)) in enumerate(seen_masks(run, pairs, how), start=1):
+        height, width = masks.shape[:2]
+        images.append(packed(masks, truth, valid, seen_area(height, width, way)))
+        on_progress(done)
+    fits = [fit_rules(images, k) for k in range(len(run.class_names))]
+    return dataclasses.replace(calibration, rules=tuple(rules for rules, _ in fits)), [tried for _, tried in fits]
 
 
-def read_calibration(path: epath.Path, class_names: Sequence[str]) -> tuple[int, Calibration]:
-    """Read a file that `save_calibration` wrote: the step of its checkpoint, and temperatures and thresholds.
-
-    Raises:
-      InputError: the file is damaged, or of another format.
-    """
-
-    def parse(values: dict[str, Any]) -> tuple[int, Calibration]:
-        classes = [values["classes"][name] for name in class_names]
-        step = int(values["step"])
-        calibration = Calibration(*(tuple(float(c[name]) for c in classes) for name in ("temperature", "threshold")))
-        if not all(0.0 < number < math.inf for number in calibration.temperature):
-            raise ValueError(f"temperatures are {calibration.temperature}, but must be positive")
-        if not all(0.0 < number < 1.0 for number in calibration.threshold):
-            raise ValueError(f"thresholds are {calibration.threshold}, but must be between 0 and 1")
-        return step, calibration
-
-    return read_versioned(path, _FORMAT, _NAMES, parse, "Calibrate again.")
+def _soft(run: Run) -> bool:
+    return run.config.data.soft_masks

@@ -18,7 +18,7 @@ from unet_jax.data.records import SPLITS, Layout, Record
 from unet_jax.data.sample_facts import pixel_digest
 from unet_jax.data.sources import FileSource
 from unet_jax.data.splits import assign_splits
-from unet_jax.inference.predict import AS_TRAINED, predict_masks, predict_pairs
+from unet_jax.inference.predict import AS_TRAINED, finished_masks, predict_pairs, seen_masks
 from unet_jax.metrics import Counts
 from unet_jax.metrics.counts import num_counted
 from unet_jax.metrics.image_scores import SURFACE_TOLERANCE
@@ -132,17 +132,17 @@ def probs_and_truths(
     Args:
       run, layout, records, soft_masks, how, on_open: the same as in `evaluate_run`.
     """
-    samples = _samples(run, layout, records, soft_masks, on_open)
-    pairs = ((image, _truth(sample)) for image, sample in samples)
+    samples = samples_of(run, layout, records, soft_masks, on_open)
+    pairs = ((image, truth_of(sample)) for image, sample in samples)
     return ((probs, truth, valid) for probs, (truth, valid) in predict_pairs(run, pairs, how))
 
 
-def _truth(sample: Sample) -> tuple[Bool[np.ndarray, "h w k"], Bool[np.ndarray, "h w k"] | None]:
+def truth_of(sample: Sample) -> tuple[Bool[np.ndarray, "h w k"], Bool[np.ndarray, "h w k"] | None]:
     """Return the true masks, and where they are not ignored."""
     return sample.mask >= 128, None if sample.valid is None else sample.valid >= 128
 
 
-def _samples(
+def samples_of(
     run: Trained, layout: Layout, records: Sequence[Record], soft_masks: bool, on_open: Callable[[str, int, int], Any]
 ) -> Iterator[tuple[np.ndarray, Sample]]:
     """Read images as the networks see them, each with its sample in the first format, at their own size."""
@@ -194,12 +194,12 @@ def evaluate_run(
       >>> evaluate_run(run, layout, records).dice_mean  # doctest: +SKIP
       0.97
     """
-    samples = _samples(run, layout, records, soft_masks, on_open)
-    pairs = ((image, (*_truth(sample), _digests(run, image))) for image, sample in samples)
+    samples = samples_of(run, layout, records, soft_masks, on_open)
+    pairs = ((image, (*truth_of(sample), _digests(run, image))) for image, sample in samples)
     parts, sums, ignored, digests = [], [], [], []
-    predictions = predict_pairs(run, pairs, how) if need_probs(score_names) else predict_masks(run, pairs, how)
+    predictions = predict_pairs(run, pairs, how) if need_probs(score_names) else seen_masks(run, pairs, how)
     for done, (values, (truth, valid, digest)) in enumerate(predictions, start=1):
-        predicted = values if values.dtype == bool else values > run.threshold
+        predicted = values if values.dtype == bool else finished_masks(run, values > run.threshold, how)
         parts.append(metrics.counts_from_masks(predicted, truth, valid))
         sums.append(measure(score_names, values, predicted, truth, valid, tolerance=tolerance))
         ignored.append(truth[..., 0].size - num_counted(parts[-1]))

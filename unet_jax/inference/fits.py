@@ -232,6 +232,20 @@ def _at_size(image: ImageRows, way: Way) -> np.ndarray:
     return np.pad(pixels, (*padding, (0, 0)), mode="symmetric")
 
 
+def seen_area(height: int, width: int, way: Way) -> int:
+    """Return the number of pixels of an image at the size at which the network sees it."""
+    of_image = ImageRows(height, width, lambda: iter(()))
+    size = seen_size(of_image, way) if way.fit in ("stretch", "pad") else scaled_size(height, width, way.scale)
+    return size[0] * size[1]
+
+
+def way_facts(way: Way) -> dict[str, Any]:
+    """Return what probabilities depend on, apart from images and weights, as values for JSON."""
+    tiles = {"overlap": way.tiling.overlap, "blend": way.tiling.blend} if way.fit == "crop" else {}
+    scale = {"scale": way.scale} if way.fit in ("crop", "whole") else {}
+    return {"fit": way.fit, **scale, **tiles, "tta": way.tta}
+
+
 def seen_size(image: ImageRows, way: Way) -> tuple[int, int]:
     """Return the height and width that an image is resized to by stretch and pad.
 

@@ -20,8 +20,8 @@ from unet_jax.data.images.rows import ImageRows, joined, open_rows
 from unet_jax.data.images.tiff import read_geo_tags
 from unet_jax.data.threads import num_cores
 from unet_jax.devices.processes import is_first
-from unet_jax.inference.fits import Way, predict_patches, way_of
-from unet_jax.inference.image_writer import ImageWriter, Job, mask_paths, probs_paths, told
+from unet_jax.inference.fits import Way, predict_patches, seen_area, way_facts, way_of
+from unet_jax.inference.image_writer import Finish, ImageWriter, Job, check_whole, mask_paths, probs_paths, told
 from unet_jax.inference.inputs import ImageFiles
 from unet_jax.inference.tables import Tables
 from unet_jax.program.tile_stream import Failure
@@ -136,6 +136,7 @@ def _predict(
                 tables.add(job.id, job.image.height, job.image.width, objects)
             yield Outcome(job.id)
 
+    rules = run.calibration.rules if run.calibration else ()
     pool = ThreadPoolExecutor(max(2, min(8, num_cores())), thread_name_prefix="unet_jax-write")
     try:
         count = 0
@@ -144,7 +145,9 @@ def _predict(
             if writer is None:
                 count += 1
                 place = scratch / str(count)
-                writer = ImageWriter(job, run.class_names, run.threshold, outputs, out, place, pool)
+                area = seen_area(job.image.height, job.image.width, way)
+                finish = Finish(run.threshold, rules, area)
+                writer = ImageWriter(job, run.class_names, finish, outputs, out, place, pool)
             if isinstance(part, Failure):
                 writer.discard()
                 writer = None
@@ -176,6 +179,8 @@ def _opened(
         id_, paths = entry
         try:
             views = [open_rows(paths, image_format) for image_format in image_formats(run)]
+            if run.calibration and run.calibration.rules:
+                check_whole(paths[0], views[0].height, views[0].width)
             return Job(id_, views[0], read_geo_tags(paths[0]), joined(views))
         except InputError as error:
             return Outcome(id_, error=str(error))
@@ -261,13 +266,12 @@ def _is_done(out: epath.Path, class_names: tuple[str, ...], id_: str, outputs: O
 def _settings(run: Trained, way: Way) -> dict[str, Any]:
     """Return what masks depend on, apart from images."""
     calibration = dataclasses.asdict(run.calibration) if run.calibration else None
-    tiles = {"overlap": way.tiling.overlap, "blend": way.tiling.blend} if way.fit == "crop" else {}
-    scale = {"scale": way.scale} if way.fit in ("crop", "whole") else {}
+    if calibration and not calibration["rules"]:
+        del calibration["rules"]  # as earlier versions wrote it
     paths, steps = [str(member.path) for member in members_of(run)], [member.step for member in members_of(run)]
     runs = {"run": paths, "step": steps} if len(paths) > 1 else {"run": paths[0], "step": steps[0]}
-    values = {**runs, "fit": way.fit, **scale, **tiles, "tta": way.tta}
     threshold = np.asarray(run.threshold).tolist()
-    return {"format": _FORMAT, **values, "threshold": threshold, "calibration": calibration}
+    return {"format": _FORMAT, **runs, **way_facts(way), "threshold": threshold, "calibration": calibration}
 
 
 def _check_mark(out: epath.Path, run: Trained, way: Way, *, any_done: bool) -> None:

@@ -18,6 +18,7 @@ from unet_jax.data.images.rows import ImageRows
 from unet_jax.data.images.scaling import scaled
 from unet_jax.data.images.tiff import GeoTags
 from unet_jax.data.pixels import write_png
+from unet_jax.metrics.object_rules import ObjectRules, apply_rules
 from unet_jax.metrics.objects import ObjectFinder, Objects
 from unet_jax.program.tile_stream import Patch
 from unet_jax.report.pictures import render_overlay, to_rgb
@@ -25,7 +26,11 @@ from unet_jax.report.row_files import NpyRows, PngRows, TiffRows
 
 LARGEST_OVERLAY = 4096
 """Longest side of an overlay in pixels; larger images are reduced."""
+LARGEST_WHOLE = 2**29
+"""Largest number of pixels of an image whose masks are finished as a whole, by rules for objects. About 8 bytes of
+memory are needed for each."""
 _WHITE = 65535
+_BLOCK_ROWS = 512
 
 
 class Job(NamedTuple):
@@ -35,6 +40,26 @@ class Job(NamedTuple):
     image: ImageRows
     tags: GeoTags  # georeferencing of the file
     seen: ImageRows  # the same image for the networks: of an ensemble, in each of its formats
+
+
+class Finish(NamedTuple):
+    """What makes masks of probabilities."""
+
+    threshold: Float[np.ndarray, " k"]
+    """Probability above which a pixel is in a class."""
+    rules: tuple[ObjectRules, ...]
+    """Rules for the objects of each class, which need whole masks; or none."""
+    seen_area: int
+    """Number of pixels at the size at which the network sees the image."""
+
+
+def check_whole(path: epath.Path, height: int, width: int) -> None:
+    """Raise `InputError` if an image is too large for rules that need whole masks."""
+    if height * width > LARGEST_WHOLE:
+        raise InputError(
+            f"{path}: has {width}x{height} pixels, but the calibration has rules for objects, which need whole masks: "
+            f"at most {LARGEST_WHOLE} pixels. Cut the image, calibrate without --objects, or leave out --calibrated."
+        )
 
 
 def mask_paths(out: epath.Path, class_name: str, id_: str) -> tuple[epath.Path, epath.Path]:
@@ -55,7 +80,8 @@ class ImageWriter:
     Args:
       job: image, which the overlay reads again.
       class_names: names of the classes.
-      threshold: probability above which a pixel is in a class, `[k]`.
+      finish: thresholds, and rules for objects. With rules, the masks are kept in memory, a bit per class and pixel,
+        and written when the image is complete.
       outputs: what to write beside masks.
       out: folder of the finished files.
       scratch: empty local folder for the unfinished ones.
@@ -66,13 +92,13 @@ class ImageWriter:
         self,
         job: Job,
         class_names: Sequence[str],
-        threshold: Float[np.ndarray, " k"],
+        finish: Finish,
         outputs: OutputConfig,
         out: epath.Path,
         scratch: pathlib.Path,
         pool: Executor,
     ):
-        self._job, self._names, self._threshold, self._out = job, class_names, threshold, out
+        self._job, self._names, self._how, self._out = job, class_names, finish, out
         self._scratch, self._pool, self._outputs = scratch, pool, outputs
         self._files: list[tuple[Any, pathlib.Path, epath.Path]] = []  # writer, unfinished path, final path
         self._finders = [ObjectFinder() for _ in class_names] if outputs.csv else []
@@ -82,6 +108,7 @@ class ImageWriter:
         self._overlay_scale = factor
         self._overlay_mask = np.zeros((*self._small, len(class_names)), bool) if outputs.overlay else None
         self._mask_band = self._probs_band = None
+        self._bands: list[np.ndarray] = []  # of masks that wait for their last rows, where rules need whole masks
         self._writing: Future[None] | None = None
         self._last: Future[Any] = pool.submit(self._open)
 
@@ -94,7 +121,7 @@ class ImageWriter:
             self._probs_band = self._new_probs(num_classes, rows)
         band, end = self._mask_band, patch.x + columns
         assert band is not None
-        band[:, patch.x : end] = as_bits(patch.values, self._threshold)
+        band[:, patch.x : end] = as_bits(patch.values, self._how.threshold)
         if self._outputs.probs == "npy":
             self._probs_band[:, patch.x : end] = patch.values  # type: ignore[index]
         elif self._outputs.probs == "tiff":
@@ -148,22 +175,39 @@ class ImageWriter:
                 self._files.append((file, path, final))
 
     def _write(self, y: int, masks: UInt8[np.ndarray, "h w bytes"], probs: np.ndarray | None) -> None:
-        """Write some rows, from row y on."""
-        count, size = len(self._names), (self._job.image.height, self._job.image.width)
-        for k, (file, _, final) in enumerate(self._files[:count]):
-            mask = masks[..., k // 8] & (128 >> k % 8) != 0
-            with told(final):
-                file.write(mask.view(np.uint8) * np.uint8(255))
-            if self._finders:
-                self._finders[k].add(mask)
-            if self._overlay_mask is not None:
-                _add_reduced(self._overlay_mask[..., k], y, mask, size)
+        """Write some rows, from row y on; masks that rules must see as a whole are kept."""
+        count = len(self._names)
+        if self._how.rules:
+            self._bands.append(masks)
+        else:
+            for k in range(count):
+                self._write_mask(k, y, masks[..., k // 8] & (128 >> k % 8) != 0)
         for k, (file, _, final) in enumerate(self._files[count:]):
             assert probs is not None
             with told(final):
                 file.write(probs if self._outputs.probs == "npy" else probs[k])
 
+    def _write_mask(self, k: int, y: int, mask: Bool[np.ndarray, "h w"]) -> None:
+        """Write some rows of the mask of a class."""
+        file, _, final = self._files[k]
+        with told(final):
+            file.write(mask.view(np.uint8) * np.uint8(255))
+        if self._finders:
+            self._finders[k].add(mask)
+        if self._overlay_mask is not None:
+            _add_reduced(self._overlay_mask[..., k], y, mask, (self._job.image.height, self._job.image.width))
+
+    def _write_whole_masks(self) -> None:
+        """Apply the rules to whole masks, one class at a time, and write them."""
+        for k, rules in enumerate(self._how.rules):
+            mask = np.concatenate([band[..., k // 8] & (128 >> k % 8) != 0 for band in self._bands])
+            mask = apply_rules(mask, rules, self._how.seen_area)
+            for y in range(0, len(mask), _BLOCK_ROWS):
+                self._write_mask(k, y, mask[y : y + _BLOCK_ROWS])
+        self._bands.clear()
+
     def _finish(self) -> list[Objects]:
+        self._write_whole_masks()
         for file, _, final in self._files:
             with told(final):
                 file.close()

@@ -13,7 +13,8 @@ from unet_jax.config.predict import PredictConfig
 from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.images.rows import rows_of
 from unet_jax.devices.mesh import check_not_forked, check_rows
-from unet_jax.inference.fits import far_scale, network_of, predict_patches, way_of
+from unet_jax.inference.fits import far_scale, network_of, predict_patches, seen_area, way_of
+from unet_jax.metrics.object_rules import apply_to_classes
 from unet_jax.program.tile_stream import Failure, Patch
 from unet_jax.runs.ensemble import Trained, image_formats, members_of
 
@@ -70,18 +71,48 @@ def predict_pairs(
 
 
 def predict_masks(
-    run: Trained, pairs: Iterable[tuple[Pixels[np.ndarray, "h w c"], T]], how: PredictConfig = AS_TRAINED
-) -> Iterator[tuple[Bool[np.ndarray, "h w k"], T]]:
-    """Yield the masks that `unet-jax predict` writes, each with the companion that was paired with its image.
+    run: Trained, images: Iterable[Num[np.ndarray, "h w c"]], how: PredictConfig = AS_TRAINED
+) -> Iterator[Bool[np.ndarray, "h w k"]]:
+    """Yield the masks that `unet-jax predict` writes, of each image at its own size, in order.
 
-    In memory are the masks of an image, but only the probabilities of a part of it.
+    They are the probabilities above `run.threshold`; if the run has its calibration with rules for objects, the rules
+    are applied.
 
     Args:
-      run, how: the same as in `predict_images`.
-      pairs: images as the network sees them, uint8 or uint16 in the run's image format, each with a companion.
+      run, images, how: the same as in `predict_images`.
+
+    Yields:
+      `[h w k]` bool, classes in the order of `run.class_names`.
+
+    Raises:
+      InputError: the same as in `predict_images`.
+
+    Example:
+      >>> run = unet_jax.load_run("RUN")  # doctest: +SKIP
+      >>> areas = [masks.sum(axis=(0, 1)) for masks in unet_jax.predict_masks(run, images)]  # doctest: +SKIP
+    """
+    for masks, _ in seen_masks(run, ((_as_seen(run, image), None) for image in images), how):
+        yield masks
+
+
+def seen_masks(
+    run: Trained, pairs: Iterable[tuple[Pixels[np.ndarray, "h w c"], T]], how: PredictConfig = AS_TRAINED
+) -> Iterator[tuple[Bool[np.ndarray, "h w k"], T]]:
+    """Yield masks as `predict_masks` does, each with the companion that was paired with its image.
+
+    Images are as the network sees them. In memory are the masks of an image, but only a part of its probabilities.
     """
     threshold = run.threshold
-    return _assembled(run, pairs, how, lambda probs: probs > threshold, np.dtype(bool))
+    for masks, companion in _assembled(run, pairs, how, lambda probs: probs > threshold, np.dtype(bool)):
+        yield finished_masks(run, masks, how), companion
+
+
+def finished_masks(run: Trained, masks: Bool[np.ndarray, "h w k"], how: PredictConfig) -> Bool[np.ndarray, "h w k"]:
+    """Return the masks of an image after the rules for objects of the run's calibration, if it has any."""
+    if not (run.calibration and run.calibration.rules):
+        return masks
+    height, width = masks.shape[:2]
+    return apply_to_classes(masks, run.calibration.rules, seen_area(height, width, way_of(run, how)))
 
 
 def _assembled(

@@ -6,12 +6,14 @@ histograms of logits, so that an image of any size takes some kilobytes.
 """
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import optimize, special
 
 from unet_jax.metrics.counts import Counts, dice
+from unet_jax.metrics.object_rules import ObjectRules
 
 _LARGEST_LOGIT = 16.0  # about that of the largest float32 probability below 1, which is 16.6
 _NUM_BINS = 1280
@@ -38,6 +40,8 @@ class Calibration:
     """One temperature per class, by which its logits are divided."""
     threshold: tuple[float, ...]
     """One threshold per class, in (0, 1), for the calibrated probabilities."""
+    rules: tuple[ObjectRules, ...] = ()
+    """Rules for the objects of each class's masks, or none."""
 
     def probs(self, probs: Float[np.ndarray, "*b k"]) -> Float[np.ndarray, "*b k"]:
         """Return calibrated probabilities.
@@ -67,6 +71,11 @@ class Fit:
     weighted by their numbers of pixels."""
     dice: tuple[np.ndarray, np.ndarray]
     """Mean Dice over images, with the threshold used so far and with the fitted one."""
+
+
+def empty_histogram(num_classes: int) -> Int[np.ndarray, "2 k n"]:
+    """Return the histogram of no pixels, to which those of parts of an image are added."""
+    return np.zeros((2, num_classes, _NUM_BINS), np.int64)
 
 
 def histogram(
@@ -107,13 +116,13 @@ def histogram(
 # A temperature does not change the order of the logits, so it does not change which masks a threshold can make. The
 # threshold is therefore sought among raw logits, and only then divided by the temperature. It needs one histogram per
 # image, since a mean of Dice scores does not follow from pooled counts; the cross entropy does.
-def fit_calibration(histograms: Int[np.ndarray, "i 2 k n"], threshold: float) -> Fit:
+def fit_calibration(histograms: Iterable[Int[np.ndarray, "2 k n"]], threshold: float) -> Fit:
     """Fit the temperature and the threshold of each class. A class without a true pixel keeps the threshold.
 
     An image has no part in the Dice of a class of which it has no counted pixel.
 
     Args:
-      histograms: `[i 2 k n]`, the results of `histogram` for all i images, stacked.
+      histograms: results of `histogram` for all images, at least one. Each is used as it comes, and none is kept.
       threshold: probability used as threshold so far, for comparison.
 
     Returns:
@@ -130,17 +139,21 @@ def fit_calibration(histograms: Int[np.ndarray, "i 2 k n"], threshold: float) ->
       >>> print(round(float(fit.calibration.probs(probs)[0, 0, 0]), 2))
       0.9
     """
-    num_classes = histograms.shape[2]
-    pooled = histograms.sum(axis=0)
+    totals: list[np.ndarray] = []
+    for counts in histograms:
+        curves = np.stack([_dice_by_edge(counts[:, k]) for k in range(counts.shape[1])])
+        terms = [counts, curves, counts.any(axis=(0, 2)).astype(np.int64)]
+        totals = [total + term for total, term in zip(totals, terms, strict=True)] if totals else terms
+    pooled, curves, num_counted = totals
+    num_classes = pooled.shape[1]
     temperature = np.array([_fit_temperature(pooled[:, k]) for k in range(num_classes)])
     before, raw = np.ones(num_classes), np.empty(num_classes)
     dice = np.empty((2, num_classes))
     for k in range(num_classes):
-        counted = histograms[histograms[:, :, k].any(axis=(1, 2)), :, k]
-        if not len(counted):
+        if not num_counted[k]:
             raw[k], dice[:, k] = special.logit(threshold), np.nan
             continue
-        curve = _dice_by_edge(counted)
+        curve = curves[k] / num_counted[k]
         allowed = (special.logit(_THRESHOLDS[0]) <= _EDGES) & (special.logit(_THRESHOLDS[1]) >= _EDGES)
         best = np.flatnonzero(allowed & (curve >= curve[allowed].max()))
         raw[k] = _EDGES[best[len(best) // 2]]  # the middle one of equally good edges
@@ -189,12 +202,11 @@ def _ece(counts: Int[np.ndarray, "2 k n"], temperature: np.ndarray) -> Float[np.
     return np.array(errors)
 
 
-def _dice_by_edge(counts: Int[np.ndarray, "i 2 n"]) -> Float[np.ndarray, " n+1"]:
-    """Return the mean per-image Dice of the masks above each edge of the histogram."""
-    above = np.concatenate([counts[..., ::-1].cumsum(axis=-1)[..., ::-1], np.zeros((*counts.shape[:2], 1), int)], -1)
-    fp, tp = above[:, 0], above[:, 1]
-    fn = tp[:, :1] - tp
-    return dice(Counts(tp, fp, fn, fp[:, :1] - fp)).mean(axis=0)
+def _dice_by_edge(counts: Int[np.ndarray, "2 n"]) -> Float[np.ndarray, " n+1"]:
+    """Return the Dice of an image's masks above each edge of the histogram; 0 without a counted pixel."""
+    above = np.concatenate([counts[:, ::-1].cumsum(axis=-1)[:, ::-1], np.zeros((2, 1), int)], axis=-1)
+    fp, tp = above
+    return np.nan_to_num(dice(Counts(tp, fp, tp[0] - tp, fp[0] - fp)), nan=0.0)
 
 
 def _logits(probs: np.ndarray) -> Float[np.ndarray, "..."]:

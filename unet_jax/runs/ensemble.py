@@ -14,6 +14,7 @@ from unet_jax._types import InputError
 from unet_jax.data.images.format import ImageFormat
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.metrics.calibration import Calibration
+from unet_jax.metrics.object_rules import ObjectRules
 from unet_jax.runs.load import Run, load_run
 
 _LIMITS = ("low", "high", "percentiles", "types")
@@ -60,13 +61,20 @@ class Ensemble:
 
     @property
     def calibration(self) -> Calibration | None:
-        """Mean of the runs' calibrations: of the factors 1 / temperature, and of the thresholds' logits; or None."""
+        """Mean of the runs' calibrations: of the factors 1 / temperature, and of the thresholds' logits; or None.
+
+        A rule for objects is used if all runs have it, with the smallest of their areas.
+        """
         all_ = [member.calibration for member in self.members if member.calibration]
         if not all_:
             return None
         temperature = 1.0 / np.mean([1.0 / np.asarray(one.temperature) for one in all_], axis=0)
         threshold = special.expit(np.mean([special.logit(one.threshold) for one in all_], axis=0))
-        return Calibration(tuple(temperature.tolist()), tuple(threshold.tolist()))
+        rules = [one.rules or (ObjectRules(),) * len(self.class_names) for one in all_]
+        values = (zip(*map(dataclasses.astuple, of_class), strict=True) for of_class in zip(*rules, strict=True))
+        common = tuple(ObjectRules(*map(min, of_class)) for of_class in values)
+        has_rules = any(of_class != ObjectRules() for of_class in common)
+        return Calibration(tuple(temperature.tolist()), tuple(threshold.tolist()), common if has_rules else ())
 
     @property
     def threshold(self) -> Float[np.ndarray, " k"]:

@@ -51,7 +51,7 @@ class Run:
     mesh: Mesh
     """Devices that hold the state."""
     calibration: Calibration | None = None
-    """Temperatures and thresholds to use (`unet_jax.inference.calibrate.with_calibration`), or None."""
+    """Temperatures and thresholds to use (`unet_jax.inference.calibration_file.with_calibration`), or None."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "mesh"}
@@ -112,7 +112,8 @@ def load_run(path: str | epath.Path, checkpoint: Literal["best", "last"] = "best
       mesh: devices to use, from `make_mesh`; by default all.
 
     Returns:
-      The network with its settings. Its calibration is not loaded; see `unet_jax.inference.calibrate.with_calibration`.
+      The network with its settings. Its calibration is not loaded; see
+      `unet_jax.inference.calibration_file.with_calibration`.
 
     Raises:
       InputError: the folder is not a run, it holds no checkpoint yet, or the checkpoint cannot be read.

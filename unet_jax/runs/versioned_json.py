@@ -60,7 +60,15 @@ def check_digest(values: dict[str, Any]) -> None:
         )
 
 
-def read_versioned(path: epath.Path, version: int, names: Collection[str], parse: Callable[[Any], T], remedy: str) -> T:
+def read_versioned(
+    path: epath.Path,
+    version: int,
+    names: Collection[str],
+    parse: Callable[[Any], T],
+    remedy: str,
+    *,
+    older: Collection[int] = (),
+) -> T:
     """Read a file of JSON that names its format, and parse what it holds.
 
     Args:
@@ -70,6 +78,7 @@ def read_versioned(path: epath.Path, version: int, names: Collection[str], parse
       parse: function of the file's content. It raises ValueError, KeyError, TypeError or AttributeError for content
         that no version of this library would have written.
       remedy: end of the error message about a damaged file.
+      older: earlier formats, whose files are read in the same way.
 
     Returns:
       The result of `parse`.
@@ -82,7 +91,7 @@ def read_versioned(path: epath.Path, version: int, names: Collection[str], parse
         if not isinstance(values, dict):
             raise DamagedError(f"it is not an object, but {type(values).__name__}")
         found = values.get("format")
-        if found != version:
+        if found not in (version, *older):
             raise _OtherFormatError(f"{path}: has format {found!r}; this version of unet_jax reads {version}.")
         parsed = parse(values)  # first, because its errors say what is wrong
         unknown = sorted(set(values) - {"format", "digest", *names})
