@@ -11,6 +11,7 @@ from unet_jax.config import Config, DataConfig, ModelConfig, OptimConfig
 from unet_jax.data.images.format import ImageFormat
 from unet_jax.export.check import CheckImage
 from unet_jax.metrics.calibration import Calibration
+from unet_jax.metrics.object_rules import ObjectRules
 from unet_jax.program.initial_state import make_model
 from unet_jax.program.optim import make_optimizer
 from unet_jax.program.state import start_state
@@ -19,6 +20,8 @@ from unet_jax.runs.load import Run, open_checkpoints
 from unet_jax.runs.progress import Progress
 
 NOTHING: dict[str, object] = {}
+RULES = (ObjectRules(smallest_hole=3, smallest_object=4), ObjectRules(largest_only=True))
+"""Rules for objects of two classes."""
 SMALL = {"widths": (4,), "center_width": 6, "num_convs_down": 1, "num_convs_up": 1}
 
 

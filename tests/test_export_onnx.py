@@ -12,9 +12,9 @@ import onnxruntime
 import pytest
 import tifffile
 from etils import epath
-from export_runs import random_image, random_run, some_images
+from export_runs import RULES, random_image, random_run, some_images
 
-from unet_jax import InputError, predict_images, predict_probs_unresized
+from unet_jax import InputError, predict_images, predict_masks, predict_probs_unresized
 from unet_jax.config.predict import PredictConfig
 from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.images.rows import rows_of
@@ -102,7 +102,7 @@ def test_files_of_signed_and_float_numbers_go_in_as_float32(low, tmp_path):
     [
         (None, None),
         pytest.param(ImageFormat((0,), 1), Calibration((3.0, 0.2), (0.45, 0.6)), marks=SLOW),
-        (SIXTEEN, Calibration((2.0, 0.5), (0.4, 0.7))),
+        (SIXTEEN, Calibration((2.0, 0.5), (0.4, 0.7), RULES)),
         pytest.param(ImageFormat((1, 0), 2, 16, percentiles=(1.0, 99.0)), None, marks=SLOW),
         pytest.param(ImageFormat((0, 1, 2), 3, 16), None, marks=SLOW),
     ],
@@ -114,12 +114,16 @@ def test_the_functions_of_the_script_are_those_of_the_library(image_format, cali
     model = predict_onnx.load_model(str(tmp_path / "m.onnx"))
     channels, deep = (image_format.file_channels, image_format.bits == 16) if image_format else (3, False)
     rng = np.random.default_rng(1)
+    changed = False
     for size in ((16, 16), (9, 33), (40, 40), (1, 1)):
         image = rng.integers(0, 2**16 if deep else 256, (*size, channels), np.uint16 if deep else np.uint8)
         (expected,) = predict_images(run, [image])
         seen = predict_onnx.map_intensities(image, "", model.contract["images"]) if image_format else image
         np.testing.assert_allclose(predict_onnx.predict_probs(model, seen), expected, atol=1e-5)
-        np.testing.assert_array_equal(predict_onnx.predict_masks(model, seen), expected > run.threshold)
+        (masks,) = predict_masks(run, [image])
+        np.testing.assert_array_equal(predict_onnx.predict_masks(model, seen), masks)
+        changed |= bool((masks != (expected > run.threshold)).any())
+    assert changed == bool(calibration and calibration.rules)
 
 
 def write_files(folder):
@@ -151,7 +155,7 @@ sys.exit(predict_onnx.main(sys.argv[1:]))
 
 def test_the_script_writes_the_masks_of_predict_without_jax(tmp_path):
     crops = {"fit": "crop", "scale": 0.9}
-    run = random_run(ImageFormat(), calibration=Calibration((1.5, 0.5), (0.4, 0.6)), data=crops)
+    run = random_run(ImageFormat(), calibration=Calibration((1.5, 0.5), (0.4, 0.6), RULES), data=crops)
     export_onnx(run, tmp_path / "model" / "m.onnx", some_images(run))
     write_files(tmp_path / "images")
     (tmp_path / "images" / "bad.png").write_bytes(b"no image")

@@ -6,10 +6,10 @@ import re
 
 import numpy as np
 import pytest
-from export_runs import random_image, random_run, some_images
+from export_runs import RULES, random_image, random_run, some_images
 
 import unet_jax
-from unet_jax import InputError, predict_images, predict_probs_unresized
+from unet_jax import InputError, predict_images, predict_masks, predict_probs_unresized
 from unet_jax.config.packing import num_subpixels
 from unet_jax.config.predict import PredictConfig
 from unet_jax.data.images.format import ImageFormat
@@ -58,7 +58,7 @@ def test_a_loaded_program_gives_what_the_run_gives(name, tmp_path):
 
 
 def test_a_loaded_program_follows_the_fit_of_training(tmp_path):
-    run = random_run(data={"fit": "crop", "scale": 0.8}, calibration=Calibration((2.0, 0.5), (0.4, 0.6)))
+    run = random_run(data={"fit": "crop", "scale": 0.8}, calibration=Calibration((2.0, 0.5), (0.4, 0.6), RULES))
     path = tmp_path / "m.stablehlo"
     crop = PredictConfig(overlap=0.5, blend="trapezoid")
     agreement = export_stablehlo(run, path, some_images(run, (21, 40), (1, 30)), platforms=("cpu",), how=crop)
@@ -71,6 +71,8 @@ def test_a_loaded_program_follows_the_fit_of_training(tmp_path):
         for actual, expected in zip(network.predict_images(images), predict_images(run, images, how), strict=True):
             np.testing.assert_allclose(actual, expected, atol=1e-5)
             np.testing.assert_array_equal(actual > loaded.threshold, expected > run.threshold)
+        for masks, expected in zip(network.predict_masks(images), predict_masks(run, images, how), strict=True):
+            np.testing.assert_array_equal(masks, expected)
 
 
 def test_a_tpu_gets_the_packed_program_from_any_machine(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@
     POST /masks                 masks of all classes as run lengths, in JSON
     POST /masks/{class_name}    the mask of one class as a PNG
 
-The body of a POST is an image file; its Content-Type says which kind. The three files `predict_onnx*.py`, which the
+The body of a POST is an image file; its Content-Type says which kind. The four files `predict_onnx*.py`, which the
 export wrote beside the model, must be importable: copy them here.
 
 Memory is bounded: bodies by MAX_BYTES, decoded images by MAX_PIXELS, images that are computed at once by WORKERS, and

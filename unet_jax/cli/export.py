@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from unet_jax._types import InputError
-from unet_jax.cli.options import HOW, RUN, DeviceOptions, check_run, load
+from unet_jax.cli.options import HOW, RUN, DeviceOptions, check_run, load, say_difference
 from unet_jax.config.predict import PredictConfig
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class _Export:
     checkpoint: Literal["best", "last"] = "best"
     """Checkpoint to export: best (the best on val) or last (the newest)."""
     calibrated: bool = False
-    """Export with the temperatures and thresholds that unet-jax calibrate has fitted."""
+    """Export with the temperatures, thresholds and rules for objects that unet-jax calibrate has fitted."""
     quantize: Literal["none", "float16", "bfloat16", "int8"] = "none"
     """Smaller numbers than float32: float16 (onnx, safetensors), bfloat16 (stablehlo) or int8 (onnx; its ranges are
     measured on training images). The differences are printed, and not bounded."""
@@ -71,6 +71,7 @@ def export(args: Sequence[str]) -> None:
     check_run(options.run)
     from unet_jax.export.check import given_images, split_images
     from unet_jax.export.contract import About
+    from unet_jax.inference.fits import way_of
     from unet_jax.report.display import make_display
 
     prepare = _writer(options)
@@ -82,7 +83,9 @@ def export(args: Sequence[str]) -> None:
         images = split_images(run, root, "val", options.num_images)
     about = About(options.license, options.authors, options.description)
     write = prepare(run, root)
-    with make_display().bar("checking", len(images), unit="images") as show:
+    display = make_display()
+    say_difference(run, way_of(run, options.how), display)
+    with display.bar("checking", len(images), unit="images") as show:
         agreement = write(run, options.out, images, about=about, on_progress=lambda done: show(done, ""))
     print(f"{options.out}: {agreement.describe()}")
 

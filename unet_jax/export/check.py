@@ -21,7 +21,7 @@ from unet_jax.data.sources import FileSource
 from unet_jax.export.contract import network_size
 from unet_jax.inference.evaluate import select_records
 from unet_jax.inference.inputs import find_inputs
-from unet_jax.inference.predict import AS_TRAINED, predict_masks
+from unet_jax.inference.predict import AS_TRAINED, seen_masks
 from unet_jax.metrics.scores import Scores
 from unet_jax.program.initial_state import make_model
 from unet_jax.program.steps import unit_range
@@ -201,7 +201,7 @@ def compare(
     largest, pixels, differing = 0.0, 0, {}
     counts: dict[str, list[metrics.Counts]] = {"run": [], "export": []}
     done = 0
-    for wanted, (id_, image, truth, valid) in predict_masks(run, ((check.image, check) for check in images), how):
+    for wanted, (id_, image, truth, valid) in seen_masks(run, ((check.image, check) for check in images), how):
         seen = resize_image(image, height, width)[None]
         with jax.default_matmul_precision("highest"):
             logits = np.asarray(step(params, batch_stats, seen), np.float64)

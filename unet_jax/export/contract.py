@@ -14,7 +14,7 @@ from unet_jax.program.tiles import Tiling
 from unet_jax.runs.info import current_versions
 from unet_jax.runs.load import Run
 
-FORMAT = 2
+FORMAT = 3
 """Version of the object. Readers refuse others."""
 KEY = "unet_jax"
 """Name of the object in files that hold metadata by name."""
@@ -80,6 +80,7 @@ def make_contract(
         "class_names": list(run.class_names),
         "thresholds": [float(value) for value in run.threshold],
         "temperatures": list(calibration.temperature) if calibration else None,
+        "objects": [dataclasses.asdict(rules) for rules in calibration.rules] or None if calibration else None,
         "input": {"dtype": dtype, "channels": info.num_channels, "size_multiple": run.config.model.size_multiple},
         "fit": _fit(run, how),
         "images": _images(run),

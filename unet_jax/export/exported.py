@@ -16,16 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax import export
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Bool, Float, Num
 from scipy import special
 
 from unet_jax._types import InputError
 from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.images.rows import rows_of
 from unet_jax.export.contract import FORMAT, way_of_contract
-from unet_jax.inference.fits import BATCH_SIZE, patches_through
+from unet_jax.inference.fits import BATCH_SIZE, patches_through, seen_area
 from unet_jax.inference.predict import as_seen, whole_images
 from unet_jax.metrics.calibration import Calibration
+from unet_jax.metrics.object_rules import ObjectRules, apply_to_classes
 from unet_jax.program.tile_stream import Network
 
 _WHITE = 65535.0
@@ -87,6 +88,21 @@ class Exported:
         image_format = ImageFormat.from_dict(stored) if stored else None
         return self.predict_seen(as_seen(image, image_format) for image in images)
 
+    def predict_masks(self, images: Iterable[Num[np.ndarray, "h w c"]]) -> Iterator[Bool[np.ndarray, "h w k"]]:
+        """Yield the masks of each image at its own size, as `unet_jax.predict_masks` does.
+
+        Args:
+          images: the same as in `predict_images`.
+        """
+        for probs in self.predict_images(images):
+            yield self.masks_of(probs)
+
+    def masks_of(self, probs: Float[np.ndarray, "h w k"]) -> Bool[np.ndarray, "h w k"]:
+        """Return the masks of an image: its probabilities above the thresholds, after the rules for objects."""
+        rules = [ObjectRules(**of_class) for of_class in self.contract["objects"] or ()]
+        height, width = probs.shape[:2]
+        return apply_to_classes(probs > self.threshold, rules, seen_area(height, width, way_of_contract(self.contract)))
+
     def predict_seen(self, images: Iterable[Num[np.ndarray, "h w c"]]) -> Iterator[Float[np.ndarray, "h w k"]]:
         """Yield the probabilities of images whose intensities are mapped already, each at its own size."""
         way, temperatures = way_of_contract(self.contract), self.contract["temperatures"]
@@ -143,7 +159,7 @@ def load_exported(path: str | epath.Path) -> Exported:
 
     Example:
       >>> network = unet_jax.load_exported("model.stablehlo")  # doctest: +SKIP
-      >>> masks = [p > network.threshold for p in network.predict_images(images)]  # doctest: +SKIP
+      >>> masks = list(network.predict_masks(images))  # doctest: +SKIP
     """
     path = epath.Path(path)
     try:

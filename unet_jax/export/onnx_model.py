@@ -1,4 +1,4 @@
-"""The export of a run to an ONNX file, with a script of three files beside it that predicts without jax."""
+"""The export of a run to an ONNX file, with a script of four files beside it that predicts without jax."""
 
 import dataclasses
 import importlib.resources
@@ -26,7 +26,7 @@ from unet_jax.inference.predict import AS_TRAINED
 from unet_jax.runs.load import Run
 
 _MOST_TILES = 4  # of an image whose activations are measured
-SCRIPTS = ("predict_onnx.py", "predict_onnx_images.py", "predict_onnx_tiles.py")
+SCRIPTS = ("predict_onnx.py", "predict_onnx_images.py", "predict_onnx_tiles.py", "predict_onnx_objects.py")
 """Files of the script that is written beside an ONNX file; the first one is the command."""
 
 

@@ -5,7 +5,7 @@
 writes MASKS/CLASS/ID.png (0 or 255) at each image's own size, with the same pixels as `unet-jax predict` on the run
 that the file was made from. As a module, it has the functions `load_model`, `predict_file` and `predict_probs`.
 
-This file and the two beside it, predict_onnx_images.py and predict_onnx_tiles.py, stand by themselves: they may be
+This file and those beside it, predict_onnx_images.py, _tiles.py and _objects.py, stand by themselves: they may be
 copied, changed and shipped together with the model.
 """
 
@@ -23,9 +23,11 @@ import onnxruntime
 
 if __package__:  # where the files are modules of a package
     from .predict_onnx_images import PredictError, decode_image, find_images, map_intensities, read_image
+    from .predict_onnx_objects import apply_rules
     from .predict_onnx_tiles import blended_rows, resize, resize_rows, scale_image
 else:
     from predict_onnx_images import PredictError, decode_image, find_images, map_intensities, read_image
+    from predict_onnx_objects import apply_rules
     from predict_onnx_tiles import blended_rows, resize, resize_rows, scale_image
 
 __all__ = [
@@ -40,7 +42,7 @@ __all__ = [
     "read_image",
     "run_network",
 ]
-FORMAT = 2
+FORMAT = 3
 _FITS = ("stretch", "pad", "crop", "whole")
 _WHITE = 65535
 _LARGEST_LOGIT = 16.0
@@ -115,7 +117,9 @@ def predict_file(model: Model, path: str | Path) -> np.ndarray:
 def predict_masks(model: Model, image: np.ndarray) -> np.ndarray:
     """Return the masks of an image from `read_image`, `[h w k]` bool, at its own size."""
     thresholds = np.asarray(model.contract["thresholds"], np.float32)
-    return np.concatenate([probs > thresholds for probs in predict_rows(model, image)])
+    masks = np.concatenate([probs > thresholds for probs in predict_rows(model, image)])
+    height, width = seen_size(image.shape[0], image.shape[1], model.contract["fit"])
+    return apply_rules(masks, model.contract["objects"], height * width)
 
 
 def predict_probs(model: Model, image: np.ndarray) -> np.ndarray:
@@ -152,20 +156,28 @@ def predict_rows(model: Model, image: np.ndarray) -> Iterator[np.ndarray]:
 
 def _at_once(model: Model, image: np.ndarray, fit: dict[str, Any]) -> np.ndarray:
     """Return the probabilities, before calibration, of an image that the network sees in one piece."""
-    height, width = size = fit["height"], fit["width"]
-    if fit["kind"] == "whole":
-        seen = scale_image(image, fit["scale"])
-    elif fit["kind"] == "pad":
-        scale = min(height / image.shape[0], width / image.shape[1])
-        sides = (min(most, max(1, round(side * scale))) for most, side in zip(size, image.shape, strict=False))
-        seen = resize_image(image, *sides)
-    else:
-        seen = resize_image(image, height, width)
+    height, width = fit["height"], fit["width"]
+    is_whole = fit["kind"] == "whole"
+    seen = (
+        scale_image(image, fit["scale"])
+        if is_whole
+        else resize_image(image, *seen_size(image.shape[0], image.shape[1], fit))
+    )
     rows, columns = seen.shape[:2]
-    if fit["kind"] != "whole":
+    if not is_whole:
         seen = np.pad(seen, ((0, height - rows), (0, width - columns), (0, 0)), mode="symmetric")
     probs = sigmoid(run_logits(model, seen[None])[0])[:rows, :columns]
     return resize_probs(probs, *image.shape[:2])
+
+
+def seen_size(height: int, width: int, fit: dict[str, Any]) -> tuple[int, int]:
+    """Return the height and width at which the network sees an image, without what is added to fill its input."""
+    if fit["kind"] == "stretch":
+        return fit["height"], fit["width"]
+    if fit["kind"] == "pad":
+        scale = min(fit["height"] / height, fit["width"] / width)
+        return min(fit["height"], max(1, round(height * scale))), min(fit["width"], max(1, round(width * scale)))
+    return max(1, round(height * fit["scale"])), max(1, round(width * fit["scale"]))
 
 
 def run_network(model: Model, images: np.ndarray) -> np.ndarray:

@@ -90,7 +90,7 @@ def export_stablehlo(
     loaded = load_archive(io.BytesIO(_archive(exported, weights, options, contract)), str(out))
     here, tolerance = platform_here(), TOLERANCE if dtype == "float32" else None
     network = loaded if here in programs else _local(loaded, programs[platforms[0]])
-    target = Target(network.uncalibrated, lambda image: next(network.predict_seen([image])) > network.threshold)
+    target = Target(network.uncalibrated, lambda image: network.masks_of(next(network.predict_seen([image]))))
     images = iter(images)
     first = list(itertools.islice(images, 1))
     images = itertools.chain(first, images)

@@ -43,7 +43,7 @@ class Job(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """What makes masks of probabilities."""
+    """Thresholds and rules that make masks of probabilities."""
 
     threshold: Float[np.ndarray, " k"]
     """Probability above which a pixel is in a class."""
