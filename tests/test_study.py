@@ -9,6 +9,7 @@ import itertools
 import json
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 
 import cv2
@@ -505,6 +506,66 @@ def test_a_run_that_diverges_does_not_stop_the_others(done, tmp_path, monkeypatc
     with pytest.raises(NonFiniteLossError, match=message):
         run_study(study, display=GridDisplay(Console(file=text, width=200)), mesh=ONE_DEVICE)
     assert "bce2  seed 0  diverged" in text.getvalue() and len(text.getvalue().splitlines()) == 7
+
+
+HOLD = """
+import fcntl, sys, time
+file = open(sys.argv[1], "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("4711 on elsewhere", file=file, flush=True)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("finishes", [True, False])
+def test_a_run_of_another_process_is_waited_for_and_taken_over_if_that_is_killed(done, tmp_path, monkeypatch, finishes):
+    study = dataclasses.replace(done[0], out=str(tmp_path / "again"))
+    for variant, seed in itertools.product(study.variants, study.seeds):
+        if (variant, seed) != (BCE_2, 0):
+            shutil.copytree(done[0].run_path(variant, seed), study.run_path(variant, seed))
+    shutil.copy(epath.Path(done[0].out) / "cost.csv", epath.Path(study.out) / "cost.csv")
+    missing, trained = study.run_path(BCE_2, 0), []
+    missing.parent.mkdir(exist_ok=True)
+    other = subprocess.Popen([sys.executable, "-c", HOLD, f"{missing}.lock"], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+
+    def copy_run(*_, **__):
+        shutil.copytree(done[0].run_path(BCE_2, 0), missing)
+
+    def train(*_, **__):
+        trained.append(True)
+        copy_run()
+
+    def score(*_, **__):
+        return read_scores(scores_path(done[0], BCE_2, 0))
+
+    looks = []
+
+    class Ending(GridDisplay):
+        """Ends the other process when this one has seen that it holds the run."""
+
+        def elsewhere(self, name, seed, holder):
+            super().elsewhere(name, seed, holder)
+            looks.append(holder)
+            if finishes:
+                copy_run()
+            other.kill()
+            other.wait()
+
+    monkeypatch.setattr(running, "train", train)
+    monkeypatch.setattr(running, "score_run", score)
+    monkeypatch.setattr(running, "save_examples", lambda *_: None)
+    monkeypatch.setattr(running, "_POLL_S", 0.01)
+    text = io.StringIO()
+    try:
+        run_study(study, display=Ending(Console(file=text, width=200)), mesh=ONE_DEVICE)
+    finally:
+        other.kill()
+        other.stdout.close()
+    assert looks == ["4711 on elsewhere"] and trained == ([] if finishes else [True])
+    assert "bce2  seed 0  is done by another process (4711 on elsewhere)" in text.getvalue()
+    assert (all_files(study) == all_files(done[0]) and not epath.Path(f"{missing}.lock").exists()) or finishes
 
 
 def test_a_missing_file_ends_without_a_traceback(tmp_path, capsys):

@@ -41,6 +41,10 @@ def lock_run(out: epath.Path) -> Iterator[None]:
     check_no_links(out)
     path = out / "lock"
     file = _locked(path)
+    if isinstance(file, str):
+        raise InputError(
+            f"{out}: another process ({file}) is training there. Wait for it, end it, or give another --out."
+        )
     try:
         yield
     finally:
@@ -49,6 +53,33 @@ def lock_run(out: epath.Path) -> Iterator[None]:
         if is_new:
             with contextlib.suppress(OSError):  # the folder is not empty
                 os.rmdir(out)
+
+
+@contextlib.contextmanager
+def try_lock(path: epath.Path) -> Iterator[str | None]:
+    """Hold a lock during the block if nobody else does; never wait.
+
+    The system releases the lock however the process ends. Where there are no locks (buckets, some network file
+    systems), every process gets it.
+
+    Args:
+      path: lock file, which is made, and removed at the end; its folder must exist.
+
+    Yields:
+      None if this process holds the lock, otherwise who does: process number and host.
+    """
+    if fcntl is None or "://" in str(path):
+        yield None
+        return
+    file = _locked(path)
+    if isinstance(file, str):
+        yield file
+        return
+    try:
+        yield None
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
 
 
 def check_no_links(out: epath.Path) -> None:
@@ -68,11 +99,10 @@ def check_no_links(out: epath.Path) -> None:
                 )
 
 
-def _locked(path: epath.Path) -> IO[str]:
+def _locked(path: epath.Path) -> IO[str] | str:
     """Return the open and locked file, into which the process number and the host name are written.
 
-    Raises:
-      InputError: another process holds the lock.
+    If another process holds the lock, its number and host are returned instead.
     """
     # The last holder may remove the file after this process opened it and before it got the lock. Such a lock would
     # exclude nobody, so the loop tries again unless the locked file is still the one with that name.
@@ -87,10 +117,7 @@ def _locked(path: epath.Path) -> IO[str]:
             file.seek(0)
             holder = file.read().strip() or "just begun"
             file.close()
-            raise InputError(
-                f"{path.parent}: another process ({holder}) is training there. Wait for it, end it, or give another "
-                f"--out."
-            ) from None
+            return holder
         except OSError:  # a file system without locks
             return file
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):

@@ -44,6 +44,12 @@ class GridDisplay(Display):
         self._cells[name, seed] = "..."
         return RunDisplay(self, name, seed)
 
+    def elsewhere(self, name: str, seed: int, holder: str) -> None:
+        """Show that another process does a run, and say it once."""
+        if self._cells.get((name, seed)) != "elsewhere":
+            self._cells[name, seed] = "elsewhere"
+            self.line(f"{name}  seed {seed}  is done by another process ({holder})")
+
     def finish(self, name: str, seed: int, result: str) -> None:
         """Show that a run is done, with its result."""
         with self._lock:
@@ -85,11 +91,7 @@ class RunDisplay(Display):
 
     def __init__(self, grid: GridDisplay, name: str, seed: int):
         super().__init__(grid.console)
-        self._grid, self._key, self._name = grid, (name, seed), f"{name} seed {seed}"
-
-    def finish(self, result: str) -> None:
-        """Show that the run is done, with its result."""
-        self._grid.finish(*self._key, result)
+        self._grid, self._name = grid, f"{name} seed {seed}"
 
     def line(self, text: str) -> None:
         self._grid.line_of(self._name, text)

@@ -5,6 +5,7 @@ A study may be killed at any moment: the same command continues it. Files in the
 OUT/runs/VARIANT/seedN/           run directory like that of any other run
 OUT/runs/VARIANT/seedN/SPLIT.csv  scores of the run's best checkpoint, per image and class; written last, so a run that
                                   has this file is done
+OUT/runs/VARIANT/seedN.lock       lock of the process that does the run
 OUT/runs/VARIANT/seedN/SPLIT.png  errors of its predictions on some of the images
 OUT/log.txt                       lines that the runs printed
 OUT/cost.csv                      time and memory of a training step; written when all runs are done
@@ -35,6 +36,7 @@ from unet_jax.report.display import Display
 from unet_jax.report.metrics_file import MetricsFile
 from unet_jax.runs.info import info_path, load_info
 from unet_jax.runs.load import load_run
+from unet_jax.runs.lock import try_lock
 from unet_jax.runs.loss_code import check_loss_code
 from unet_jax.study.compare import MIN_SEEDS, few_seeds
 from unet_jax.study.config import Study, Variant
@@ -46,6 +48,9 @@ from unet_jax.study.shared_program import SharedPrograms
 from unet_jax.training.loop import train
 from unet_jax.training.non_finite import NonFiniteLossError
 from unet_jax.training.preemption import stop_requests
+
+_POLL_S = 10.0
+"""Time between looks at runs that other processes do."""
 
 
 def scores_path(study: Study, variant: Variant, seed: int) -> epath.Path:
@@ -75,8 +80,9 @@ def run_study(study: Study, *, display: GridDisplay | None = None, mesh: Mesh | 
     """Train and score all runs that are not done yet: all variants with the first seed, then with the next seed.
 
     If there are more devices than `study.devices_per_run`, as many runs as fit are computed at once. Each of them has
-    its own thread and devices, and has the same result as if it were alone. When all runs are done, the training
-    steps of all variants are timed. The docstring of `unet_jax.study` has an example.
+    its own thread and devices, and has the same result as if it were alone. Other processes, also on other hosts, may
+    call this function with the same study and folder: each run is done by one of them. When all runs are done, the
+    training steps of all variants are timed. The docstring of `unet_jax.study` has an example.
 
     Args:
       study: the study, from `load_study` or made in Python.
@@ -106,11 +112,11 @@ def run_study(study: Study, *, display: GridDisplay | None = None, mesh: Mesh | 
         )
     workers = [_Worker(study, layout, own, display) for own in meshes[: len(cells)]]
     with display.grid([v.name for v in study.variants], study.seeds, out / "log.txt"):
+        waiting = collections.deque(cells)
         if len(workers) == 1:  # stay in the main thread, where `train` can watch signals itself
-            for cell in cells:
-                workers[0].do(*cell)
+            _work(workers[0], waiting, threading.Event())
         else:
-            _side_by_side(workers, cells)
+            _side_by_side(workers, waiting)
     diverged = [reason for worker in workers for reason in worker.diverged]
     if diverged:
         raise NonFiniteLossError(
@@ -133,18 +139,42 @@ def _meshes(study: Study, mesh: Mesh) -> list[Mesh]:
     return meshes
 
 
-def _side_by_side(workers: Sequence["_Worker"], cells: Sequence[tuple[Variant, int]]) -> None:
+def _work(
+    worker: "_Worker",
+    waiting: collections.deque[tuple[Variant, int]],
+    failed: threading.Event,
+    stop_at: Callable[[int], bool] | None = None,
+) -> None:
+    """Do runs until none is left. One that another process does is looked at again after the others."""
+    num_taken = 0
+    while not failed.is_set():
+        try:
+            cell = waiting.popleft()
+        except IndexError:
+            return
+        if worker.do(*cell, stop_at=stop_at):
+            num_taken = 0
+            continue
+        waiting.append(cell)
+        num_taken += 1
+        if num_taken >= len(waiting):  # nothing is left but the runs of other processes
+            if stop_at is not None and stop_at(0):
+                raise KeyboardInterrupt  # nothing of this process is left to save
+            failed.wait(_POLL_S)
+            num_taken = 0
+
+
+def _side_by_side(workers: Sequence["_Worker"], waiting: collections.deque[tuple[Variant, int]]) -> None:
     """Let each worker take the next run when it has finished one.
 
     An error in one worker makes the others stop after their current step. The error is raised when all have stopped.
     """
-    waiting, failed = collections.deque(cells), threading.Event()
+    failed = threading.Event()
     with stop_requests() as stop_at, ThreadPoolExecutor(len(workers)) as pool:
 
         def work(worker: _Worker) -> None:
             try:
-                while waiting and not failed.is_set():
-                    worker.do(*waiting.popleft(), stop_at=lambda step: failed.is_set() or stop_at(step))
+                _work(worker, waiting, failed, lambda step: failed.is_set() or stop_at(step))
             except BaseException:
                 failed.set()
                 raise
@@ -164,17 +194,28 @@ class _Worker:
         self.programs = SharedPrograms(mesh)
         self.diverged: list[str] = []
 
-    def do(self, variant: Variant, seed: int, stop_at: Callable[[int], bool] | None = None) -> None:
-        """Train and score a run unless it is done; note it in `diverged` if its loss is not finite."""
-        scores, display = scores_path(self._study, variant, seed), self._display.cell(variant.name, seed)
+    def do(self, variant: Variant, seed: int, stop_at: Callable[[int], bool] | None = None) -> bool:
+        """Train and score a run unless it is done; note it in `diverged` if its loss is not finite.
+
+        Returns:
+          False if another process, perhaps on another host, is doing it. Its lock is released however it ends.
+        """
+        scores, path = scores_path(self._study, variant, seed), self._study.run_path(variant, seed)
         try:
             if not scores.exists():
-                self._train_and_score(variant, seed, display, stop_at)
-            display.finish(f"Dice {mean_score(read_scores(scores).values['dice']):.4f}")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with try_lock(path.parent / f"{path.name}.lock") as holder:
+                    if holder is not None:
+                        self._display.elsewhere(variant.name, seed, holder)
+                        return False
+                    if not scores.exists():  # another process may have finished it just now
+                        self._train_and_score(variant, seed, self._display.cell(variant.name, seed), stop_at)
+            self._display.finish(variant.name, seed, f"Dice {mean_score(read_scores(scores).values['dice']):.4f}")
         except NonFiniteLossError as error:
             self.diverged.append(f"{variant.name}, seed {seed}: {error}")
-            display.finish("diverged")
-        _check_paired(self._study, self._study.run_path(variant, seed))
+            self._display.finish(variant.name, seed, "diverged")
+        _check_paired(self._study, path)
+        return True
 
     def _train_and_score(
         self, variant: Variant, seed: int, display: Display, stop_at: Callable[[int], bool] | None
