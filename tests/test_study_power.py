@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from unet_jax import InputError
 from unet_jax.study.compare import compare, find_winner
@@ -69,6 +70,10 @@ def test_seeds_needed():
     assert power(TRUE, 0.01, n, 40, 3) >= 0.8 > power(TRUE, 0.01, n - 1, 40, 3)
     # With a spread from image to image that few images cannot average out, seeds do not help.
     assert seeds_needed(dataclasses.replace(TRUE, image=1.0), 0.01, 40, 3) is None
+    # With a spread over images alone, the mean over its standard error has a noncentral t distribution.
+    images = Spread(seed=0.0, image=1e-4, rest=0.0, seed_upper=0.0, num_free=1)
+    expected = stats.nct.sf(stats.norm.ppf(1 - 0.05 / 2 / 2), 24, 0.004 / math.sqrt(1e-4 / 25))
+    assert power(images, 0.004, 3, 25, 2) == pytest.approx(expected, abs=0.03)
     # By hand: without any spread but over seeds, Student's limit with one degree of freedom is 12.7 standard errors.
     alone = Spread(seed=1e-6, image=0.0, rest=0.0, seed_upper=1e-6, num_free=1)
     assert seeds_needed(alone, 0.1, 40, 3) == 2 and power(alone, 0.001, 2, 40, 3) < 0.15
