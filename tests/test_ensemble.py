@@ -1,5 +1,6 @@
 """Several runs that predict together, against the mean of their own logits; what cannot be averaged is refused."""
 
+import csv
 import dataclasses
 import json
 
@@ -20,6 +21,7 @@ from unet_jax.data.masks.read import read_mask
 from unet_jax.devices.mesh import put_replicated
 from unet_jax.inference import fits
 from unet_jax.inference.evaluate import copies_of_training, data_of, evaluate_run, select_records, trained_on
+from unet_jax.inference.fold_scores import check_folds
 from unet_jax.metrics.calibration import Calibration
 from unet_jax.runs.ensemble import check_distinct, image_formats
 
@@ -172,3 +174,23 @@ def test_copies_of_images_of_any_member_are_found(members, synthetic_root):
     assert trained_on(both, scores) == {}
     with pytest.raises(InputError, match=r"b: has other images in the split 'train' than .*random/a\. Say with --data"):
         select_records(both, data, "train")
+
+
+def test_folds_are_scored_on_their_own_images(saved, tmp_path, members):
+    first, second = map(str, saved)
+    main(["fold-scores", first, second, "--csv", str(tmp_path / "folds.csv")])
+    rows = list(csv.DictReader((tmp_path / "folds.csv").read_text().splitlines()))
+    dice = {(row["fold"], row["class"]): float(row["dice"]) for row in rows}
+    assert [row["images"] for row in rows if row["fold"] == "all images"] == ["2", "2"]
+    for name in ("disk", "square"):
+        each = [dice[fold, name] for fold in (first, second)]
+        assert dice["mean of folds", name] == pytest.approx(np.mean(each), abs=1e-4)
+        assert dice["all images", name] == pytest.approx(np.mean(each), abs=1e-4)  # one image each
+        assert dice["standard deviation", name] == pytest.approx(abs(each[0] - each[1]) / np.sqrt(2), abs=2e-4)
+    with pytest.raises(InputError, match=r"b: data.image_size is .*32.*, but in .*random/a .*: folds have the same"):
+        check_folds([members[0], with_config(members[1], data__image_size=32)], "val")
+    same = [dataclasses.replace(m, info=dataclasses.replace(m.info, splits={"val": ["x"]})) for m in members[:2]]
+    with pytest.raises(InputError, match=r"b: has 'x' in val, as random/a has"):
+        check_folds(same, "val")
+    with pytest.raises(InputError, match="two runs or more"):
+        check_folds(same[:1], "val")

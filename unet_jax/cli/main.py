@@ -27,6 +27,7 @@ _USAGE = """usage: unet-jax COMMAND ...
                                score the best checkpoint, or several runs together; the last line printed is JSON
   compare RUN RUN [--split test]
                                compare two runs on the same images, image by image
+  fold-scores RUN RUN...       score each fold of a cross-validation on the images that were held out from it
   calibrate RUN [--data.root DIR]
                                fit temperatures and thresholds to the split val, and keep them in the run
   predict RUN [RUN...] INPUT... --out DIR
@@ -55,6 +56,7 @@ _COMMANDS = {
     "import-masks": "unet_jax.cli.import_masks:import_masks_command",
     "audit": "unet_jax.cli.audit:audit",
     "folds": "unet_jax.cli.folds:folds",
+    "fold-scores": "unet_jax.cli.fold_scores:fold_scores",
     "auto": "unet_jax.cli.auto:auto",
     "train": "unet_jax.cli.train:train",
     "evaluate": "unet_jax.cli.evaluate:evaluate",
