@@ -1,7 +1,7 @@
 """The command `unet-jax info`: parse the options, read the run, print what it holds."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tyro
@@ -12,6 +12,7 @@ from unet_jax.cli.options import RUN
 from unet_jax.config import Config
 from unet_jax.config.dicts import flatten_config
 from unet_jax.config.presets import PRESETS
+from unet_jax.data.listing import printable
 from unet_jax.runs.folder import check_is_run
 
 
@@ -51,6 +52,8 @@ def info(args: Sequence[str]) -> None:
     print("images: " + ", ".join(f"{len(ids)} {name}" for name, ids in run_info.splits.items()))
     print(f"parameters: {num_parameters(abstract_state(run_info).params):,}")
     print(_described_radius(receptive_radius(run_info.config.model)))
+    for line in _encoder(run_info.config.model.encoder, run_info.encoder):
+        print(line)
     with open_checkpoints(path, run_info.config) as store:
         best = store.best_step
         for step in store.steps:
@@ -69,6 +72,21 @@ def info(args: Sequence[str]) -> None:
         Console(width=120).print(choices_table(run_info.choices))
     print("\n".join(_evaluations(path, best)))
     print("\n".join(_settings(run_info.config, every=options.all)))
+
+
+def _encoder(name: str, facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield lines about the encoder and the file of its first weights."""
+    if name == "none":
+        return
+    if not facts:
+        yield f"encoder: {name}, whose first weights were random"
+        return
+    yield f"encoder: {name}, first weights from {printable(facts['file'])} (sha256 {facts['sha256'][:16]}...)"
+    metadata = facts.get("metadata", {})
+    if not metadata:
+        yield "  the file says nothing of its origin and licence"
+    for key, value in metadata.items():
+        yield f"  {printable(key)}: {printable(value)}"
 
 
 def _evaluations(path: epath.Path, best: int | None, most: int = 5) -> Iterator[str]:

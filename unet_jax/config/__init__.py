@@ -34,15 +34,20 @@ class Config:
     def __post_init__(self) -> None:
         _check_types(self, "")
         _require(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2**31 - 1")
+        if self.init_from and self.model.encoder_weights:
+            raise InputError(
+                f"init_from is {self.init_from!r} and model.encoder_weights is {self.model.encoder_weights!r}: both "
+                "give first weights: leave one of --init-from and --model.encoder-weights out."
+            )
         multiple = self.model.size_multiple
         height, width = self.data.height_and_width
         if height % multiple or width % multiple:
             nearest = [max(multiple, round(side / multiple) * multiple) for side in (height, width)]
             flag = " ".join(map(str, nearest if height != width else nearest[:1]))
             raise InputError(
-                f"data.image_size is {self.data.image_size}, but {len(self.model.widths)} poolings need "
+                f"data.image_size is {self.data.image_size}, but {self.model.depth} poolings need "
                 f"{'a multiple' if height == width else 'multiples'} of {multiple}: use --data.image-size {flag}, or "
-                f"fewer --model.widths."
+                f"{'fewer --model.widths' if self.model.encoder == 'none' else 'another --model.encoder'}."
             )
         if height != width and self.augment.transpose_prob:
             raise InputError(

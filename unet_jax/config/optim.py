@@ -39,6 +39,10 @@ class OptimConfig:
     """Decoupled weight decay of adamw, on kernels only."""
     clip_norm: float = 0.0
     """Largest global norm of the gradients, which are scaled down to it. 0 leaves them as they are."""
+    encoder_factor: float = 1.0
+    """Factor on the learning rate of the encoder and the centre, such as 0.1 for a pretrained encoder."""
+    freeze_encoder_steps: int = 0
+    """Number of first updates that leave the encoder and the centre as they are, running statistics too."""
     plateau_factor: float = setting(0.1, only_if=_PLATEAU)
     """Factor on the learning rate at a plateau."""
     plateau_patience: int = setting(4, only_if=_PLATEAU)
@@ -54,6 +58,9 @@ class OptimConfig:
         require(ok, "optim.schedule_span", self.schedule_span, "empty, or a first step and a number of steps")
         for name in ("weight_decay", "clip_norm", "polynomial_power", "plateau_min_delta"):
             require(getattr(self, name) >= 0.0, f"optim.{name}", getattr(self, name), "at least 0")
+        require(self.encoder_factor > 0.0, "optim.encoder_factor", self.encoder_factor, "positive")
+        steps = self.freeze_encoder_steps
+        require(steps >= 0, "optim.freeze_encoder_steps", steps, "at least 0")
         require(0.0 <= self.momentum < 1.0, "optim.momentum", self.momentum, "from 0 to below 1")
         require(0.0 < self.plateau_factor < 1.0, "optim.plateau_factor", self.plateau_factor, "between 0 and 1")
         require(self.plateau_patience >= 1, "optim.plateau_patience", self.plateau_patience, "at least 1")

@@ -61,7 +61,7 @@ def folded_layers(
         kernel, bias, group_norm = take(*conv.place, "kernel"), take(*conv.place, "bias"), None
         norm = (conv.stage, conv.norm)
         if config.norm == "batch" and conv.norm:
-            slope = take(*norm, "scale") / np.sqrt(take("statistics", *norm, "var") + config.norm_eps)
+            slope = take(*norm, "scale") / np.sqrt(take("statistics", *norm, "var") + conv.norm_eps)
             kernel, bias = kernel * slope, take(*norm, "bias") + (bias - take("statistics", *norm, "mean")) * slope
         elif config.norm == "group" and conv.norm:
             group_norm = (take(*norm, "scale").astype(np.float32), take(*norm, "bias").astype(np.float32))

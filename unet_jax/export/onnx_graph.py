@@ -182,12 +182,17 @@ def add_layers(g: Graph, x: str, config: ModelConfig, layers: Sequence[Layer], d
 
     def layer(x: str, layer: Layer) -> str:
         conv, kernel, bias, group_norm = layer
-        x = _convolution(g, x, "/".join(conv.place), kernel.astype(dtype), bias.astype(dtype))
+        x = _convolution(g, x, "/".join(conv.place), kernel.astype(dtype), bias.astype(dtype), conv.stride)
         if not group_norm:
             return x
         scale, offset = (value.astype(dtype) for value in group_norm)
         size = min(config.group_size, conv.outputs)
-        return _group_norm(g, x, f"{conv.stage}/{conv.norm}", scale, offset, size, config.norm_eps)
+        return _group_norm(g, x, f"{conv.stage}/{conv.norm}", scale, offset, size, conv.norm_eps)
+
+    def normalize(x: str, mean: Sequence[float], std: Sequence[float]) -> str:
+        low, span = (np.asarray(values, dtype)[:, None, None] for values in (mean, std))
+        x = g.add("Sub", x, g.weight("input/mean", low), name="input/from_mean")
+        return g.add("Div", x, g.weight("input/std", span), name="input")
 
     def activate(x: str, name: str) -> str:
         if config.activation == "leaky_relu":
@@ -197,9 +202,12 @@ def add_layers(g: Graph, x: str, config: ModelConfig, layers: Sequence[Layer], d
     operations = Operations(
         layer,
         activate,
-        pool=lambda x, name: g.add("MaxPool", x, name=name, kernel_shape=[2, 2], strides=[2, 2]),
+        pool=lambda x, size, name: g.add(
+            "MaxPool", x, name=name, kernel_shape=[size, size], strides=[2, 2], pads=[size // 3] * 4
+        ),
         join=lambda skip, below, name: _joined(g, skip, below, name),
         add=lambda x, other, name: g.add("Add", x, other, name=name),
+        normalize=normalize,
     )
     x = apply_stages(x, config, layers, operations)
     x = g.add("Cast", x, name="head", to=TensorProto.FLOAT) if dtype == "float16" else x
@@ -207,18 +215,19 @@ def add_layers(g: Graph, x: str, config: ModelConfig, layers: Sequence[Layer], d
     return _convolution(g, x, "head", kernel, bias)
 
 
-def _joined(g: Graph, skip: str, below: str, name: str) -> str:
-    """Join a skip connection with the up-sampled result of the stage below it."""
+def _joined(g: Graph, skip: str | None, below: str, name: str) -> str:
+    """Join a skip connection, if there is one, with the up-sampled result of the stage below it."""
     how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     upsampled = g.add("Resize", below, "", g.constant([1, 1, 2, 2], np.float32), name=name, **how)
-    return g.add("Concat", skip, upsampled, name=name, axis=1)
+    return upsampled if skip is None else g.add("Concat", skip, upsampled, name=name, axis=1)
 
 
-def _convolution(g: Graph, x: str, name: str, kernel: np.ndarray, bias: np.ndarray) -> str:
+def _convolution(g: Graph, x: str, name: str, kernel: np.ndarray, bias: np.ndarray, stride: int = 1) -> str:
     kernel = kernel.transpose(3, 2, 0, 1)
     margins = [size // 2 for size in kernel.shape[2:]]
     inputs = x, g.weight(f"{name}/kernel", kernel), g.weight(f"{name}/bias", bias)
-    return g.add("Conv", *inputs, name=name, kernel_shape=list(kernel.shape[2:]), pads=[*margins, *margins])
+    more = {"strides": [stride, stride]} if stride > 1 else {}
+    return g.add("Conv", *inputs, name=name, kernel_shape=list(kernel.shape[2:]), pads=[*margins, *margins], **more)
 
 
 def _group_norm(g: Graph, x: str, name: str, scale: np.ndarray, bias: np.ndarray, group_size: int, eps: float) -> str:

@@ -119,26 +119,32 @@ def apply_layers(x: Float[Array, "b h w c"], config: ModelConfig, layers: Sequen
     """
 
     def convolve(x: Array, layer: Layer) -> Array:
-        numbers = ("NHWC", "HWIO", "NHWC")
-        x = jax.lax.conv_general_dilated(x, jnp.asarray(layer.kernel), (1, 1), "SAME", dimension_numbers=numbers)
+        numbers, stride = ("NHWC", "HWIO", "NHWC"), (layer.conv.stride,) * 2
+        margins = [(layer.conv.kernel_size // 2,) * 2] * 2
+        x = jax.lax.conv_general_dilated(x, jnp.asarray(layer.kernel), stride, margins, dimension_numbers=numbers)
         x = x + layer.bias[None, None, None, :]
         if layer.group_norm:
-            x = _group_norm(x, *layer.group_norm, min(config.group_size, layer.conv.outputs), config.norm_eps)
+            x = _group_norm(x, *layer.group_norm, min(config.group_size, layer.conv.outputs), layer.conv.norm_eps)
         return x
 
     def activate(x: Array, _: str) -> Array:
         slope = config.negative_slope
         return jnp.maximum(x, slope * x) if slope else jax.nn.relu(x)
 
-    def pool(x: Array, _: str) -> Array:
-        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    def pool(x: Array, size: int, _: str) -> Array:
+        margins = ((0, 0), (size // 3,) * 2, (size // 3,) * 2, (0, 0))
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, size, size, 1), (1, 2, 2, 1), margins)
 
-    def join(skip: Array, below: Array, _: str) -> Array:
+    def normalize(x: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+        low, span = (jnp.asarray(values, jnp.float32)[None, None, None, :] for values in (mean, std))
+        return (x - low) / span
+
+    def join(skip: Array | None, below: Array, _: str) -> Array:
         b, h, w, c = below.shape
         upsampled = jnp.broadcast_to(below[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
-        return jnp.concatenate([skip, upsampled], axis=-1)
+        return upsampled if skip is None else jnp.concatenate([skip, upsampled], axis=-1)
 
-    operations = Operations(convolve, activate, pool, join, add=lambda x, other, _: x + other)
+    operations = Operations(convolve, activate, pool, join, add=lambda x, other, _: x + other, normalize=normalize)
     return convolve(apply_stages(x, config, layers, operations), layers[-1])
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from unet_jax.config import ModelConfig
+from unet_jax.config.encoders import input_statistics
 from unet_jax.export.folded import Layer
 from unet_jax.model.architecture import list_stages
 
@@ -15,12 +16,14 @@ class Operations(NamedTuple):
     """Function of a value and a layer: convolution, bias, and normalisation if it is not folded; no activation."""
     activate: Callable[[Any, str], Any]
     """Activation of a value; the text names the place, as in all of these."""
-    pool: Callable[[Any, str], Any]
-    """2x2 max pooling."""
-    join: Callable[[Any, Any, str], Any]
-    """Concatenation of a skip connection and the up-sampled second value."""
+    pool: Callable[[Any, int, str], Any]
+    """Max pooling of blocks of 2x2 or, with overlap, 3x3 pixels; the number says which."""
+    join: Callable[[Any | None, Any, str], Any]
+    """Concatenation of a skip connection and the up-sampled second value; None: the latter alone."""
     add: Callable[[Any, Any, str], Any]
     """Sum of two values."""
+    normalize: Callable[[Any, Sequence[float], Sequence[float]], Any]
+    """Images minus a mean, divided by a deviation, each one number per channel."""
 
 
 def apply_stages(x: Any, config: ModelConfig, layers: Sequence[Layer], operations: Operations) -> Any:
@@ -40,18 +43,23 @@ def apply_stages(x: Any, config: ModelConfig, layers: Sequence[Layer], operation
       >>> from unet_jax.model.architecture import list_convolutions
       >>> config = ModelConfig(widths=(1,), center_width=1, num_convs_down=1, num_convs_up=1)
       >>> layers = [Layer(conv, np.zeros(1), np.zeros(1), None) for conv in list_convolutions(config, 2)]
-      >>> words = Operations(lambda x, layer: f"{layer.conv.stage}({x})", lambda x, _: x, lambda x, _: f"pool({x})",
-      ...                    lambda skip, x, _: f"{skip}, {x}", lambda a, b, _: f"{a} + {b}")
+      >>> words = Operations(lambda x, layer: f"{layer.conv.stage}({x})", lambda x, _: x, lambda x, *_: f"pool({x})",
+      ...                    lambda skip, x, _: f"{skip}, {x}", lambda a, b, _: f"{a} + {b}", lambda x, *_: x)
       >>> apply_stages("image", config, layers, words)
       'up0(down0(image), center(pool(down0(image))))'
     """
     by_place = {layer.conv.place: layer for layer in layers}
     skips: dict[int, Any] = {}
-    for stage in list_stages(config, layers[0].conv.inputs):
-        if stage.reads == "joined":
-            x = operations.join(skips[stage.level], x, stage.name)
-        elif stage.reads == "pooled":
-            x = operations.pool(x, stage.name)
+    num_channels = layers[0].conv.inputs
+    statistics = input_statistics(config.encoder_input, num_channels)
+    if config.encoder != "none" and statistics:
+        x = operations.normalize(x, *statistics)
+    for stage in list_stages(config, num_channels):
+        match stage.reads:
+            case "joined" | "upsampled":
+                x = operations.join(skips.get(stage.level), x, stage.name)
+            case "pooled" | "pooled 3x3":
+                x = operations.pool(x, 2 if stage.reads == "pooled" else 3, stage.name)
         for i, block in enumerate(stage.blocks):
             before = x
             for conv in block.convs:

@@ -281,6 +281,10 @@ def _why_not_keras(config: ModelConfig) -> str:
         return "the network has group normalisation"
     if config.activation != "relu":
         return f"the network has the activation {config.activation}"
+    if config.encoder != "none":
+        return f"the network has the encoder {config.encoder}"
+    if config.decoder_widths and config.decoder_widths != config.widths:
+        return "the network's decoder has other channels than its encoder"
     if config.encoder_block != "plain":
         return f"the network has {config.encoder_block} blocks"
     if len({*config.convs_of_encoder}) > 1 or len({*config.convs_of_decoder}) > 1:

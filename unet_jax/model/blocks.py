@@ -1,7 +1,6 @@
 """The stages of the U-Net: convolutions, normalisations, activations and residual connections, packed or not."""
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,8 +14,8 @@ from unet_jax.model.architecture import Block, Convolution, Stage
 from unet_jax.model.conv import KERNEL_INITS, Conv
 from unet_jax.model.convolution import repack_by_convolution
 from unet_jax.model.normalization import STATISTICS, BatchNorm, GroupNorm, activate, add_bias
-from unet_jax.model.packing import halve
-from unet_jax.model.pooling import max_pool
+from unet_jax.model.packing import halve, unpack
+from unet_jax.model.pooling import max_pool, max_pool_3x3
 
 CONVOLUTION = "convolution"
 """Name of convolutions' results for rematerialisation policies (`jax.checkpoint_policies`), which may keep them."""
@@ -26,7 +25,7 @@ class ConvStage(nn.Module):
     """One stage: its blocks of convolutions, normalisations and activations.
 
     If `below` is given (half the resolution, packed by `below_factor`), the first convolution reads x concatenated with
-    the up-sampled `below`.
+    the up-sampled `below`, or `below` alone if x is None.
 
     Attributes:
       config: settings of the whole network.
@@ -44,12 +43,13 @@ class ConvStage(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], train: bool, below: Float[Array, "b h2 w2 c2"] | None = None
+        self, x: Float[Array, "b h w c"] | None, train: bool, below: Float[Array, "b h2 w2 c2"] | None = None
     ) -> Float[Array, "b h w d"]:
         factor, is_pooled = self.factor_in, self.stage.reads == "pooled"
         if is_pooled and self.stage.blocks[0].is_residual:  # pooling is fused with one convolution, and here are two
-            pooled: Any = max_pool(x, factor)
-            x, factor, is_pooled = pooled, halve(factor), False
+            x, factor, is_pooled = max_pool(x, factor), halve(factor), False
+        if self.stage.reads == "pooled 3x3":
+            x, factor = max_pool_3x3(unpack(x, factor)), (1, 1)
         for block in self.stage.blocks:
             if block.is_residual:
                 x = self._residual(block, x, factor, train)
@@ -93,18 +93,19 @@ class ConvStage(nn.Module):
             factor_in=factor,
             pooled_from=factor if is_pooled else None,
             below_factor=self.below_factor,
+            stride=conv.stride,
             name=conv.name,
         )(x, below)
         y = checkpoint_name(y, CONVOLUTION)
         slope = 1.0 if is_linear else config.negative_slope
         if config.norm == "batch":
-            how = config.batch_norm_momentum, config.norm_eps, config.batch_norm_variance
+            how = config.batch_norm_momentum, conv.norm_eps, config.batch_norm_variance
             return BatchNorm(*how, self.factor, slope, name=conv.norm)(y, bias, train)
         if config.norm == "group":
             group_norm = GroupNorm(
                 num_groups=None,
                 group_size=min(config.group_size, conv.outputs),
-                epsilon=config.norm_eps,
+                epsilon=conv.norm_eps,
                 dtype=y.dtype,
                 factor=self.factor,
                 name=conv.norm,

@@ -9,8 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unet_jax.config.packing import Factor, num_subpixels
-from unet_jax.model.convolution import convolve, convolve_joined, convolve_upsampled, repack_by_convolution
-from unet_jax.model.packing import halve, pack_kernel
+from unet_jax.model.convolution import (
+    convolve,
+    convolve_below,
+    convolve_joined,
+    convolve_upsampled,
+    repack_by_convolution,
+)
+from unet_jax.model.packing import halve, pack_kernel, pack_strided_kernel
 from unet_jax.model.pooling import convolve_pooled
 
 KERNEL_INITS = {
@@ -26,9 +32,12 @@ class Conv(nn.Module):
     which is 0, would cost another pass over the activations: a sum over all pixels. Where no batch normalisation
     follows, `add_bias` adds it.
 
+    With `stride` 2, the result has half the resolution of x; its padding is that of stride 1, as in PyTorch.
+
     If `below` is given, the input is x concatenated with the 2x2 up-sampled `below`. Packed, this is computed as the
     sum of two convolutions, with the kernel's input channels divided between them, so that neither the up-sampled
-    nor the concatenated array is created. Unpacked, `convolve_joined` computes it.
+    nor the concatenated array is created. Unpacked, `convolve_joined` computes it. Without x, the input is
+    `below` alone, up-sampled.
 
     Attributes:
       features: number of output channels d of the unpacked network.
@@ -39,6 +48,7 @@ class Conv(nn.Module):
       factor: packing of the result.
       factor_in: packing of x; by default `factor`.
       pooled_from: packing of x if x is to be 2x2 max-pooled first; it replaces `factor_in`.
+      stride: 1, or 2 for half the resolution.
       below_factor: packing of `below`, which has half the resolution of the result; by default `halve(factor)`.
     """
 
@@ -51,21 +61,29 @@ class Conv(nn.Module):
     factor_in: Factor | None = None
     pooled_from: Factor | None = None
     below_factor: Factor | None = None
+    stride: int = 1
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], below: Array | None = None
+        self, x: Float[Array, "b h w c"] | None, below: Array | None = None
     ) -> tuple[Float[Array, "b h w features"], Float[Array, " d"]]:
         factor_in = self.pooled_from or self.factor_in or self.factor
         below_factor = self.below_factor or halve(self.factor)
-        own = x.shape[-1] // num_subpixels(factor_in)
+        own = 0 if x is None else x.shape[-1] // num_subpixels(factor_in)
         lower = 0 if below is None else below.shape[-1] // num_subpixels(below_factor)
         shape = (self.kernel_size, self.kernel_size, own + lower, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
         if below is not None and self.factor == (1, 1):
             below = repack_by_convolution(below, below_factor, (1, 1)).astype(self.dtype)
+            if x is None:
+                return convolve_below(below, kernel), bias
             return convolve_joined(x.astype(self.dtype), below, kernel), bias
+        if x is None:
+            assert below is not None
+            return convolve_upsampled(below.astype(self.dtype), kernel, below_factor, self.factor), bias
+        if self.stride == 2:
+            return convolve(x.astype(self.dtype), pack_strided_kernel(kernel, factor_in, self.factor)), bias
         if self.pooled_from is not None:
             return convolve_pooled(x.astype(self.dtype), kernel, self.pooled_from, self.factor), bias
         y = convolve(x.astype(self.dtype), pack_kernel(kernel[:, :, :own], factor_in, self.factor))

@@ -85,6 +85,18 @@ def convolve_joined(
     return jax.lax.platform_dependent(x, below, kernel, cpu=_sum_of_convolutions, default=_convolve_concatenated)
 
 
+def convolve_below(below: Float[Array, "b h/2 w/2 c"], kernel: Float[Array, "kh kw c d"]) -> Float[Array, "b h w d"]:
+    """Convolve the 2x2 nearest-neighbour up-sampled `below` alone; nothing is packed. See `convolve_joined`."""
+
+    def by_blocks(below: Array, kernel: Array) -> Array:
+        return unpack(convolve_upsampled(below, kernel, (1, 1), (2, 2)), (2, 2))
+
+    def of_upsampled(below: Array, kernel: Array) -> Array:
+        return convolve(upsample(below), pack_kernel(kernel, (1, 1), (1, 1)))
+
+    return jax.lax.platform_dependent(below, kernel, cpu=by_blocks, default=of_upsampled)
+
+
 def _convolve_concatenated(x: Array, below: Array, kernel: Array) -> Array:
     """Convolve the concatenation itself."""
     return convolve(jnp.concatenate([x, upsample(below)], axis=-1), pack_kernel(kernel, (1, 1), (1, 1)))

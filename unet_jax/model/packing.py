@@ -37,7 +37,7 @@ def level_factors(config: ModelConfig, backend: str) -> list[Factor]:
     """Return the packing factor of every level, highest resolution first, and of the centre, which is always (1, 1).
 
     Args:
-      config: settings of the network; `packing` and `widths` matter.
+      config: settings of the network; `packing` and the numbers of channels matter.
       backend: kind of device ("cpu", "gpu", "tpu"), which decides what the packing "auto" means.
 
     Example:
@@ -47,10 +47,10 @@ def level_factors(config: ModelConfig, backend: str) -> list[Factor]:
       [(4, 4), (2, 4), (2, 2), (1, 1)]
     """
     if config.packing != "auto":
-        return [*parse_packing(config.packing, len(config.widths)), (1, 1)]
+        return [*parse_packing(config.packing, config.depth), (1, 1)]
     factors = []
-    for level, width in enumerate(config.widths):
-        most = 2 ** (len(config.widths) - level)
+    for level, (encoder, decoder) in enumerate(zip(config.level_widths[:-1], config.widths_of_decoder, strict=True)):
+        width, most = max(encoder, decoder), 2 ** (config.depth - level)
         rows, columns = next((f for limit, f in sorted(AUTO.get(backend, {}).items()) if width <= limit), (1, 1))
         factors.append((min(rows, most), min(columns, most)))
     return [*factors, (1, 1)]
@@ -135,6 +135,24 @@ class PackedKernel(NamedTuple):
     strides: tuple[int, int]
     padding: list[tuple[int, int]]
     lhs_dilation: tuple[int, int]
+
+
+def pack_strided_kernel(kernel: Float[Array, "kh kw c d"], old: Factor, new: Factor) -> PackedKernel:
+    """Return the convolution of packed activations that equals one with a stride of 2 of the unpacked ones.
+
+    Its padding is that of a 'same' convolution, as `padding=kernel_size // 2` in PyTorch: output pixel p reads the
+    pixels around 2 p. These are the even rows and columns of the convolution with stride 1; in packed results of twice
+    the factor, they are the first quarter of the channels.
+
+    Args:
+      kernel: kernel of the unpacked network; kh and kw are odd and equal.
+      old: packing of the input.
+      new: packing of the output, which has half the resolution of the input.
+    """
+    if (old, new) == ((1, 1), (1, 1)):
+        return pack_kernel(kernel, old, new)._replace(strides=(2, 2))
+    packed = pack_kernel(kernel, old, (2 * new[0], 2 * new[1]))
+    return packed._replace(kernel=packed.kernel[..., : packed.kernel.shape[-1] // 4])
 
 
 def pack_kernel(

@@ -59,6 +59,22 @@ def _max_pool_backward(factor: Factor, winner: Array, gradient: Array) -> tuple[
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
+def max_pool_3x3(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:
+    """Return the largest value of each 3x3 block around every second row and column; nothing is packed.
+
+    It is PyTorch's `MaxPool2d(3, stride=2, padding=1)`, which a ResNet has after its first convolution.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from unet_jax.model.pooling import max_pool_3x3
+      >>> max_pool_3x3(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
+      [[5.0, 7.0], [13.0, 15.0]]
+    """
+    padding = ((0, 0), (1, 1), (1, 1), (0, 0))
+    lowest = jnp.asarray(-jnp.inf, x.dtype)
+    return jax.lax.reduce_window(x, lowest, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
+
+
 def convolve_pooled(
     x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw i o"], factor: Factor, new: Factor
 ) -> Float[Array, "b h2 w2 d"]:

@@ -34,15 +34,19 @@ def _seen(config: ModelConfig, position: int) -> tuple[int, int]:
     wanted: dict[int, tuple[int, int]] = {}  # rows of the encoder's result of each level that were found to matter
     first = last = position
     for stage in reversed(stages):  # against the data flow, from the rows of a stage's result to those that it reads
-        if stage.level in wanted and stage.reads != "joined":
+        if stage.level in wanted and stage.reads not in ("joined", "upsampled"):
             own = wanted[stage.level]
             first, last = min(first, own[0]), max(last, own[1])
         # A shortcut reads fewer rows than its block's convolutions.
-        reach = sum(conv.kernel_size // 2 for block in stage.blocks for conv in block.convs)
-        first, last = first - reach, last + reach
-        if stage.reads == "joined":
-            wanted[stage.level] = first, last
-            first, last = first // 2, last // 2
-        elif stage.reads == "pooled":
-            first, last = 2 * first, 2 * last + 1
+        for conv in reversed([conv for block in stage.blocks for conv in block.convs]):
+            reach = conv.kernel_size // 2
+            first, last = conv.stride * first - reach, conv.stride * last + reach
+        match stage.reads:
+            case "joined" | "upsampled":
+                wanted[stage.level] = first, last
+                first, last = first // 2, last // 2
+            case "pooled":
+                first, last = 2 * first, 2 * last + 1
+            case "pooled 3x3":
+                first, last = 2 * first - 1, 2 * last + 1
     return first, last

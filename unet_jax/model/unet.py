@@ -4,15 +4,17 @@ import functools
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unet_jax._types import InputError
 from unet_jax.config import ModelConfig
+from unet_jax.config.encoders import input_statistics
 from unet_jax.config.packing import num_subpixels
 from unet_jax.model.architecture import list_stages
-from unet_jax.model.blocks import rematerialized
+from unet_jax.model.blocks import ConvStage, rematerialized
 from unet_jax.model.conv import KERNEL_INITS, Conv
-from unet_jax.model.normalization import add_bias
+from unet_jax.model.normalization import add_bias, over_subpixels
 from unet_jax.model.packing import level_factors, logits_factor, pack, unpack
 
 
@@ -32,6 +34,8 @@ class UNet(nn.Module):
     Attributes:
       config: settings of the network: widths, depth, normalisation, dtype, packing, rematerialisation.
       num_classes: number of classes k.
+      is_encoder_frozen: True to normalise the encoder and the centre with their running statistics even with
+        `train=True`, and to leave their parameters without gradient.
 
     Example:
       >>> import jax
@@ -50,6 +54,7 @@ class UNet(nn.Module):
 
     config: ModelConfig
     num_classes: int
+    is_encoder_frozen: bool = False
 
     def __call__(self, images: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w k"]:
         """Return the logits of a batch of images.
@@ -100,13 +105,17 @@ class UNet(nn.Module):
         factors = level_factors(config, backend)
         _check_size(config, *(size * f for size, f in zip(images.shape[1:3], factors[0], strict=True)))
         stage_type = rematerialized(config.remat)
-        x, factor_in = images.astype(config.dtype), factors[0]
+        num_channels = images.shape[-1] // num_subpixels(factors[0])
+        x, factor_in = _normalized(images, config, num_channels).astype(config.dtype), factors[0]
         results: dict[int, Array] = {}  # the newest of each level: that of the encoder, then that of the decoder
-        for stage in list_stages(config, images.shape[-1] // num_subpixels(factors[0])):
+        for stage in list_stages(config, num_channels):
             level, factor = stage.level, factors[stage.level]
-            if stage.reads == "joined":
+            if stage.reads in ("joined", "upsampled"):
                 block = stage_type(config, stage, factor, factor, below_factor=factor_in, name=stage.name)
-                x = block(results[level], train, x)
+                x = block(results.get(level), train, x)
+            elif self.is_encoder_frozen:
+                block = ConvStage(config, stage, factor, factor_in, name=stage.name)
+                x = jax.lax.stop_gradient(block(jax.lax.stop_gradient(x), False))
             else:
                 x = stage_type(config, stage, factor, factor_in, name=stage.name)(x, train)
             results[level], factor_in = x, factor
@@ -119,10 +128,20 @@ class UNet(nn.Module):
         ]
 
 
+def _normalized(images: Array, config: ModelConfig, num_channels: int) -> Array:
+    """Return packed images as the encoder wants them: minus the mean, divided by the deviation of each channel."""
+    statistics = input_statistics(config.encoder_input, num_channels)
+    if config.encoder == "none" or statistics is None:
+        return images
+    mean, std = (jnp.asarray(values, jnp.float32) for values in statistics)
+    count = images.shape[-1] // num_channels
+    return (images - over_subpixels(mean, count)) / over_subpixels(std, count)
+
+
 def _check_size(config: ModelConfig, height: int, width: int) -> None:
     multiple = config.size_multiple
     if height % multiple or width % multiple:
         raise InputError(
-            f"the images are {height}x{width} (height x width), but with {len(config.widths)} poolings both must be "
+            f"the images are {height}x{width} (height x width), but with {config.depth} poolings both must be "
             f"multiples of {multiple}: resize or pad the images (prediction pads and crops by itself)."
         )

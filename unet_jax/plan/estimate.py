@@ -149,7 +149,7 @@ def estimate(
         output_bytes=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         hbm_bytes=target.chip.hbm_bytes if target.chip else None,
         collectives=[c._asdict() for c in collectives(instructions)],
-        padding=padding_by_level(instructions, len(config.model.widths)) if target.backend == "tpu" else [],
+        padding=padding_by_level(instructions, config.model.depth) if target.backend == "tpu" else [],
         top=_most_bytes(launches) if launches else _most_cycles(instructions),
         kernels=_counts(launches) if launches else {},
         traffic_ms=1e3 * bytes_accessed / target.chip.bytes_per_s if launches and target.chip else None,

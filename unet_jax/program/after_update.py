@@ -1,7 +1,7 @@
-"""Additions to a training step that follow its update, each as a function from training step to training step.
+"""Additions to a training step, as functions from training step to training step. Most of them follow its update.
 
-`correct_statistics` takes the start out of the running statistics, `average_weights` keeps a running mean of the
-weights, and `skip_non_finite` takes an update back that is not finite.
+`freeze_encoder` chooses between two steps, `correct_statistics` takes the start out of the running statistics,
+`average_weights` keeps a running mean of the weights, and `skip_non_finite` takes an update back that is not finite.
 """
 
 import dataclasses
@@ -11,8 +11,33 @@ import jax.numpy as jnp
 import optax
 
 from unet_jax._types import Batch
+from unet_jax.program.optim import keep_encoder, keep_encoder_state
 from unet_jax.program.state import TrainState
 from unet_jax.program.steps import Metrics, Options, TrainStep
+
+
+def freeze_encoder(train_step: TrainStep, frozen_step: TrainStep, num_steps: int) -> TrainStep:
+    """Make a jitted training step that leaves the encoder as it is in the first updates.
+
+    Args:
+      train_step: training step `(state, batch) -> (state, metrics)`.
+      frozen_step: training step whose network normalises the encoder with its running statistics, without gradients.
+      num_steps: number of updates that `frozen_step` makes.
+
+    Returns:
+      A function like `train_step`, which donates the state that it is called with. It holds both programs, of which
+      each update runs one. What the optimizer keeps about the encoder does not change while it is frozen.
+    """
+
+    def frozen(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        new, metrics = frozen_step(state, batch)
+        opt_state = keep_encoder_state(state.opt_state, new.opt_state)
+        return dataclasses.replace(new, params=keep_encoder(state.params, new.params), opt_state=opt_state), metrics
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return jax.lax.cond(state.step < num_steps, frozen, train_step, state, batch)
+
+    return jax.jit(step, donate_argnums=0)
 
 
 def correct_statistics(train_step: TrainStep, momentum: float, compiler_options: Options = None) -> TrainStep:

@@ -20,7 +20,7 @@ from unet_jax.devices.mesh import batch_shardings, check_batch_size, check_rows
 from unet_jax.losses import Term, bce_dice_loss, deep_supervision, make_objective, ramp_factor
 from unet_jax.model import UNet
 from unet_jax.model.packing import level_factors, logits_factor, unpack
-from unet_jax.program.after_update import average_weights, correct_statistics, skip_non_finite
+from unet_jax.program.after_update import average_weights, correct_statistics, freeze_encoder, skip_non_finite
 from unet_jax.program.initial_state import init_state, make_model
 from unet_jax.program.optim import make_optimizer
 from unet_jax.program.predict_step import LogitsStep, make_logits_step, make_predict_step
@@ -169,18 +169,24 @@ def make_steps(
       The training step and the evaluation step, both jitted.
     """
     additions = _after_update(config)
-    own = None if additions else compiler_options
+    num_frozen = config.optim.freeze_encoder_steps
+    own = None if additions or num_frozen else compiler_options
     apply_fn = functools.partial(model.apply, method="packed")
     loss_fn = make_loss(config.loss, packing.label, num_steps, numbers)
-    trained_fn, trained_loss = apply_fn, loss_fn
-    if num_lower := config.model.deep_supervision:
-        trained_fn = functools.partial(model.apply, method="supervised")
+    trained_loss, num_lower = loss_fn, config.model.deep_supervision
+    if num_lower:
         trained_loss = make_supervised_loss(config.loss, num_lower, packing.label, num_steps, numbers)
-    num_parts = config.train.accumulation
-    if num_parts == 1:
-        train_step = make_train_step(trained_fn, trained_loss, tx, compiler_options=own)
-    else:
-        train_step = make_accumulating_train_step(trained_fn, trained_loss, tx, num_parts, compiler_options=own)
+
+    def make_step(model: UNet) -> TrainStep:
+        trained_fn = functools.partial(model.apply, method="supervised" if num_lower else "packed")
+        num_parts = config.train.accumulation
+        if num_parts == 1:
+            return make_train_step(trained_fn, trained_loss, tx, compiler_options=own)
+        return make_accumulating_train_step(trained_fn, trained_loss, tx, num_parts, compiler_options=own)
+
+    train_step = make_step(model)
+    if num_frozen:
+        train_step = freeze_encoder(train_step, make_step(model.clone(is_encoder_frozen=True)), num_frozen)
     for i, addition in enumerate(additions):
         is_last = i == len(additions) - 1
         train_step = addition(train_step, compiler_options=compiler_options if is_last else None)

@@ -86,7 +86,8 @@ def make_optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransfo
     """Make the optimizer of a config, learning rate and sign included.
 
     Its last stage multiplies the updates by a number in the optimizer's state. `scale_learning_rate` changes this
-    number between steps, which needs no new compilation.
+    number between steps, which needs no new compilation. The stage before it holds the optimizer itself, in two parts
+    if the encoder has a learning rate of its own or begins frozen.
 
     Args:
       config: settings of the optimizer.
@@ -99,17 +100,53 @@ def make_optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransfo
       ValueError: the config names an unknown optimizer.
     """
     schedule = make_schedule(config, num_steps)
-    match config.name:
-        case "rmsprop":
-            main = rmsprop_keras(schedule, variant=config.rmsprop_variant)
-        case "adamw":
-            main = optax.adamw(schedule, weight_decay=config.weight_decay, mask=_kernels_only)
-        case "sgd":
-            main = optax.sgd(schedule, momentum=config.momentum, nesterov=True)
-        case _:
-            raise ValueError(f"optim.name is {config.name!r}, but must be 'rmsprop', 'adamw' or 'sgd'.")
+    main = _make_main(config, schedule)
+    if config.encoder_factor != 1.0 or config.freeze_encoder_steps:
+        # The encoder's part counts its own updates, which begin when it is not frozen any more.
+        factor, start = config.encoder_factor, config.freeze_encoder_steps
+        of_encoder = _make_main(config, lambda count: factor * schedule(count + start))
+        main = optax.partition({"encoder": of_encoder, "rest": main}, _parts)
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     return optax.chain(*clip, main, _scale_by_state())
+
+
+def _make_main(config: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Make the optimizer itself, with one schedule of the learning rate."""
+    match config.name:
+        case "rmsprop":
+            return rmsprop_keras(schedule, variant=config.rmsprop_variant)
+        case "adamw":
+            return optax.adamw(schedule, weight_decay=config.weight_decay, mask=_kernels_only)
+        case "sgd":
+            return optax.sgd(schedule, momentum=config.momentum, nesterov=True)
+        case _:
+            raise ValueError(f"optim.name is {config.name!r}, but must be 'rmsprop', 'adamw' or 'sgd'.")
+
+
+def is_encoder(stage: str) -> bool:
+    """Return whether a stage of the network, by its name in the parameters, is of the encoder or the centre."""
+    return stage.startswith("down") or stage == "center"
+
+
+def _parts(params: PyTree) -> PyTree:
+    """Return the part of each parameter: "encoder", with the centre, or "rest"."""
+
+    def part(path: Any, _: Any) -> str:
+        return "encoder" if is_encoder(path[0].key) else "rest"
+
+    return jax.tree_util.tree_map_with_path(part, params)
+
+
+def keep_encoder(old: PyTree, new: PyTree) -> PyTree:
+    """Return the new parameters, or running statistics, with the old encoder."""
+    return {name: old[name] if is_encoder(name) else stage for name, stage in new.items()}
+
+
+def keep_encoder_state(old: Any, new: Any) -> Any:
+    """Return the new state of an optimizer with `optim.freeze_encoder_steps`, with the old one for the encoder."""
+    parts = new[-2]
+    kept = parts._replace(inner_states={**parts.inner_states, "encoder": old[-2].inner_states["encoder"]})
+    return (*new[:-2], kept, new[-1])
 
 
 def _scale_by_state() -> optax.GradientTransformation:

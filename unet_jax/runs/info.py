@@ -24,7 +24,18 @@ from unet_jax.runs.stored_values import check_stored
 from unet_jax.runs.versioned_json import read_versioned, versioned_text
 
 _FORMAT = 1
-_NAMES = ("class_names", "config", "versions", "audit", "splits", "images", "changes", "loss_code", "choices")
+_NAMES = (
+    "class_names",
+    "config",
+    "versions",
+    "audit",
+    "splits",
+    "images",
+    "changes",
+    "loss_code",
+    "encoder",
+    "choices",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +64,9 @@ class RunInfo:
 
     loss_code: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Digest of the code of each loss 'module:function' (`unet_jax.runs.loss_code`), by its name."""
+
+    encoder: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """File of the encoder's first weights: its name, digest, kind of names and own metadata; empty without one."""
 
     @property
     def num_channels(self) -> int:
@@ -155,6 +169,7 @@ def save_info(path: epath.Path, info: RunInfo) -> None:
         "images": info.image_format.to_dict() if info.image_format else None,
         "changes": list(info.changes),
         "loss_code": dict(info.loss_code),
+        "encoder": dict(info.encoder),
         "choices": [choice.to_dict() for choice in info.choices],
     }
     replace_text(info_path(path), versioned_text(_FORMAT, values))
@@ -182,6 +197,7 @@ def _parsed(values: dict[str, Any]) -> RunInfo:
         image_format=ImageFormat.from_dict(values["images"]) if values.get("images") else None,
         changes=tuple(values.get("changes", ())),
         loss_code=values.get("loss_code", {}),
+        encoder=values.get("encoder", {}),
         choices=tuple(Choice.from_dict(choice) for choice in values.get("choices", ())),
     )
 

@@ -35,6 +35,10 @@ def check_stored(values: dict[str, Any]) -> None:
     _check_images(values.get("images"))
     code = values.get("loss_code", {})
     _require(_is_object(code) and all(map(_is_text, code.values())), "loss_code", "not an object of texts")
+    encoder = values.get("encoder", {})
+    fine = _is_object(encoder) and _is_object(encoder.get("metadata", {}))
+    texts = [*(v for k, v in encoder.items() if k != "metadata"), *encoder.get("metadata", {}).values()] if fine else []
+    _require(fine and all(map(_is_text, texts)), "encoder", "not the facts about a file of weights")
     for change in _list(values.get("changes", []), "changes"):
         settings = change.get("settings") if isinstance(change, dict) else None
         fine = isinstance(settings, dict) and all(isinstance(x, list) and len(x) == 2 for x in settings.values())

@@ -176,7 +176,9 @@ class _Rules:
         if size.given:
             scale = max(sides) / float(np.median([max(s.height, s.width) for s in data.sizes]))
         network = choose.choose_depth_and_widths(data.sizes, scale, sides, self.kind)
-        if "model.widths" in self.given or "model.center_width" in self.given:
+        if self.config.model.encoder != "none":
+            network = []
+        elif "model.widths" in self.given or "model.center_width" in self.given:
             network = [Choice(c.name, flatten_config(self.config)[c.name], "given", given=True) for c in network]
         batch = self._keep(batch or choose.choose_batch_size(data.num_train, self.num_devices, self.kind))
         settings = [size, *network, batch, self._keep(choose.choose_learning_rate(batch.value))]
@@ -189,7 +191,8 @@ class _Rules:
 
     @property
     def _multiple(self) -> int:
-        return self.config.model.size_multiple if "model.widths" in self.given else 1
+        fixed = "model.widths" in self.given or self.config.model.encoder != "none"
+        return self.config.model.size_multiple if fixed else 1
 
     def _keep(self, choice: Choice) -> Choice:
         """Return the choice, or the given value in its place."""

@@ -11,6 +11,7 @@ from unet_jax.config.dicts import changed_settings, check_same_run, replace
 from unet_jax.config.settings import adjustable_settings
 from unet_jax.data.records import Layout
 from unet_jax.data.splits import assign_splits
+from unet_jax.interop.pretrained import file_digest
 from unet_jax.runs.checkpoints import committed_steps
 from unet_jax.runs.info import RunInfo, load_info
 from unet_jax.runs.loss_code import check_loss_code, loss_code
@@ -34,6 +35,9 @@ def continue_info(config: Config, layout: Layout, out: epath.Path) -> tuple[RunI
         raise InputError(
             f"{out}: was imported, not trained. To train from its weights, use --init-from {out} and another --out."
         )
+    notes = _check_encoder(info, config)
+    if config.model.encoder_input == "auto":  # which the file decided when the run began
+        config = replace(config, {"model.encoder_input": info.config.model.encoder_input})
     remedy = (
         f"Use the same settings to continue it. To train from its weights with these settings, use --init-from {out} "
         f"and another --out."
@@ -45,7 +49,17 @@ def continue_info(config: Config, layout: Layout, out: epath.Path) -> tuple[RunI
         out, info.loss_code, config.loss, f"To train on with this code, use --init-from {out} and another --out."
     )
     _check_images(info, config, layout, out)
-    return _changed(info, config, out)
+    new, changes = _changed(info, config, out)
+    return new, [*notes, *changes]
+
+
+def _check_encoder(info: RunInfo, config: Config) -> list[str]:
+    """Return a line if the file of the encoder's first weights is another one now; continuing does not read it."""
+    file = config.model.encoder_weights
+    now = file_digest(file) if file and info.encoder else ""
+    if now and now != info.encoder.get("sha256"):
+        return [f"{file}: is another file than the one that the run began with, and is not used to continue"]
+    return []
 
 
 def _check_images(info: RunInfo, config: Config, layout: Layout, out: epath.Path) -> None:

@@ -1,13 +1,14 @@
 """Preparation of a run before its first step: audit of the data set, and beginning or check of the run directory."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from etils import epath
 
 from unet_jax._types import InputError
 from unet_jax.config import Config, DataConfig
 from unet_jax.config.choices import Choice
+from unet_jax.config.dicts import replace
 from unet_jax.config.presets import check_settings
 from unet_jax.data.audit import Audit, audit_source, cannot_choose
 from unet_jax.data.fit import fit_of
@@ -18,6 +19,7 @@ from unet_jax.data.sources import FileSource
 from unet_jax.data.splits import assign_splits, empty_split
 from unet_jax.data.threads import num_cores
 from unet_jax.devices.processes import is_first, wait_for_all
+from unet_jax.interop.pretrained import read_encoder
 from unet_jax.report.audit_text import format_lines, overview, remarks
 from unet_jax.report.display import Display
 from unet_jax.report.findings import find_image_format
@@ -110,6 +112,8 @@ def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display,
     image_format = found.format
     for line in format_lines(found):
         display.line(line)
+    num_channels = image_format.num_channels if image_format else 3
+    config, encoder = _with_encoder(config, num_channels, display)
     ids = [r.id for r in layout.records if r.id in in_splits]
     source = split_source(layout, ids, config.data, image_format, RememberingSource)
     with display.bar("reading data", len(source), unit="images") as show:
@@ -137,6 +141,7 @@ def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display,
         image_format,
         choices=tuple(choices),
         loss_code=loss_code(config.loss),
+        encoder=encoder,
     )
     order = info.order  # too few images are an error before anything is written
     _describe_data(layout, audit, splits, config.data, display)
@@ -149,6 +154,17 @@ def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display,
     save_identities(out, config.data.root, {record.id: [] for record in layout.records} | source.identities)
     save_info(out, info)
     return info
+
+
+def _with_encoder(config: Config, num_channels: int, display: Display) -> tuple[Config, dict[str, Any]]:
+    """Return the config with the kind of its encoder's input, and the facts about the encoder's first weights."""
+    if not config.model.encoder_weights:
+        return config, {}
+    weights = read_encoder(config.model.encoder_weights, config.model, num_channels)
+    display.line(f"encoder: {config.model.encoder} with {weights.facts['names']}'s names from {weights.facts['file']}")
+    for note in weights.notes:
+        display.line(note)
+    return replace(config, {"model.encoder_input": weights.input_kind}), weights.facts
 
 
 def _describe_data(

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
@@ -12,6 +13,7 @@ from jax.sharding import Mesh
 from unet_jax._types import InputError
 from unet_jax.config import ModelConfig, OptimConfig
 from unet_jax.devices.mesh import put_replicated
+from unet_jax.interop.pretrained import read_encoder
 from unet_jax.program.initial_state import init_state, make_model, with_prior_bias
 from unet_jax.program.optim import make_optimizer
 from unet_jax.program.state import TrainState, with_ema
@@ -20,6 +22,9 @@ from unet_jax.runs.info import RunInfo
 from unet_jax.runs.load import Run, abstract_state, load_run
 from unet_jax.runs.progress import Progress, should_stop
 from unet_jax.training.goodput import Seconds
+
+_WITHOUT_SHAPE = ("encoder", "encoder_block", "encoder_input", "activation")
+"""Settings of a network that change what it computes, and that the shapes of its parameters may not show."""
 
 
 def newest_state(info: RunInfo, store: CheckpointStore, mesh: Mesh) -> tuple[TrainState, Progress, Seconds]:
@@ -71,6 +76,8 @@ def initial_state(info: RunInfo, mesh: Mesh) -> TrainState:
     if config.model.head_bias == "prior":
         params = with_prior_bias(state.params, np.asarray(info.audit["prevalence"]))
         state = dataclasses.replace(state, params=params)
+    if config.model.encoder_weights:
+        state = _with_encoder(state, info)
     if config.init_from:
         state = _with_weights_of(load_run(config.init_from, mesh=mesh), state, info)
     return with_ema(state) if config.train.ema else state
@@ -83,6 +90,24 @@ def _first_state(
     """Return the jitted `key -> state`; runs of one process that differ in other settings share it, as in a study."""
     model, tx = make_model(model_config, num_classes), make_optimizer(optim_config, num_steps)
     return jax.jit(lambda key: init_state(key, model, tx, num_channels))
+
+
+def _with_encoder(state: TrainState, info: RunInfo) -> TrainState:
+    """Return the state with the encoder's first weights from the file that the run began with.
+
+    Raises:
+      InputError: the file cannot be used, or is another one than when the run began.
+    """
+    file = info.config.model.encoder_weights
+    weights = read_encoder(file, info.config.model, info.num_channels)
+    if weights.facts["sha256"] != info.encoder.get("sha256"):
+        raise InputError(
+            f"{file}: has another content than when the run began. Restore it, or begin again with another --out."
+        )
+    params, batch_stats = jax.tree.map(jnp.array, (weights.params, weights.batch_stats))
+    return dataclasses.replace(
+        state, params={**state.params, **params}, batch_stats={**state.batch_stats, **batch_stats}
+    )
 
 
 def _with_weights_of(source: Run, state: TrainState, info: RunInfo) -> TrainState:
@@ -102,7 +127,7 @@ def _with_weights_of(source: Run, state: TrainState, info: RunInfo) -> TrainStat
         for tree in ((state.params, state.batch_stats), (params, source.state.batch_stats))
     )
     there, here = (dataclasses.asdict(config.model) for config in (source.config, info.config))
-    same = all(there[name] == here[name] for name in ("encoder_block", "activation"))  # which no shape shows
+    same = all(there[name] == here[name] for name in _WITHOUT_SHAPE)
     if ours != theirs or not same:
         differ = [f"{name} {there[name]!r} there and {here[name]!r} here" for name in here if there[name] != here[name]]
         if source.info.num_channels != info.num_channels:
