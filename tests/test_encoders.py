@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from safetensors.numpy import save_file
 
 from unet_jax import Batch, InputError, UNet, replace
 from unet_jax.cli.info import info as info_command
-from unet_jax.config import ModelConfig, OptimConfig
+from unet_jax.config import Config, DataConfig, ModelConfig, OptimConfig
 from unet_jax.config.encoders import ENCODERS, input_statistics
 from unet_jax.interop import pretrained
 from unet_jax.interop.pretrained import read_encoder
@@ -28,6 +29,10 @@ from unet_jax.program.after_update import freeze_encoder
 from unet_jax.program.optim import make_optimizer
 from unet_jax.program.state import start_state
 from unet_jax.program.steps import make_train_step
+from unet_jax.runs.info import RunInfo
+from unet_jax.runs.stored_values import check_stored
+from unet_jax.runs.versioned_json import DamagedError
+from unet_jax.training import continuing
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "encoders.npz")
 SHAPES = json.loads(str(GOLDEN["about"]))["shapes"]
@@ -299,17 +304,11 @@ def test_depth_and_channels_follow_from_the_encoder():
 @SLOW
 def test_a_run_begins_with_the_file_and_continues_without_it(synthetic_root, tmp_path, capsys):
     file = write(tmp_path / "w.safetensors", tensors_of("vgg11_bn"), license="Apache-2.0", source="somewhere")
-    config = replace(
-        helpers.tiny_config(synthetic_root, num_epochs=1),
-        {
-            "model.encoder": "vgg11_bn",
-            "model.encoder_weights": str(file),
-            "model.decoder_widths": (4, 4, 4, 4),
-            "optim.freeze_encoder_steps": 1,
-            "optim.encoder_factor": 0.1,
-            "train.batch_size": 4,
-        },
+    config = dataclasses.replace(
+        helpers.tiny_config(synthetic_root, num_epochs=1, batch_size=4),
+        model=ModelConfig(encoder="vgg11_bn", encoder_weights=str(file), decoder_widths=(4, 4, 4, 4), num_convs_up=1),
     )
+    config = replace(config, {"optim.freeze_encoder_steps": 1, "optim.encoder_factor": 0.1})
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         helpers.run(config, tmp_path / "killed", helpers.Interrupting(1))
@@ -321,8 +320,36 @@ def test_a_run_begins_with_the_file_and_continues_without_it(synthetic_root, tmp
     stored = json.loads((out / "run.json").read_text())
     assert stored["config"]["model"]["encoder_input"] == "imagenet" and stored["encoder"]["names"] == "torchvision"
     file.unlink()
-    longer = replace(config, {"train.num_epochs": 2, "optim.when_longer": "stretch"})
+    longer = replace(
+        config, {"train.num_epochs": 2, "optim.when_longer": "stretch", "model.encoder_weights": ""}
+    )  # the path may be left out
     helpers.run(longer, out)
     info_command([str(out)])
     printed = capsys.readouterr().out
     assert "encoder: vgg11_bn, first weights from w.safetensors (sha256" in printed and "license: Apache-2.0" in printed
+
+
+def test_continuing_knows_what_the_file_decided(tmp_path):
+    """The path may be left out or be another one; a file for a run that began without one is refused."""
+    model = ModelConfig(encoder="resnet18", encoder_weights="a.safetensors", encoder_input="imagenet")
+    began, file = Config(data=DataConfig(image_size=32), model=model), tmp_path / "b.safetensors"
+    info = RunInfo(began, ("disk",), {}, {}, {}, encoder={"sha256": "0" * 64, "file": "a.safetensors"})
+    file.write_bytes(b"other")
+    for given, path, num_notes in (("", "a.safetensors", 0), ("gone", "gone", 0), (str(file), str(file), 1)):
+        now = replace(began, {"model.encoder_weights": given, "model.encoder_input": "auto"})
+        config, notes = continuing._with_encoder_of(info, now, epath.Path("RUN"))
+        assert (config, len(notes)) == (replace(began, {"model.encoder_weights": path}), num_notes)
+    random = dataclasses.replace(info, encoder={}, config=replace(began, {"model.encoder_weights": ""}))
+    with pytest.raises(InputError, match="RUN: began without --model"):
+        continuing._with_encoder_of(random, began, epath.Path("RUN"))
+    plain = Config()
+    assert continuing._with_encoder_of(dataclasses.replace(random, config=plain), plain, epath.Path("R")) == (plain, [])
+
+
+def test_stored_facts_of_a_file_are_texts(tmp_path):
+    values = {"config": {}, "splits": {s: [] for s in ("train", "val", "test")}, "audit": {}, "versions": {}}
+    values |= {"class_names": ["disk"], "encoder": {"file": "a", "metadata": {"license": "MIT"}}}
+    check_stored(values)
+    for broken in ({"file": 3}, {"metadata": {"license": ["MIT"]}}, {"metadata": "MIT"}, []):
+        with pytest.raises(DamagedError, match="encoder is not the facts"):
+            check_stored({**values, "encoder": broken})

@@ -35,6 +35,7 @@ NETWORKS = {
     "group norm, five channels": (ImageFormat(tuple(range(5)), 5), {"norm": "group", "group_size": 2}),
     "no norm, packed, gray": (ImageFormat((0,), 1), {"norm": "none", "packing": "2"}),
     "bfloat16": (None, {"dtype": "bfloat16"}),
+    "resnet18": (None, {"encoder": "resnet18", "encoder_input": "imagenet", "decoder_widths": (4,) * 5, "size": 32}),
     "residual, leaky": (None, {"widths": (4, 6), "encoder_block": "residual", "num_convs_down": 2} | LEAKY),
 }
 

@@ -35,9 +35,7 @@ def continue_info(config: Config, layout: Layout, out: epath.Path) -> tuple[RunI
         raise InputError(
             f"{out}: was imported, not trained. To train from its weights, use --init-from {out} and another --out."
         )
-    notes = _check_encoder(info, config)
-    if config.model.encoder_input == "auto":  # which the file decided when the run began
-        config = replace(config, {"model.encoder_input": info.config.model.encoder_input})
+    config, notes = _with_encoder_of(info, config, out)
     remedy = (
         f"Use the same settings to continue it. To train from its weights with these settings, use --init-from {out} "
         f"and another --out."
@@ -53,13 +51,27 @@ def continue_info(config: Config, layout: Layout, out: epath.Path) -> tuple[RunI
     return new, [*notes, *changes]
 
 
-def _check_encoder(info: RunInfo, config: Config) -> list[str]:
-    """Return a line if the file of the encoder's first weights is another one now; continuing does not read it."""
-    file = config.model.encoder_weights
-    now = file_digest(file) if file and info.encoder else ""
-    if now and now != info.encoder.get("sha256"):
-        return [f"{file}: is another file than the one that the run began with, and is not used to continue"]
-    return []
+def _with_encoder_of(info: RunInfo, config: Config, out: epath.Path) -> tuple[Config, list[str]]:
+    """Return the config with what the file of the encoder's weights decided when the run began, and lines about it.
+
+    A run that has a checkpoint does not read the file. Only its path may be another one, or be left out.
+
+    Raises:
+      InputError: a file is given, but the run began without one.
+    """
+    file, before = config.model.encoder_weights, info.config.model.encoder_weights
+    if file and config.model.encoder == info.config.model.encoder and not info.encoder:
+        raise InputError(
+            f"{out}: began without --model.encoder-weights, which are read only when a run begins. Leave it out, or "
+            f"give another --out."
+        )
+    decided = {"model.encoder_weights": file or before} if info.encoder else {}
+    if config.model.encoder_input == "auto":
+        decided["model.encoder_input"] = info.config.model.encoder_input
+    now = file_digest(file) if file else ""
+    differs = bool(now) and now != info.encoder.get("sha256")
+    said = f"{file}: is another file than the one that the run began with; a run that has a checkpoint does not read it"
+    return replace(config, decided), [said] if differs else []
 
 
 def _check_images(info: RunInfo, config: Config, layout: Layout, out: epath.Path) -> None:
