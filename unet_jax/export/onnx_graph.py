@@ -226,7 +226,7 @@ def _convolution(g: Graph, x: str, name: str, kernel: np.ndarray, bias: np.ndarr
     kernel = kernel.transpose(3, 2, 0, 1)
     margins = [size // 2 for size in kernel.shape[2:]]
     inputs = x, g.weight(f"{name}/kernel", kernel), g.weight(f"{name}/bias", bias)
-    more = {"strides": [stride, stride]} if stride > 1 else {}
+    more: dict[str, Any] = {"strides": [stride, stride]} if stride > 1 else {}
     return g.add("Conv", *inputs, name=name, kernel_shape=list(kernel.shape[2:]), pads=[*margins, *margins], **more)
 
 

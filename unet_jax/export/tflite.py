@@ -119,8 +119,8 @@ def apply_layers(x: Float[Array, "b h w c"], config: ModelConfig, layers: Sequen
     """
 
     def convolve(x: Array, layer: Layer) -> Array:
-        numbers, stride = ("NHWC", "HWIO", "NHWC"), (layer.conv.stride,) * 2
-        margins = [(layer.conv.kernel_size // 2,) * 2] * 2
+        numbers, stride = ("NHWC", "HWIO", "NHWC"), (layer.conv.stride, layer.conv.stride)
+        margins = [(layer.conv.kernel_size // 2, layer.conv.kernel_size // 2)] * 2
         x = jax.lax.conv_general_dilated(x, jnp.asarray(layer.kernel), stride, margins, dimension_numbers=numbers)
         x = x + layer.bias[None, None, None, :]
         if layer.group_norm:
@@ -132,7 +132,7 @@ def apply_layers(x: Float[Array, "b h w c"], config: ModelConfig, layers: Sequen
         return jnp.maximum(x, slope * x) if slope else jax.nn.relu(x)
 
     def pool(x: Array, size: int, _: str) -> Array:
-        margins = ((0, 0), (size // 3,) * 2, (size // 3,) * 2, (0, 0))
+        margins = ((0, 0), (size // 3, size // 3), (size // 3, size // 3), (0, 0))
         return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, size, size, 1), (1, 2, 2, 1), margins)
 
     def normalize(x: Array, mean: Sequence[float], std: Sequence[float]) -> Array:

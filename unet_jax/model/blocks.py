@@ -1,6 +1,7 @@
 """The stages of the U-Net: convolutions, normalisations, activations and residual connections, packed or not."""
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -45,20 +46,21 @@ class ConvStage(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"] | None, train: bool, below: Float[Array, "b h2 w2 c2"] | None = None
     ) -> Float[Array, "b h w d"]:
+        y: Any = x
         factor, is_pooled = self.factor_in, self.stage.reads == "pooled"
         if is_pooled and self.stage.blocks[0].is_residual:  # pooling is fused with one convolution, and here are two
-            x, factor, is_pooled = max_pool(x, factor), halve(factor), False
+            y, factor, is_pooled = max_pool(y, factor), halve(factor), False
         if self.stage.reads == "pooled 3x3":
-            x, factor = max_pool_3x3(unpack(x, factor)), (1, 1)
+            y, factor = max_pool_3x3(unpack(y, factor)), (1, 1)
         for block in self.stage.blocks:
             if block.is_residual:
-                x = self._residual(block, x, factor, train)
+                y = self._residual(block, y, factor, train)
             else:
                 for conv in block.convs:
-                    x = self._layer(conv, x, factor, train, is_pooled=is_pooled, below=below)
+                    y = self._layer(conv, y, factor, train, is_pooled=is_pooled, below=below)
                     factor, is_pooled, below = self.factor, False, None
             factor = self.factor
-        return x
+        return y
 
     def _residual(self, block: Block, x: Array, factor: Factor, train: bool) -> Array:
         """Compute a residual block, whose input is packed by `factor`."""
