@@ -105,10 +105,13 @@ def network(study: Study) -> str:
     model = study.config.model
     size = study.config.data.image_size
     pixels = f"{size}x{size}" if isinstance(size, int) else "x".join(map(str, size))
-    return (
-        f"U-Net with encoder widths {', '.join(map(str, model.widths))}, {model.center_width} channels at the lowest "
-        f"resolution, {model.norm} normalisation, inputs of {pixels} pixels"
-    ).replace("none normalisation", "no normalisation")
+    widths = (
+        f"encoder widths {', '.join(map(str, model.widths))}, {model.center_width} channels at the lowest resolution"
+    )
+    encoder = widths if model.encoder == "none" else f"the encoder {model.encoder}"
+    return f"U-Net with {encoder}, {model.norm} normalisation, inputs of {pixels} pixels".replace(
+        "none normalisation", "no normalisation"
+    )
 
 
 def length(study: Study) -> str:
