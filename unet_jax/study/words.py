@@ -105,13 +105,12 @@ def network(study: Study) -> str:
     model = study.config.model
     size = study.config.data.image_size
     pixels = f"{size}x{size}" if isinstance(size, int) else "x".join(map(str, size))
-    widths = (
-        f"encoder widths {', '.join(map(str, model.widths))}, {model.center_width} channels at the lowest resolution"
-    )
-    encoder = widths if model.encoder == "none" else f"the encoder {model.encoder}"
-    return f"U-Net with {encoder}, {model.norm} normalisation, inputs of {pixels} pixels".replace(
-        "none normalisation", "no normalisation"
-    )
+    encoder = f"the encoder {model.encoder}"
+    if model.encoder == "none":
+        widths = ", ".join(map(str, model.widths))
+        encoder = f"encoder widths {widths}, {model.center_width} channels at the lowest resolution"
+    norm = "no" if model.norm == "none" else model.norm
+    return f"U-Net with {encoder}, {norm} normalisation, inputs of {pixels} pixels"
 
 
 def length(study: Study) -> str:
