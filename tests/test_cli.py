@@ -1,11 +1,13 @@
 """The command line as a person meets it."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from etils import epath
 from helpers import TINY
 
 from unet_jax.cli.main import main
@@ -13,6 +15,9 @@ from unet_jax.config.dicts import flatten_config
 from unet_jax.config.presets import PRESETS, auto
 from unet_jax.metrics.estimates import MEAN
 from unet_jax.metrics.score_sums import OBJECT_SCORES
+from unet_jax.report.metrics_file import read_history
+from unet_jax.runs.info import load_info, save_info
+from unet_jax.training.report_page import make_page
 
 SMALL = (*TINY, "--train.num-pictures", "1")
 
@@ -58,7 +63,7 @@ def test_synth_train_evaluate_predict_info(data, run, tmp_path, capsys):
         {**result["dice"], MEAN: result["dice_mean"]}
     )
     header, *lines = (tmp_path / "s.csv").read_text().splitlines()
-    assert header.startswith("id,dice/disk,") and header.endswith("panoptic_quality/square") and len(lines) == 6
+    assert header.startswith("id,dice/disk,") and header.endswith("present/square") and len(lines) == 6
     assert {"num_images", "dice", "dice_mean", "iou", "threshold"} <= set(result)
     assert result["num_images"] == 6 and set(result["dice"]) == {"disk", "square", "ring"}
     call("predict", run, data / "images", "--out", tmp_path / "out")
@@ -123,6 +128,27 @@ def test_help_of_every_setting(capsys):
         main(["train", "default", "--help-all"])
     said = capsys.readouterr().out
     assert not end.value.code and "--model.head-bias" in said and "--augment.gamma" in said
+
+
+def test_the_page_of_a_run(run, tmp_path, capsys):
+    call("report", run)
+    assert f"wrote {run}/report.html" in capsys.readouterr().out
+    page = (Path(run) / "report.html").read_text()
+    assert page.count("<polyline") >= 2 + 2 and "data:image/png;base64," in page  # losses and classes
+    history = read_history(epath.Path(run))
+    for row in history:
+        assert f"<td>{row['step']}</td>" in page and f"<td>{row['eval/loss']:.4f}</td>" in page
+    assert f"<td>{history[-1]['eval/dice']:.4f}</td>" in page and "default-src 'none'" in page
+    assert "http" not in page.replace("http-equiv", "") and "<script" not in page
+    assert "<td>model.widths</td>" in page and len(page) < 5_000_000
+    call("report", run, "--out", tmp_path / "deep" / "page.html")
+    assert (tmp_path / "deep" / "page.html").read_text() == page
+    info = load_info(epath.Path(run))
+    hostile = epath.Path(tmp_path / "<b>bold")
+    save_info(hostile, dataclasses.replace(info, class_names=("<img src=x>", *info.class_names[1:])))
+    page = make_page(hostile)  # nothing is trained there yet
+    assert "<img src=x" not in page and "&lt;img src=x&gt;" in page and "<b>" not in page and "No evaluation" in page
+    assert "is not a run" in refused(capsys, "report", tmp_path)
 
 
 def test_typos_are_refused_with_a_suggestion(capsys, data, tmp_path):

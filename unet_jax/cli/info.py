@@ -11,7 +11,7 @@ from rich.console import Console
 from unet_jax.cli.options import RUN
 from unet_jax.config import Config
 from unet_jax.config.dicts import flatten_config
-from unet_jax.config.presets import PRESETS
+from unet_jax.config.presets import nearest_preset
 from unet_jax.data.listing import printable
 from unet_jax.runs.folder import check_is_run
 
@@ -110,14 +110,9 @@ def _settings(config: Config, *, every: bool) -> Iterator[str]:
         yield from (f"  {name} = {value!r}" for name, value in values.items())
         return
 
-    def differences(preset: Config) -> dict[str, Any]:
-        theirs = flatten_config(preset)
-        return {name: value for name, value in values.items() if value != theirs[name]}
-
-    by_preset = {name: differences(make()) for name, make in PRESETS.items()}
-    nearest = min(by_preset, key=lambda name: len(by_preset[name]))
+    nearest, differing = nearest_preset(config)
     yield f"settings, where they differ from the preset {nearest!r} (all {len(values)} with --all):"
-    yield from (f"  {name} = {value!r}" for name, value in by_preset[nearest].items())
+    yield from (f"  {name} = {value!r}" for name, value in differing.items())
 
 
 def _described_radius(radius: int | None) -> str:

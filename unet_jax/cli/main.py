@@ -33,6 +33,7 @@ _USAGE = """usage: unet-jax COMMAND ...
   predict RUN [RUN...] INPUT... --out DIR
                                write a mask per class and an overlay for each image, of one run or several together
   info RUN                     show what a run holds and how far it has got
+  report RUN                   write a page: scores, curves, pictures, settings
   verify RUN                   look whether the files of a run are as they were written
   study STUDY.toml             train several losses with several seeds on one data set, and compare them
   plan PRESET [--topology v5e:2x2|h100] [--sweep]
@@ -64,6 +65,7 @@ _COMMANDS = {
     "calibrate": "unet_jax.cli.calibrate:calibrate",
     "predict": "unet_jax.cli.predict:predict",
     "info": "unet_jax.cli.info:info",
+    "report": "unet_jax.cli.report:report",
     "verify": "unet_jax.cli.verify:verify",
     "plan": "unet_jax.cli.plan:plan",
     "study": "unet_jax.cli.study:study",

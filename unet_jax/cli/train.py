@@ -64,4 +64,4 @@ def train(args: Sequence[str]) -> None:
     if pictures:
         print(f"pictures: {' and '.join(map(str, pictures))}")
     run = shlex.quote(str(result.path))
-    print(f"next:\n  unet-jax evaluate {run}\n  unet-jax predict {run} IMAGES --out MASKS\n  unet-jax info {run}")
+    print(f"next:\n  unet-jax evaluate {run}\n  unet-jax predict {run} IMAGES --out MASKS\n  unet-jax report {run}")

@@ -73,6 +73,22 @@ def auto() -> Config:
 PRESETS: dict[str, Callable[[], Config]] = {"default": default, "seed": seed, "small": small}
 
 
+def nearest_preset(config: Config) -> tuple[str, dict[str, Any]]:
+    """Return the name of the preset with the fewest other values, and the settings that differ from it.
+
+    Example:
+      >>> nearest_preset(dataclasses.replace(small(), seed=7))
+      ('small', {'seed': 7})
+    """
+    values = flatten_config(config)
+    differing = {}
+    for name, make_preset in PRESETS.items():
+        theirs = flatten_config(make_preset())
+        differing[name] = {setting: value for setting, value in values.items() if value != theirs[setting]}
+    nearest = min(differing, key=lambda name: len(differing[name]))
+    return nearest, differing[nearest]
+
+
 def check_settings(config: Config) -> None:
     """Raise `InputError` for a setting that somebody gave and that does nothing in this config.
 
