@@ -67,9 +67,9 @@ def run(config, params, images, weights):
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
-        ("batch", {"packing": "none"}),
         ("batch", {"packing": "1x2,2"}),
-        pytest.param("batch", {"packing": "none", "remat": "full"}, marks=pytest.mark.slow),  # one more compilation
+        pytest.param("batch", {"packing": "none"}, marks=pytest.mark.slow),  # one more compilation each
+        pytest.param("batch", {"packing": "none", "remat": "full"}, marks=pytest.mark.slow),
         pytest.param("instance", {"norm": "group", "group_size": 1}, marks=pytest.mark.slow),
     ],
 )
