@@ -113,6 +113,7 @@ def test_a_run_of_exact_statistics_still_loads_as_the_same_program(tmp_path):
     file = info_path(tmp_path)
     values = json.loads(file.read_text())
     values["config"]["train"] |= {"accumulation": 4, "accumulation_statistics": "exact"}
+    del values["digest"]  # as earlier versions wrote it
     file.write_text(json.dumps(values))
     config = load_info(tmp_path).config
     assert config.train.accumulation == 1 and config.model.remat == "full"

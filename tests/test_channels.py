@@ -91,7 +91,7 @@ def test_images_of_other_channels_are_refused_everywhere(run, synthetic_root, tm
         export_keras(run.path, tmp_path / "x.weights.h5")
     config = dataclasses.replace(helpers.tiny_config(synthetic_root), init_from=str(run.path))
     config = dataclasses.replace(config, model=run.config.model)
-    with pytest.raises(InputError, match=r"5 image channels\).*3 image channels\)"):
+    with pytest.raises(InputError, match="5 image channels there and 3 here"):
         helpers.run(config, tmp_path / "run")
 
 

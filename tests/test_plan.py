@@ -20,7 +20,7 @@ from unet_jax.cli.main import main
 from unet_jax.config import ModelConfig
 from unet_jax.config.dicts import replace
 from unet_jax.config.presets import PRESETS
-from unet_jax.model.architecture import Convolution, list_convolutions
+from unet_jax.model.architecture import list_convolutions
 from unet_jax.plan import estimate as estimate_module
 from unet_jax.plan import sweep as sweep_module
 from unet_jax.plan.estimate import LABEL, DoesNotFitError, Estimate, estimate
@@ -86,8 +86,9 @@ def test_convolutions_are_those_of_the_network(config, num_classes, image_size):
         assert rows == columns and result.shape == (1, result.shape[2], result.shape[2], outputs)
         index = int(names[1].removeprefix("conv")) if len(names) > 1 else 0
         level = (image_size // result.shape[1]).bit_length() - 1
-        expected.append(Convolution(names[0], index, level, rows, inputs, outputs))
-    assert list_convolutions(config, num_classes) == expected
+        expected.append((names[0], index, level, rows, inputs, outputs))
+    found = list_convolutions(config, num_classes)
+    assert [(c.stage, c.index, c.level, c.kernel_size, c.inputs, c.outputs) for c in found] == expected
     kernels = [path for path, _ in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "kernel"]
     assert len(kernels) == len(expected)
 

@@ -41,7 +41,7 @@ def test_a_line_drops_what_does_not_fit():
 def test_names_of_other_programs_are_answered_with_the_flag():
     known = flatten_config(Config())
     for flag, names in _SYNONYMS.items():
-        setting = flag.split()[0].removeprefix("--").replace("-", "_")
+        setting = flag.split()[0].rstrip(",").removeprefix("--").replace("-", "_")
         assert setting in known or setting == "out"
         for name in names:
             assert name not in known
