@@ -2,6 +2,9 @@
 #   install EXTRAS    e.g. install dev; an empty string for none
 # uv is used when present, venv and pip otherwise. UNET_JAX_PYTHON names the interpreter to use.
 
+# pip installs without compiling modules, because most of them are never imported. So those that are must stay compiled.
+unset PYTHONDONTWRITEBYTECODE
+
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 find_python() {
@@ -30,7 +33,6 @@ install() {
         uv pip install --quiet --python "$repository/.venv/bin/python" --editable "$target"
     else
         [ -x "$repository/.venv/bin/python" ] || "$python" -m venv "$repository/.venv"
-        # Modules are compiled when they are first imported: most of what is installed never is.
         "$repository/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile --editable "$target"
     fi
     touch "$stamp"
