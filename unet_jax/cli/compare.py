@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 from etils import epath
@@ -15,20 +15,14 @@ from unet_jax.cli.options import (
     SCORING,
     DataOptions,
     DeviceOptions,
-    ScaleWarnings,
     ScoreOptions,
     check_run_and_root,
     groups_of,
     load,
+    score,
     select,
 )
 from unet_jax.config.predict import PredictConfig
-
-if TYPE_CHECKING:
-    from unet_jax.data.records import Layout, Record
-    from unet_jax.metrics.scores import Scores
-    from unet_jax.report.display import Display
-    from unet_jax.runs.load import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +97,8 @@ def _compare(options: _Compare) -> None:
     scores = []
     for run, (_, layout, records) in zip(runs, selected, strict=True):
         ordered = sorted(records, key=lambda record: record.id)
-        scores.append(_score(run, layout, ordered, options, names, display))
+        title = f"evaluating {run.path}"
+        scores.append(score(run, layout, ordered, names, options.what, options.how, display, title=title))
     first, second = scores
     check_paired(paths, first, second, same_format=runs[0].info.image_format == runs[1].info.image_format)
     if not is_first():
@@ -147,32 +142,3 @@ def _compare(options: _Compare) -> None:
     ]
     known = [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows]
     print(json.dumps({"split": split, "num_images": len(first.ids), "pairs": known, "conclusion": said}))
-
-
-def _score(
-    run: "Run",
-    layout: "Layout",
-    records: "Sequence[Record]",
-    options: _Compare,
-    names: Sequence[str],
-    display: "Display",
-) -> "Scores":
-    """Score one of the runs."""
-    from unet_jax.inference.evaluate import evaluate_run
-    from unet_jax.inference.fits import way_of
-
-    warnings = ScaleWarnings(run, way_of(run, options.how), display)
-    with display.bar(f"evaluating {run.path}", len(records), unit="images") as show:
-        scores = evaluate_run(
-            run,
-            layout,
-            records,
-            soft_masks=run.config.data.soft_masks,
-            how=options.how,
-            score_names=names,
-            tolerance=options.what.tolerance,
-            on_open=warnings.look_at,
-            on_progress=lambda done: show(done, ""),
-        )
-    warnings.summarise()
-    return scores

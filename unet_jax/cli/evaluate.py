@@ -15,13 +15,13 @@ from unet_jax.cli.options import (
     SCORING,
     DataOptions,
     DeviceOptions,
-    ScaleWarnings,
     ScoreOptions,
     check_run_and_root,
     check_runs,
     groups_of,
     load_all,
     say_difference,
+    score,
     select,
 )
 from unet_jax.config.predict import PredictConfig
@@ -70,8 +70,6 @@ def _evaluate(options: _Evaluate) -> None:
     from unet_jax.inference.evaluate import (
         IGNORED_RULE,
         copies_of_training,
-        data_of,
-        evaluate_run,
         summary,
         trained_on,
         write_csv,
@@ -92,22 +90,8 @@ def _evaluate(options: _Evaluate) -> None:
     split, layout, records = select(run, options.data, options.split)
     names, groups = check_scores(options.what.scores), groups_of(options.what.group_key, [r.id for r in records])
     display = make_display()
-    way = way_of(run, options.how)
-    warnings = ScaleWarnings(run, way, display)
-    say_difference(run, way, display)
-    with display.bar("evaluating", len(records), unit="images") as show:
-        scores = evaluate_run(
-            run,
-            layout,
-            records,
-            soft_masks=data_of(run).soft_masks,
-            how=options.how,
-            score_names=names,
-            tolerance=options.what.tolerance,
-            on_open=warnings.look_at,
-            on_progress=lambda done: show(done, ""),
-        )
-    warnings.summarise()
+    say_difference(run, way_of(run, options.how), display)
+    scores = score(run, layout, records, names, options.what, options.how, display, title="evaluating")
     if not is_first():
         return
     members = members_of(run)

@@ -24,6 +24,7 @@ from unet_jax.runs.folder import check_is_run
 if TYPE_CHECKING:
     from unet_jax.data.records import Layout, Record
     from unet_jax.inference.fits import Way
+    from unet_jax.metrics.scores import Scores
     from unet_jax.report.display import Display
     from unet_jax.runs.ensemble import Trained
     from unet_jax.runs.load import Run
@@ -232,3 +233,35 @@ class ScaleWarnings:
         """Print how many images there were."""
         if self._count > 1:
             self._display.line(f"WARNING: the scale of {self._count} images is far from that of training.")
+
+
+def score(
+    run: "Trained",
+    layout: "Layout",
+    records: "Sequence[Record]",
+    names: Sequence[str],
+    what: ScoreOptions,
+    how: PredictConfig,
+    display: "Display",
+    *,
+    title: str,
+) -> "Scores":
+    """Score a run or an ensemble on samples, with a progress bar and the warnings of images of another scale."""
+    from unet_jax.inference.evaluate import data_of, evaluate_run
+    from unet_jax.inference.fits import way_of
+
+    warnings = ScaleWarnings(run, way_of(run, how), display)
+    with display.bar(title, len(records), unit="images") as show:
+        scores = evaluate_run(
+            run,
+            layout,
+            records,
+            soft_masks=data_of(run).soft_masks,
+            how=how,
+            score_names=names,
+            tolerance=what.tolerance,
+            on_open=warnings.look_at,
+            on_progress=lambda done: show(done, ""),
+        )
+    warnings.summarise()
+    return scores

@@ -19,7 +19,7 @@ from unet_jax.data.sample_facts import NUM_BINS
 from unet_jax.data.splits import shared_groups
 from unet_jax.report.audit_text import WARNING, overview, percent, split_of_ids
 from unet_jax.report.findings import Findings
-from unet_jax.report.pictures import class_color, image_title, render_overlay, to_rgb
+from unet_jax.report.pictures import class_color, hex_color, image_title, render_overlay, to_rgb
 
 _TEMPLATE = Path(__file__).with_name("audit_page.html.jinja")
 _PER_SPLIT = 4  # pictures of each split, besides those that show a class which the others do not
@@ -67,7 +67,7 @@ def make_page(findings: Findings) -> str:
         problems=[problem.split("\n") for problem in findings.problems],
         warnings=[_sentence(r.removeprefix(f"{WARNING}: ")) for r in findings.remarks if r.startswith(WARNING)],
         notes=[remark for remark in findings.remarks if not remark.startswith(WARNING)],
-        colors=[_hex(class_color(k)) for k in range(len(audit.class_names))],
+        colors=[hex_color(class_color(k)) for k in range(len(audit.class_names))],
         pictures=_pictures(findings),
         shown=image_title(findings.source.image_format).removeprefix("image"),
         curves=_curves(findings.histogram, findings.source.image_format),
@@ -87,10 +87,6 @@ def _flags(text: str) -> Markup:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _hex(color: tuple[int, int, int]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*color)
 
 
 def _pictures(findings: Findings) -> list[_Picture]:
@@ -153,7 +149,9 @@ def _curves(histogram: np.ndarray, image_format: ImageFormat | None) -> list[_Cu
     for channel, counts in enumerate(histogram):
         heights = 100.0 - 100.0 * np.log1p(counts) / top
         steps = [f"{x + dx},{y:.1f}" for x, y in enumerate(heights) for dx in (0, 1)]
-        colors = _RGB if is_rgb else _GRAY if num_channels == 1 else [_hex(class_color(c)) for c in range(num_channels)]
+        colors = (
+            _RGB if is_rgb else _GRAY if num_channels == 1 else [hex_color(class_color(c)) for c in range(num_channels)]
+        )
         total = max(1, int(counts.sum()))
         curves.append(
             _Curve(

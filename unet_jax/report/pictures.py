@@ -42,6 +42,16 @@ def class_color(k: int) -> tuple[int, int, int]:
     return _COLORS[k % len(_COLORS)]
 
 
+def hex_color(color: tuple[int, int, int]) -> str:
+    """Return an RGB colour, 0 to 255, as pages write it.
+
+    Example:
+      >>> hex_color((230, 159, 0))
+      '#e69f00'
+    """
+    return "#{:02x}{:02x}{:02x}".format(*color)
+
+
 def _unit(color: tuple[int, int, int]) -> tuple[float, float, float]:
     """Convert a colour from 0 to 255 to matplotlib's range, 0 to 1."""
     red, green, blue = color

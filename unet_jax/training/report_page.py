@@ -14,7 +14,7 @@ from unet_jax.config.presets import nearest_preset
 from unet_jax.data.images.format import describe_format
 from unet_jax.report.audit_text import percent
 from unet_jax.report.metrics_file import read_history
-from unet_jax.report.pictures import class_color
+from unet_jax.report.pictures import class_color, hex_color
 from unet_jax.runs.info import RunInfo, load_info
 from unet_jax.runs.load import open_checkpoints
 from unet_jax.runs.verdict import verdict
@@ -95,7 +95,7 @@ def _classes(info: RunInfo, rows: Sequence[dict[str, Any]], best: int | None) ->
     return [
         {
             "name": name,
-            "color": "#{:02x}{:02x}{:02x}".format(*class_color(k)),
+            "color": hex_color(class_color(k)),
             "prevalence": percent(prevalence[k]) if prevalence else "",
             "dice": _number(reached.get(f"eval/dice/{name}")),
             "constant": _number(constant.get(name)),
@@ -119,14 +119,11 @@ def _charts(rows: Sequence[dict[str, Any]], class_names: Sequence[str]) -> list[
     """Return the losses and each class's Dice over epochs; nothing before the second evaluation."""
     if len(rows) < 2:
         return []
-    dice = {
-        f"eval/dice/{name}": (name, "#{:02x}{:02x}{:02x}".format(*class_color(k))) for k, name in enumerate(class_names)
-    }
+    dice = {f"eval/dice/{name}": (name, hex_color(class_color(k))) for k, name in enumerate(class_names)}
     losses = [float(row[name]) for row in rows for name in _LOSSES if name in row]
     top = max((loss for loss in losses if math.isfinite(loss)), default=1.0)
     low = min(0.0, *(loss for loss in losses if math.isfinite(loss)), 0.0)
-    charts = [_chart("Loss", rows, _LOSSES, low, top), _chart("Dice on val, mean over images", rows, dice, 0.0, 1.0)]
-    return charts
+    return [_chart("Loss", rows, _LOSSES, low, top), _chart("Dice on val, mean over images", rows, dice, 0.0, 1.0)]
 
 
 def _chart(
