@@ -25,7 +25,8 @@ from rich.table import Table
 from unet_jax._types import Batch
 from unet_jax.config import AugmentConfig, Config, DataConfig
 from unet_jax.config.presets import seed
-from unet_jax.data.augment import shift_color, warp
+from unet_jax.data.augment import warp
+from unet_jax.data.augment_color import shift_color
 from unet_jax.data.augment_draws import Geometry, geometry_matrix
 from unet_jax.data.disk_cache import disk_source
 from unet_jax.data.images.files import read_image

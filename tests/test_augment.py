@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from unet_jax._types import Sample
 from unet_jax.config import AugmentConfig
-from unet_jax.data.augment import augment, shift_color
+from unet_jax.data.augment import augment
 from unet_jax.data.augment import warp as warp_by_inverse
+from unet_jax.data.augment_color import shift_color
 from unet_jax.data.augment_draws import Geometry, draw_geometry, geometry_matrix
 
 NOTHING = {"color_prob": 0.0, "geometry_prob": 0.0, "horizontal_flip_prob": 0.0}

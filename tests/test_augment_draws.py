@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from unet_jax._types import Sample
 from unet_jax.config import AugmentConfig
-from unet_jax.data.augment import add_noise, apply_change, augment, tone_table, warp
+from unet_jax.data.augment import add_noise, apply_change, augment, warp
+from unet_jax.data.augment_color import tone_table
 from unet_jax.data.augment_draws import (
     Change,
     Geometry,

@@ -1,5 +1,7 @@
 """Conversions that every loss applies to its inputs, and a power whose gradient stays finite."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -31,6 +33,13 @@ def full_weight(weight: Weight, shape: tuple[int, ...], num_subpixels: int = 1) 
     if full.ndim and num_subpixels > 1 and full.shape[-1] == shape[-1] // num_subpixels:
         full = jnp.tile(full, num_subpixels)
     return jnp.broadcast_to(full, shape)
+
+
+def batch_weight(weight: Any, shape: tuple[int, ...], num_subpixels: int) -> Float[Array, "b h w k"]:
+    """Return a weight per image (one axis), or one that broadcasts, at the shape of the logits."""
+    if weight is not None and jnp.ndim(weight) == 1:
+        weight = jnp.asarray(weight)[:, None, None, None]
+    return full_weight(weight, shape, num_subpixels)
 
 
 def cell_weight(weight: Float[Array, "*b h w k"], num_subpixels: int = 1) -> Float[Array, "*b k"]:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from unet_jax import losses
 from unet_jax._types import InputError
 from unet_jax.config.loss_catalogue import LOSSES, LossEntry, Output, check_loss, is_user_loss
-from unet_jax.losses._inputs import at_pixels, cell_weight, full_weight
+from unet_jax.losses._inputs import at_pixels, batch_weight, cell_weight, full_weight
 
 Scalar = Float[Array, ""] | float
 Schedule = Callable[[Any], Scalar]
@@ -172,7 +172,7 @@ def make_objective(terms: Sequence[Term]) -> Objective:
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         if logits.ndim != 4:
             raise InputError(f"an objective takes logits of shape [b h w k], but these have shape {logits.shape}.")
-        full = _full_weight(weight, logits.shape, num_subpixels)
+        full = batch_weight(weight, logits.shape, num_subpixels)
         total, values = jnp.float32(0.0), {}
         for name, (term, function, entry) in zip(labels_of_terms, resolved, strict=True):
             values[name] = _value(name, term, function, entry, logits, labels, full, num_subpixels)
@@ -180,55 +180,6 @@ def make_objective(terms: Sequence[Term]) -> Objective:
         return total, values
 
     return objective
-
-
-def deep_supervision(objective: Objective, scale_weights: Sequence[float]) -> Objective:
-    """Apply an objective to logits at several resolutions and return the weighted mean over the resolutions.
-
-    Labels and weights of a coarser resolution are means over blocks of pixels, so labels may lie between 0 and 1 there.
-    Terms are named NAME/0, NAME/1, ... by resolution.
-
-    Args:
-      objective: objective of one resolution, not packed.
-      scale_weights: one factor per resolution, finest first; they are divided by their sum.
-
-    Returns:
-      `supervised(logits, labels, weight=None, step=None) -> (scalar, {term: value})`, where logits are a sequence of
-      `[b h w k]`, finest first, and labels are `[b h w k]` at the images' size.
-
-    Raises:
-      InputError: the returned function raises it if it does not get one array of logits per factor, or if the height
-        and width of the labels are not multiples of those of the logits.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from unet_jax.losses import Term, deep_supervision, make_objective
-      >>> objective = deep_supervision(make_objective([Term("bce")]), (1.0, 0.5))
-      >>> total, values = objective([jnp.zeros((1, 8, 8, 1)), jnp.zeros((1, 4, 4, 1))], jnp.zeros((1, 8, 8, 1)))
-      >>> print(f"{float(total):.3f}", list(values))
-      0.693 ['bce/0', 'bce/1']
-    """
-
-    def supervised(
-        logits: Sequence[Float[Array, "b h w k"]],
-        labels: Float[Array, "b h w k"],
-        weight: Float[Array, "..."] | None = None,
-        step: Any = None,
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        if len(logits) != len(scale_weights):
-            raise InputError(f"there are {len(logits)} resolutions, but {len(scale_weights)} scale_weights.")
-        full = _full_weight(weight, labels.shape, 1)
-        total, values = jnp.float32(0.0), {}
-        for i, (scale_logits, scale_weight) in enumerate(zip(logits, scale_weights, strict=True)):
-            scale_full = _block_mean(full, scale_logits.shape)
-            known = jnp.where(scale_full > 0.0, scale_full, 1.0)
-            scale_labels = _block_mean(full * labels, scale_logits.shape) / known
-            value, terms = objective(scale_logits, scale_labels, scale_full, step)
-            total = total + value * (scale_weight / sum(scale_weights))
-            values |= {f"{name}/{i}": term for name, term in terms.items()}
-        return total, values
-
-    return supervised
 
 
 def _name(term: Term) -> str:
@@ -267,13 +218,6 @@ def _check_signature(function: Callable[..., Array], term: Term) -> None:
             raise InputError(f"loss {_name(term)!r} does not take {option!r}, only {known}: it must accept it.")
 
 
-def _full_weight(weight: Any, shape: tuple[int, ...], num_subpixels: int) -> Float[Array, "b h w k"]:
-    """Return a weight per image (one axis), or one that broadcasts, at the shape of the logits."""
-    if weight is not None and jnp.ndim(weight) == 1:
-        weight = jnp.asarray(weight)[:, None, None, None]
-    return full_weight(weight, shape, num_subpixels)
-
-
 def _factor(name: str, term: Term, step: Any) -> Scalar:
     """Return the factor of a term's schedule at the step; 1 without a schedule."""
     if term.schedule is None:
@@ -286,6 +230,8 @@ def _factor(name: str, term: Term, step: Any) -> Scalar:
 # Losses return unreduced values, so this function alone decides what a weight means. A cell is the set of pixels behind
 # one value (an image, a class, or both). It counts with its largest weight, and not with the sum, so that an image of
 # which a part is ignored counts as much as any other.
+
+
 def _value(
     name: str,
     term: Term,
@@ -334,6 +280,8 @@ def _cell_weight(weight: Float[Array, "*b h w k"], output: Output, num_subpixels
 # A ratio adds `smooth`, a number of pixels, to sums of weighted pixels. Divided by this, the weights of a cell have the
 # largest value 1, so that `smooth` is worth the same in a cell of low weight; `_value` multiplies the weight in again,
 # in its mean over cells.
+
+
 def _spread(cell: Array, weight: Float[Array, "*b h w k"], output: Output, num_subpixels: int) -> Array:
     """Return the weight of each value (`cell`) at all of its pixels; 0 is replaced by 1, because it is divided by."""
     cell = jnp.where(cell > 0.0, cell, 1.0)
@@ -362,14 +310,3 @@ def _output(
     if shape not in shapes and shape != ():
         raise InputError(f"loss {name!r} returns the shape {shape}, but must return one of {[*shapes, ()]}.")
     return shapes.get(shape, "scalar")
-
-
-def _block_mean(x: Float[Array, "b h w k"], shape: tuple[int, ...]) -> Float[Array, "b h2 w2 k"]:
-    """Return means over blocks of pixels, so that the result has height and width of `shape`."""
-    (b, height, width, k), (_, rows, columns, _) = x.shape, shape
-    if height % rows or width % columns:
-        raise InputError(
-            f"logits of {rows}x{columns} pixels do not divide labels of {height}x{width}: height and width of the "
-            "labels must be multiples of theirs."
-        )
-    return jnp.mean(x.reshape(b, rows, height // rows, columns, width // columns, k), axis=(2, 4))

@@ -11,8 +11,6 @@ pixel loss.
 `unet_jax.losses.stack_images`.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -22,12 +20,12 @@ from unet_jax.losses.dice import overlap_sums, pixel_sum
 
 Logits = Float[Array, "*b h w k"]
 Scalar = Float[Array, ""] | float
-_TINY = 1e-12  # far below any sum of weighted pixels
+TINY = 1e-12  # far below any sum of weighted pixels
 
 
 def ratio(above: Float[Array, "..."], below: Float[Array, "..."]) -> Float[Array, "..."]:
     """Return above / below, and 0 for 0 / 0."""
-    return above / jnp.maximum(below, _TINY)
+    return above / jnp.maximum(below, TINY)
 
 
 Sums = tuple[Float[Array, "*b k"], Float[Array, "*b k"], Float[Array, "*b k"]]
@@ -40,13 +38,13 @@ def one_minus_dice(sums: Sums, smooth: Scalar) -> Float[Array, "*b k"]:
     return 1.0 - ratio(2.0 * intersection + smooth, positive + true + smooth)
 
 
-def _one_minus_jaccard(sums: Sums, smooth: Scalar) -> Float[Array, "*b k"]:
+def one_minus_jaccard(sums: Sums, smooth: Scalar) -> Float[Array, "*b k"]:
     """Return 1 - (I + smooth) / (P + T - I + smooth)."""
     intersection, positive, true = sums
     return 1.0 - ratio(intersection + smooth, positive + true - intersection + smooth)
 
 
-def _one_minus_tversky(sums: Sums, fp_weight: Scalar, fn_weight: Scalar, smooth: Scalar) -> Float[Array, "*b k"]:
+def one_minus_tversky(sums: Sums, fp_weight: Scalar, fn_weight: Scalar, smooth: Scalar) -> Float[Array, "*b k"]:
     """Return 1 - (I + smooth) / (I + fp_weight FP + fn_weight FN + smooth)."""
     intersection, positive, true = sums
     wrong = fp_weight * (positive - intersection) + fn_weight * (true - intersection)
@@ -117,7 +115,7 @@ def log_dice_loss(
     """
     intersection, positive, true = overlap_sums(logits, labels, weight, num_subpixels)
     above, below = 2.0 * intersection + smooth, positive + true + smooth
-    return jnp.log(jnp.maximum(below, _TINY)) - jnp.log(jnp.maximum(above, _TINY))
+    return jnp.log(jnp.maximum(below, TINY)) - jnp.log(jnp.maximum(above, TINY))
 
 
 def log_cosh_dice_loss(
@@ -228,7 +226,7 @@ def jaccard_loss(
       >>> print(f"{losses.jaccard_loss(logits, labels).item():.3f}")  # 1 - (1 + 1) / (2 + 1)
       0.333
     """
-    return _one_minus_jaccard(overlap_sums(logits, labels, weight, num_subpixels), smooth)
+    return one_minus_jaccard(overlap_sums(logits, labels, weight, num_subpixels), smooth)
 
 
 def tversky_loss(
@@ -271,7 +269,7 @@ def tversky_loss(
       >>> print(f"{losses.tversky_loss(logits, labels).item():.3f}")  # 1 - (1 + 1) / (1 + 0.3 + 1)
       0.130
     """
-    return _one_minus_tversky(overlap_sums(logits, labels, weight, num_subpixels), fp_weight, fn_weight, smooth)
+    return one_minus_tversky(overlap_sums(logits, labels, weight, num_subpixels), fp_weight, fn_weight, smooth)
 
 
 def focal_tversky_loss(
@@ -315,199 +313,4 @@ def focal_tversky_loss(
       0.217
     """
     sums = overlap_sums(logits, labels, weight, num_subpixels)
-    return safe_power(jnp.maximum(_one_minus_tversky(sums, fp_weight, fn_weight, smooth), 0.0), gamma)
-
-
-def _l1_sums(logits: Logits, labels: Logits, weight: Weight, num_subpixels: int) -> Sums:
-    """Return (P + T - sum |p - t|) / 2, P and T: the sums I', P and T of the losses named l1."""
-    x, t = to_float32(logits, labels)
-    w, p = full_weight(weight, x.shape, num_subpixels), jax.nn.sigmoid(x)
-    distance = pixel_sum(w * jnp.abs(p - t), num_subpixels)
-    positive, true = pixel_sum(w * p, num_subpixels), pixel_sum(w * t, num_subpixels)
-    return 0.5 * (positive + true - distance), positive, true
-
-
-def l1_dice_loss(
-    logits: Logits, labels: Logits, *, smooth: Scalar = 1.0, weight: Weight = None, num_subpixels: int = 1
-) -> Float[Array, "*b k"]:
-    """Compute a soft Dice loss that is 0 for p = t, also where labels lie between 0 and 1.
-
-    Formula: 1 - (2 I' + smooth) / (P + T + smooth) with I' = (P + T - sum |p - t|) / 2.
-
-    With labels between 0 and 1, sum p t is smaller than sum t even if p = t, so `soft_dice_loss` is not 0 there. With
-    labels 0 and 1 the two are equal.
-
-    Args:
-      logits: `[*b h w k]`, any float dtype.
-      labels: `[*b h w k]`, membership in [0, 1].
-      smooth: number added to numerator and denominator.
-      weight: None, or an array that broadcasts to the logits; 0 = ignored.
-      num_subpixels: number of pixels in a block if packed; 1 = not packed.
-
-    Returns:
-      Float32 `[*b k]`.
-
-    Reference:
-      Wang et al., Dice semimetric losses, 2023 (arXiv:2303.16296).
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from unet_jax import losses
-      >>> logits, labels = jnp.zeros((1, 1, 1)), jnp.full((1, 1, 1), 0.5)  # p = t = 0.5
-      >>> print(f"{losses.l1_dice_loss(logits, labels).item():.3f} {losses.soft_dice_loss(logits, labels).item():.3f}")
-      0.000 0.250
-    """
-    return one_minus_dice(_l1_sums(logits, labels, weight, num_subpixels), smooth)
-
-
-def l1_jaccard_loss(
-    logits: Logits, labels: Logits, *, smooth: Scalar = 1.0, weight: Weight = None, num_subpixels: int = 1
-) -> Float[Array, "*b k"]:
-    """Compute a soft Jaccard loss that is 0 for p = t, also where labels lie between 0 and 1.
-
-    Formula: 1 - (I' + smooth) / (P + T - I' + smooth) with I' = (P + T - sum |p - t|) / 2.
-
-    Args:
-      logits: `[*b h w k]`, any float dtype.
-      labels: `[*b h w k]`, membership in [0, 1].
-      smooth: number added to numerator and denominator.
-      weight: None, or an array that broadcasts to the logits; 0 = ignored.
-      num_subpixels: number of pixels in a block if packed; 1 = not packed.
-
-    Returns:
-      Float32 `[*b k]`.
-
-    Reference:
-      Wang et al., Jaccard metric losses, 2023 (arXiv:2302.05666).
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from unet_jax import losses
-      >>> logits, labels = jnp.zeros((1, 1, 1)), jnp.full((1, 1, 1), 0.5)  # p = t = 0.5
-      >>> print(f"{losses.l1_jaccard_loss(logits, labels).item():.3f} {losses.jaccard_loss(logits, labels).item():.3f}")
-      0.000 0.286
-    """
-    return _one_minus_jaccard(_l1_sums(logits, labels, weight, num_subpixels), smooth)
-
-
-def l1_tversky_loss(
-    logits: Logits,
-    labels: Logits,
-    *,
-    fp_weight: Scalar = 0.3,
-    fn_weight: Scalar = 0.7,
-    smooth: Scalar = 1.0,
-    weight: Weight = None,
-    num_subpixels: int = 1,
-) -> Float[Array, "*b k"]:
-    """Compute a Tversky loss that is 0 for p = t, also where labels lie between 0 and 1.
-
-    Formula: `tversky_loss` with I' = (P + T - sum |p - t|) / 2 in place of I.
-
-    Args:
-      logits: `[*b h w k]`, any float dtype.
-      labels: `[*b h w k]`, membership in [0, 1].
-      fp_weight: weight of false positives.
-      fn_weight: weight of false negatives.
-      smooth: number added to numerator and denominator.
-      weight: None, or an array that broadcasts to the logits; 0 = ignored.
-      num_subpixels: number of pixels in a block if packed; 1 = not packed.
-
-    Returns:
-      Float32 `[*b k]`.
-
-    Reference:
-      Wang et al., Dice semimetric losses, 2023 (arXiv:2303.16296).
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from unet_jax import losses
-      >>> logits, labels = jnp.zeros((1, 1, 1)), jnp.full((1, 1, 1), 0.5)  # p = t = 0.5
-      >>> print(f"{losses.l1_tversky_loss(logits, labels).item():.3f} {losses.tversky_loss(logits, labels).item():.3f}")
-      0.000 0.167
-    """
-    return _one_minus_tversky(_l1_sums(logits, labels, weight, num_subpixels), fp_weight, fn_weight, smooth)
-
-
-def sensitivity_specificity_loss(
-    logits: Logits,
-    labels: Logits,
-    *,
-    sensitivity_weight: Scalar = 0.05,
-    smooth: Scalar = 1.0,
-    weight: Weight = None,
-    num_subpixels: int = 1,
-) -> Float[Array, "*b k"]:
-    """Compute the squared error inside and outside the class, each divided by its own number of pixels.
-
-    Formula: r sum (t - p)^2 t / (sum t + smooth) + (1 - r) sum (t - p)^2 (1 - t) / (sum (1 - t) + smooth), with
-    r = sensitivity_weight.
-
-    Args:
-      logits: `[*b h w k]`, any float dtype.
-      labels: `[*b h w k]`, membership in [0, 1].
-      sensitivity_weight: share of the error inside the class, in [0, 1].
-      smooth: number added to the denominators.
-      weight: None, or an array that broadcasts to the logits; 0 = ignored.
-      num_subpixels: number of pixels in a block if packed; 1 = not packed.
-
-    Returns:
-      Float32 `[*b k]`.
-
-    Reference:
-      Brosch et al., Deep convolutional encoder networks for multiple sclerosis lesion segmentation, 2015
-      (doi:10.1007/978-3-319-24574-4_1).
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from unet_jax import losses
-      >>> logits = jnp.array([20.0, 20.0, -20.0]).reshape(1, 3, 1)  # one hit, one false positive
-      >>> labels = jnp.array([1.0, 0.0, 0.0]).reshape(1, 3, 1)
-      >>> print(f"{losses.sensitivity_specificity_loss(logits, labels).item():.3f}")  # 0.95 * 1 / (2 + 1)
-      0.317
-    """
-    x, t = to_float32(logits, labels)
-    w = full_weight(weight, x.shape, num_subpixels)
-    error = jnp.square(t - jax.nn.sigmoid(x))
-    sums = (pixel_sum(w * y, num_subpixels) for y in (error * t, t, error * (1.0 - t), 1.0 - t))
-    missed, true, claimed, false = sums
-    sensitivity, specificity = ratio(missed, true + smooth), ratio(claimed, false + smooth)
-    return sensitivity_weight * sensitivity + (1.0 - sensitivity_weight) * specificity
-
-
-def mcc_loss(
-    logits: Logits, labels: Logits, *, smooth: Scalar = 1.0, weight: Weight = None, num_subpixels: int = 1
-) -> Float[Array, "*b k"]:
-    """Compute 1 - Matthews correlation coefficient of probabilities and labels.
-
-    Formula: 1 - (TP TN - FP FN) / sqrt((TP + FP)(TP + FN)(TN + FP)(TN + FN)), `smooth` added to each count.
-
-    Args:
-      logits: `[*b h w k]`, any float dtype.
-      labels: `[*b h w k]`, membership in [0, 1].
-      smooth: number added to each of TP, TN, FP and FN.
-      weight: None, or an array that broadcasts to the logits; 0 = ignored.
-      num_subpixels: number of pixels in a block if packed; 1 = not packed.
-
-    Returns:
-      Float32 `[*b k]`.
-
-    Reference:
-      Abhishek and Hamarneh, 2020 (arXiv:2010.13454).
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from unet_jax import losses
-      >>> logits = jnp.array([20.0, 20.0, -20.0]).reshape(1, 3, 1)  # one hit, one false positive
-      >>> labels = jnp.array([1.0, 0.0, 0.0]).reshape(1, 3, 1)
-      >>> print(f"{losses.mcc_loss(logits, labels).item():.3f}")  # 1 - (2 * 2 - 2 * 1) / sqrt(4 * 3 * 4 * 3)
-      0.833
-    """
-    x, t = to_float32(logits, labels)
-    w, p, q = full_weight(weight, x.shape, num_subpixels), jax.nn.sigmoid(x), jax.nn.sigmoid(-x)
-    cells = (p * t, q * (1.0 - t), p * (1.0 - t), q * t)
-    tp, tn, fp, fn = (pixel_sum(w * cell, num_subpixels) + smooth for cell in cells)
-    # Two roots of two factors each: the product of all four overflows float32 from 10^9.5 pixels on.
-    factors = (tp + fp) * (tn + fn), (tp + fn) * (tn + fp)
-    scale = math.prod(jnp.sqrt(jnp.maximum(factor, _TINY)) for factor in factors)
-    return 1.0 - (tp * tn - fp * fn) / scale
+    return safe_power(jnp.maximum(one_minus_tversky(sums, fp_weight, fn_weight, smooth), 0.0), gamma)

@@ -101,7 +101,7 @@ def _shift_any_color(image: Pixels, shifts: Int[Array, "3"], *, circular_hue: bo
 
 
 def _shift_deep_color(image: Array, shifts: Int[Array, "3"], *, circular_hue: bool) -> Array:
-    """Shift hue, saturation and value of 16 bits, as `data.augment.shift_deep_color` does, in float32."""
+    """Shift hue, saturation and value of 16 bits, as `data.augment_color.shift_deep_color` does, in float32."""
     r, g, b = (image[..., i].astype(jnp.float32) / 65535.0 for i in range(3))
     value = jnp.maximum(jnp.maximum(r, g), b)
     spread = value - jnp.minimum(jnp.minimum(r, g), b)
@@ -118,7 +118,7 @@ def _shift_deep_color(image: Array, shifts: Int[Array, "3"], *, circular_hue: bo
 
 
 def _shift_color(image: UInt8[Array, "h w 3"], shifts: Int[Array, "3"], *, circular_hue: bool) -> UInt8[Array, "h w 3"]:
-    """Shift hue, saturation and value of 8 bits, as `data.augment.shift_color` does.
+    """Shift hue, saturation and value of 8 bits, as `data.augment_color.shift_color` does.
 
     The conversion from RGB rounds as OpenCV does (hue below 180, saturation and value up to 255). The conversion back
     to RGB is computed in float32.
