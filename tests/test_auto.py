@@ -15,15 +15,16 @@ from unet_jax import InputError, choose_config
 from unet_jax.cli.auto import given_settings
 from unet_jax.cli.main import main
 from unet_jax.config.choices import Choice
+from unet_jax.config.dicts import replace
 from unet_jax.config.presets import auto
 from unet_jax.data.images.format import RGB8
 from unet_jax.data.object_sizes import ObjectSizes, object_sizes
-from unet_jax.plan import choose
+from unet_jax.plan import choose, choose_size
+from unet_jax.plan.auto_rules import Facts, Rules
 from unet_jax.plan.choose import StepCost
 from unet_jax.report.display import Quiet
 from unet_jax.runs.info import load_info
 from unet_jax.training import auto as auto_module
-from unet_jax.training.auto import _Data, _Rules
 
 TINY_NETWORK = {"model.widths": (4,), "model.center_width": 8, "model.num_convs_down": 1, "model.num_convs_up": 1}
 TINY_FLAGS = ("--model.widths", "4", "--model.center-width", "8", "--model.num-convs-down", "1")
@@ -77,16 +78,93 @@ def sizes_of(height, width, thickness=20.0, extent=40.0, count=5):
     ],
 )
 def test_image_size_follows_the_images_and_their_thinnest_structures(sizes, value, reason):
-    choice, scale = choose.choose_image_size(sizes)
+    choice, scale = choose_size.choose_image_size(sizes)
     assert choice.value == value and reason in choice.reason
     longer = max(sizes[0].height, sizes[0].width) if "different" not in reason else math.sqrt(20000)
     assert scale == pytest.approx(np.max(value) / longer)
 
 
+SHEET = sizes_of(3000, 4000, thickness=20.0, extent=30.0)
+ALIKE = sizes_of(500, 700, thickness=30.0, extent=100.0)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "value", "reason"),
+    [
+        (ALIKE, "stretch", "alike"),
+        (SHEET, "crop", "objects of up to 30 pixels are small in images of 4000"),
+        # Vessels as in retinal photographs: 1024 / 4000 of 9 pixels are fewer than 4, of 20 they are 5.
+        (sizes_of(3000, 4000, thickness=9.0, extent=3000.0), "crop", "9.0 pixels would keep 2.3 across"),
+        (sizes_of(3000, 4000, thickness=20.0, extent=3000.0), "stretch", "alike"),
+        (sizes_of(3000, 4000, thickness=math.nan, extent=math.nan), "crop", "4.0 pixels would keep 1.0"),  # no object
+        # Images of a quarter and of the whole of a sheet, whose cells have the same pixels; and photographs of one
+        # cell, which is as large as its image lets it be.
+        (sizes_of(100, 100, thickness=20.0) + sizes_of(400, 400, thickness=21.0), "crop", "from 100 to 400 pixels"),
+        (sizes_of(100, 100, thickness=20.0) + sizes_of(400, 400, thickness=80.0), "stretch", "alike"),
+        (sizes_of(100, 200) + sizes_of(200, 100), "pad", "from 0.5 to 2"),
+        (sizes_of(100, 100, count=60) + sizes_of(100, 400, count=1), "stretch", "alike"),  # one of many decides nothing
+    ],
+)
+def test_fit_follows_sizes_shapes_and_objects(sizes, value, reason):
+    choice = choose_size.choose_fit(sizes)
+    assert choice.value == value and reason in choice.reason
+
+
+def test_crops_hold_four_objects_and_no_more_than_an_image():
+    def crop(sizes, scale, **others):
+        return choose_size.choose_crop_size(sizes, scale, **others).value
+
+    large = sizes_of(3000, 4000, extent=200.0)
+    assert crop(large, 0.5) == 416  # four times 100 pixels, as a multiple of 32
+    assert crop(sizes_of(3000, 4000, extent=3000.0), 1.0) == 512
+    assert crop(SHEET, 0.4) == 256
+    assert crop(large, 0.5, shrink=0.5) == 224  # 208 are no multiple of 32
+    assert crop(large, 0.5, multiple=64) == 448
+    assert crop(sizes_of(100, 4000, extent=200.0), 1.0) == (112, 512)  # small sides are multiples of 16
+    assert crop(sizes_of(100, 4000, extent=200.0), 1.0, square=True) == 512
+
+
+def test_padding_makes_room_for_the_longer_side():
+    choice, scale = choose_size.choose_image_size(sizes_of(100, 200) + sizes_of(200, 100), pad=True)
+    assert choice.value == 224 and scale == 224 / 200 and "square" in choice.reason  # 200, as a multiple of 32
+
+
+def rules_of(sizes, given=(), **others):
+    config = replace(auto(), {"data.root": "x", **dict(given)})
+    facts = Facts(10, 2, 1, RGB8, sizes, has_valid=False, seconds_per_image=0.01, **others)
+    return Rules(config, frozenset(dict(given)), facts, "cpu", 1)
+
+
+def test_crops_count_in_batches_and_epochs():
+    """A sheet at 0.4 of its size is 1600x1200, which is 29 crops of 256x256; 10 sheets are 290."""
+    config, choices = rules_of(SHEET).apply()
+    data = config.data
+    assert (data.fit, data.scale, data.image_size) == ("crop", 0.4, 256)
+    assert config.train.batch_size == 8 and config.train.num_steps == 1000
+    assert {c.name: c.reason for c in choices}["data.scale"] == "structures of 20.0 pixels keep 8.0 across"
+    cost = StepCost(compile_s=10.0, step_s=1.0, eval_s=0.5, num_bytes=0)
+    # Two sheets for val are 58 crops, with three passes over them in an evaluation: 22 batches of half a second.
+    _, timed, num_steps = rules_of(SHEET).with_length(choices, 1000.0, cost)
+    assert timed[-1].reason == "12 evaluations" and num_steps == 685  # 0.85 * 990 - 12 * (22 * 0.5 + 2)
+    assert not rules_of(SHEET).has_valid(config)
+    assert rules_of(sizes_of(100, 4000)).has_valid(config)  # 40 rows of 256
+
+
+def test_a_given_way_is_kept_and_the_rest_follows():
+    data = rules_of(SHEET, {"data.fit": "stretch"}).apply()[0].data
+    assert (data.fit, data.image_size, data.scale) == ("stretch", (608, 800), 1.0)
+    data = rules_of(ALIKE, {"data.scale": 0.5}).apply()[0].data
+    assert (data.fit, data.image_size, data.scale) == ("crop", 256, 0.5)
+    data = rules_of(SHEET, {"data.image_size": 64}).apply()[0].data
+    assert (data.fit, data.image_size, data.scale) == ("crop", 64, 0.4)
+    config = rules_of(ALIKE, {"data.fit": "pad"}).apply()[0]
+    assert config.data.fit == "pad" and rules_of(ALIKE).has_valid(config)
+
+
 def test_the_thinnest_class_counts_and_absent_ones_do_not():
     sizes = [ObjectSizes(99, 99, (30.0, 3.0), (9.0, 9.0)), ObjectSizes(99, 99, (math.nan, 5.0), (9.0, 9.0))]
-    assert choose.thinnest(sizes) == 3.5  # the lower quartile of 3 and 5
-    assert choose.thinnest(sizes_of(99, 99, thickness=math.nan)) == choose.PIXELS_ACROSS
+    assert choose_size.thinnest(sizes) == 3.5  # the lower quartile of 3 and 5
+    assert choose_size.thinnest(sizes_of(99, 99, thickness=math.nan)) == choose_size.PIXELS_ACROSS
 
 
 def test_the_centre_of_the_textbook_network_sees_140_pixels():
@@ -112,6 +190,8 @@ def test_the_centre_of_the_textbook_network_sees_140_pixels():
             {"model.widths": (8,) * 6},
             {"train.num_epochs": 3},
             {"augment.transpose_prob": 0.5},
+            {"data.fit": "crop"},
+            {"data.scale": 0.3},
         ]
     ),
 )
@@ -121,11 +201,15 @@ def test_every_choice_is_a_config_that_can_be_trained(height, aspect, thickness,
 
     sizes = sizes_of(height, max(3, int(height * aspect)), thickness, extent)
     base = auto() if own != {"model.widths": (8,) * 6} else replace(auto(), {"data.image_size": 64})
-    data = _Data(num_train, 3, 1, RGB8, sizes, has_valid=False, seconds_per_image=0.01)
-    config, choices = _Rules(replace(base, own), frozenset(own), data, kind, devices).apply()
+    data = Facts(num_train, 3, 1, RGB8, sizes, has_valid=False, seconds_per_image=0.01)
+    config, choices = Rules(replace(base, own), frozenset(own), data, kind, devices).apply()
     assert {name: flatten_config(config)[name] for name in own} == own
     assert config.train.batch_size % devices == 0
-    assert config.train.batch_size <= max(num_train, devices)
+    num_inputs = num_train
+    if config.data.fit == "crop":
+        num_inputs = choose_size.num_crops(sizes, num_train, config.data.scale, config.data.height_and_width)
+    assert config.train.batch_size <= max(num_inputs, devices)
+    assert all(side % config.model.size_multiple == 0 for side in config.data.height_and_width)
     assert config.train.num_steps >= (0 if "train.num_epochs" in own else choose.NUM_UPDATES)
     assert all(choice.reason for choice in choices)
 

@@ -7,6 +7,11 @@ import numpy as np
 _CROP_KEY = 2  # makes these random numbers independent of those of the order (0) and of augmentation (1 and 3)
 
 
+def crops_of_area(height: int, width: int, crop_size: tuple[int, int]) -> int:
+    """Return how many crops an image gives in an epoch: as many as fit into its area, rounded, and at least one."""
+    return max(1, round(height * width / (crop_size[0] * crop_size[1])))
+
+
 class CropPlan:
     """Crops of one epoch, as pure functions of seed, epoch and the number of the crop.
 
@@ -35,8 +40,7 @@ class CropPlan:
         foreground: float,
         by_class: bool,
     ):
-        area = crop_size[0] * crop_size[1]
-        self._ends = np.cumsum([max(1, round(height * width / area)) for height, width in sizes])
+        self._ends = np.cumsum([crops_of_area(height, width, crop_size) for height, width in sizes])
         self._classes = [tuple(of_image) for of_image in classes]
         self._foreground, self._by_class = foreground, by_class
         self._images_of = {

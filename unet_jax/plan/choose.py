@@ -1,4 +1,4 @@
-"""The rules of preset `auto`: size, network, batch and number of updates from facts about the data and the machine.
+"""The rules of preset `auto`: network, batch and number of updates from facts about the data and the machine.
 
 Every rule is a function of facts to a `Choice`, the value with its reason. Nothing is read, compiled or timed here.
 """
@@ -7,15 +7,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from unet_jax.config.choices import Choice
 from unet_jax.data.object_sizes import ObjectSizes
+from unet_jax.plan.choose_size import largest_extent
 
-PIXELS_ACROSS = 4.0
-"""Pixels that the thinnest structures keep across, if the images are large enough."""
-SMALLEST_SIDE, LARGEST_SIDE = 256, 1024
-"""Longer side of images below which none is reduced, and above which all are."""
 NUM_UPDATES = 1000
 """Updates that small data sets need, too."""
 NUM_PASSES = 25
@@ -56,8 +51,7 @@ def choose_depth_and_widths(
     Returns:
       Choices of `model.widths` and `model.center_width`.
     """
-    extents = [extent for of_image in sizes for extent in of_image.extent if not math.isnan(extent)]
-    extent = scale * float(np.percentile(extents, 90)) if extents else 0.0
+    extent = scale * largest_extent(sizes)
     depth = 4 if max(sides) > 64 else 3
     if receptive_field(depth) < extent and max(sides) >= 256:
         depth += 1
@@ -81,53 +75,6 @@ def receptive_field(num_poolings: int) -> int:
       (5, 14)
     """
     return 1 + sum(4 * 2**level for level in range(num_poolings + 1)) + sum(2**level for level in range(num_poolings))
-
-
-def choose_image_size(
-    sizes: Sequence[ObjectSizes], shrink: float = 1.0, multiple: int = 1, *, square: bool = False
-) -> tuple[Choice, float]:
-    """Choose the size at which the network sees the images.
-
-    Args:
-      sizes: sizes of the training images and of their objects.
-      shrink: further factor on the sides, for a budget of time that the chosen size does not fit.
-      multiple: number that must divide the sides, because the number of poolings is given.
-      square: choose a square, whatever shape the images have.
-
-    Returns:
-      The choice of `data.image_size`, a multiple of 32 (or of 16 or 8 for small images), and the factor from the
-      images' own size to it.
-    """
-    height, width = (float(np.median([getattr(s, side) for s in sizes])) for side in ("height", "width"))
-    aspects = [s.width / s.height for s in sizes]
-    same_shape = max(aspects) <= 1.1 * min(aspects)
-    if square or not same_shape or max(height, width) < 1.1 * min(height, width):
-        height = width = float(np.median([math.sqrt(s.height * s.width) for s in sizes]))
-    longer = max(height, width)
-    thin = thinnest(sizes)
-    scale = min(1.0, max(PIXELS_ACROSS / thin, SMALLEST_SIDE / longer))
-    reason = f"the images' own size, {width:.0f}x{height:.0f}"
-    if scale < 1.0:
-        reason = f"structures of {thin:.1f} pixels keep {scale * thin:.1f} across"
-    if scale * longer > LARGEST_SIDE:
-        scale = LARGEST_SIDE / longer
-        reason = f"no side above {LARGEST_SIDE}; structures of {thin:.1f} pixels keep {scale * thin:.1f} across"
-    if shrink < 1.0:
-        scale *= shrink
-        reason = f"smaller, for enough updates in the time; structures of {thin:.1f} pixels keep {scale * thin:.1f}"
-    if not same_shape:
-        reason += "; square, because the images have different shapes"
-    unit = max(multiple, 32 if scale * longer >= 192 else 16 if scale * longer > 64 else 8)
-    sides = [max(unit, math.ceil(round(scale * side / unit, 3)) * unit) for side in (height, width)]
-    value = sides[0] if sides[0] == sides[1] else tuple(sides)
-    return Choice("data.image_size", value, reason), max(sides) / longer
-
-
-def thinnest(sizes: Sequence[ObjectSizes]) -> float:
-    """Return the lower quartile over images of the mean thickness of the thinnest class, in the images' own pixels."""
-    by_class = np.array([s.thickness for s in sizes], np.float64)
-    present = [column[~np.isnan(column)] for column in by_class.T]
-    return min((float(np.percentile(column, 25)) for column in present if len(column)), default=PIXELS_ACROSS)
 
 
 def choose_batch_size(num_images: int, num_devices: int, kind: str) -> Choice:
