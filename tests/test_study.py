@@ -24,9 +24,12 @@ from unet_jax import InputError, load_run, metrics
 from unet_jax.cli.main import main
 from unet_jax.config import LossConfig, LossTermConfig
 from unet_jax.config.dicts import config_differences, replace
+from unet_jax.config.predict import PredictConfig
 from unet_jax.data.layout import find_layout
 from unet_jax.devices.mesh import make_mesh
+from unet_jax.inference.calibration_file import save_calibration
 from unet_jax.inference.evaluate import evaluate_run, select_records
+from unet_jax.metrics.calibration import Calibration, fit_calibration, histogram
 from unet_jax.study import run as running
 from unet_jax.study import tables
 from unet_jax.study.compare import Winner
@@ -394,9 +397,19 @@ def test_power_from_the_folder_of_a_finished_study(page, done, capsys):
 
 def test_two_of_the_runs_are_compared_by_the_command(done, tmp_path, capsys):
     study, _, _ = done
-    runs = [str(study.run_path(variant, 0)) for variant in (BCE, FOCAL)]
-    main(["compare", *runs, "--split", "test", "--scores", "dice", "--csv", str(tmp_path / "d.csv")])
-    said = capsys.readouterr().out
+    # Calibrated runs with the thresholds that they had anyway, of which one was fitted in another way than it is used.
+    fit = fit_calibration(np.stack([histogram(np.zeros((4, 2)), np.arange(8).reshape(4, 2) > 3)]), 0.5)
+    fit = dataclasses.replace(fit, calibration=Calibration((1.0, 1.0), (0.5, 0.5)))
+    runs = []
+    for variant, how in ((BCE, PredictConfig()), (FOCAL, PredictConfig(tta="flips"))):
+        runs.append(str(tmp_path / variant.name))
+        shutil.copytree(study.run_path(variant, 0), runs[-1])
+        save_calibration(load_run(runs[-1], mesh=ONE_DEVICE), fit, split="val", num_images=1, how=how)
+    options = ["--split", "test", "--scores", "dice", "--csv", str(tmp_path / "d.csv"), "--calibrated"]
+    main(["compare", *runs, *options])
+    said, warned = capsys.readouterr()
+    (warning,) = (line for line in warned.splitlines() if "calibration.json" in line)
+    assert "focal" in warning and "--tta flips (now none)" in " ".join(warned.split())
     result = json.loads(said.splitlines()[-1])
     tables = [read_scores(scores_path(study, variant, 0)).values["dice"] for variant in (BCE, FOCAL)]
     assert result["num_images"] == 6 and len((tmp_path / "d.csv").read_text().splitlines()) == 13

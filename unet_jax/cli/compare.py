@@ -19,6 +19,7 @@ from unet_jax.cli.options import (
     check_run_and_root,
     groups_of,
     load,
+    say_difference,
     score,
     select,
 )
@@ -67,6 +68,7 @@ def _compare(options: _Compare) -> None:
 
     from unet_jax._files import replace_text
     from unet_jax.devices.processes import is_first
+    from unet_jax.inference.fits import way_of
     from unet_jax.inference.pair import (
         check_paired,
         check_same_images,
@@ -96,6 +98,7 @@ def _compare(options: _Compare) -> None:
         display.line(f"WARNING: both runs were trained on {num_seen} of these images.")
     scores = []
     for run, (_, layout, records) in zip(runs, selected, strict=True):
+        say_difference(run, way_of(run, options.how), display)
         ordered = sorted(records, key=lambda record: record.id)
         title = f"evaluating {run.path}"
         scores.append(score(run, layout, ordered, names, options.what, options.how, display, title=title))
