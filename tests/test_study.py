@@ -4,6 +4,7 @@ import base64
 import contextlib
 import csv
 import dataclasses
+import hashlib
 import io
 import itertools
 import json
@@ -31,17 +32,20 @@ from unet_jax.inference.calibration_file import save_calibration
 from unet_jax.inference.evaluate import evaluate_run, select_records
 from unet_jax.metrics.calibration import Calibration, fit_calibration, histogram
 from unet_jax.study import run as running
-from unet_jax.study import tables
+from unet_jax.study import tables, workers
 from unet_jax.study.compare import Winner
-from unet_jax.study.config import Study, Variant, load_study
+from unet_jax.study.config import Study, Variant
 from unet_jax.study.cost import read_costs
 from unet_jax.study.display import GridDisplay
+from unet_jax.study.over_sets import combine
+from unet_jax.study.over_sets_words import conclusion_over_sets
 from unet_jax.study.page import make_page
 from unet_jax.study.plots import groups_within
 from unet_jax.study.results import read_results
 from unet_jax.study.run import examples_path, run_study, scores_path, with_split
 from unet_jax.study.scores import read_scores
 from unet_jax.study.shared_program import SharedPrograms
+from unet_jax.study.study_file import load_studies, load_study
 from unet_jax.study.words import conclusion
 from unet_jax.training.non_finite import NonFiniteLossError
 
@@ -99,9 +103,9 @@ def done(synthetic_root, tmp_path_factory):
     made = []
     Recording.seen = ()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "SharedPrograms", lambda mesh: made.append(Recording(mesh)) or made[0])
+        patch.setattr(workers, "SharedPrograms", lambda mesh: made.append(Recording(mesh)) or made[-1])
         run_study(study, display=quiet(), mesh=ONE_DEVICE)
-    return study, Recording.seen, made[0].num_compiled
+    return study, Recording.seen, made[-1].num_compiled
 
 
 def all_files(study):
@@ -187,7 +191,7 @@ def test_variants_of_networks_and_batches(synthetic_root, tmp_path):
 
 def test_a_finished_study_trains_nothing(done, monkeypatch):
     study, _, _ = done
-    monkeypatch.setattr(running, "train", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr(workers, "train", lambda *a, **k: pytest.fail("trained"))
     text = io.StringIO()
     run_study(study, display=GridDisplay(Console(file=text, width=200)), mesh=ONE_DEVICE)
     lines = text.getvalue().splitlines()
@@ -292,7 +296,7 @@ def page(done, synthetic_root, tmp_path_factory):
     path.write_text(TOML.format(out=study.out, root=synthetic_root))
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "train", lambda *a, **k: pytest.fail("trained"))
+        patch.setattr(workers, "train", lambda *a, **k: pytest.fail("trained"))
         with contextlib.redirect_stdout(said):
             main(["study", str(path)])
     return said.getvalue(), (epath.Path(study.out) / "study.html").read_text()
@@ -319,7 +323,10 @@ def test_the_page_needs_nothing_else(done, page):
     tags = Tags()
     tags.feed(html)
     assert not tags.open
-    assert {tag for tag, _ in tags.found}.isdisjoint({"script", "link", "iframe"}) and "@import" not in html
+    assert {tag for tag, _ in tags.found}.isdisjoint({"link", "iframe"}) and "@import" not in html
+    script = html.partition("<script>")[2].partition("</script>")[0]
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert html.count("<script") == 1 and f"script-src 'sha256-{allowed}'\"" in html and "onclick" not in html
     targets = [attrs["href"] for tag, attrs in tags.found if tag == "a"]
     assert targets == [f"#{attrs['id']}" for tag, attrs in tags.found if tag == "h2"] and len(targets) > 10
     names = [attrs.get("name") for tag, attrs in tags.found if tag == "meta"]
@@ -467,6 +474,87 @@ def test_a_study_without_a_test_split_scores_val_and_says_so(done, synthetic_roo
     assert examples_path(done[0], BCE, 0).exists()
 
 
+@pytest.fixture(scope="module")
+def over_sets(done, synthetic_root, tmp_path_factory):
+    """Two data sets with the same images, whose runs are done, through the command: folder, file, what was printed."""
+    folder = tmp_path_factory.mktemp("sets")
+    head, tables = TOML.format(out="out", root=synthetic_root).split("[[variant]]", 1)
+    for name in ("first", "second"):
+        (folder / f"{name}.csv").write_bytes((synthetic_root / "splits.csv").read_bytes())
+        shutil.copytree(epath.Path(done[0].out) / "runs", folder / "out/sets" / name / "runs")
+        shutil.copy(epath.Path(done[0].out) / "cost.csv", folder / "out/sets" / name)
+        head += f'[[dataset]]\nname = "{name}"\nsplits = "{name}.csv"\n'
+        head += "root = 'R'\n" if name == "first" else f"root = '{synthetic_root}'\n"
+    lines = [line for line in head.splitlines() if not line.startswith(('root = "', 'splits = "/'))]
+    (folder / "study.toml").write_text("\n".join(lines) + "\n[[variant]]" + tables)
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "train", lambda *a, **k: pytest.fail("trained"))
+        with contextlib.redirect_stdout(said):
+            main(["study", str(folder / "study.toml"), "--roots", f"first={synthetic_root}"])
+    return folder / "out", folder / "study.toml", said.getvalue()
+
+
+def test_several_data_sets_have_a_page_each_and_one_over_them(over_sets, done, page, synthetic_root):
+    out, _, said = over_sets
+    few = (
+        "With 2 data sets nothing can be concluded over data sets: even if all agreed, Wilcoxon's p-value would be "
+        "0.5, and 1 after Holm's correction for 2 variants. At least 7 data sets are needed."
+    )
+    html, text = (out / "study.html").read_text(), " ".join((out / "methods.md").read_text().split())
+    assert few in said and few in html.replace("&#x27;", "'") and few in text
+    tags = Tags()
+    tags.feed(html)
+    links = {attrs["href"] for tag, attrs in tags.found if tag == "a" and not attrs["href"].startswith("#")}
+    assert links == {"sets/first/study.html", "sets/second/study.html"} and all((out / link).exists() for link in links)
+    assert str(synthetic_root) not in html and "--roots first=" in html
+    for name in ("first", "second"):
+        own = out / "sets" / name
+        assert (own / "results.csv").read_text() == (epath.Path(done[0].out) / "results.csv").read_text()
+        assert f"on the data set {name} (" in (own / "methods.md").read_text()
+    rows = list(csv.DictReader(io.StringIO((out / "sets.csv").read_text())))
+    assert len(rows) == 6 * 3 * (2 + 1)
+    single = csv.DictReader(io.StringIO((epath.Path(done[0].out) / "table.csv").read_text()))
+    means = {(r["score"], r["variant"]): r["mean"] for r in single if r["class"] == "mean of classes"}
+    for row in rows:
+        if row["dataset"] == "over data sets":
+            assert row["verdict_over_sets"] == ("baseline" if row["variant"] == "bce" else "unclear")
+        else:
+            assert row["mean"] == means[row["score"], row["variant"]]
+    markdown = (out / "table.md").read_text().splitlines()
+    assert len(markdown) == 2 + 3 and markdown[0].count("|") == 8 and "average rank" in markdown[0]
+
+
+def test_a_study_of_several_data_sets_is_repeated_from_its_folder(over_sets, synthetic_root):
+    out, file, _ = over_sets
+    roots = dict.fromkeys(("first", "second"), str(synthetic_root))
+    again, studies = load_studies(out / "study.toml", out=str(out), roots=roots), load_studies(file, roots=roots)
+    for study, other in zip(studies, again, strict=True):
+        assert (study.dataset, study.out) == (other.dataset, other.out) and other.split == "test"
+        for a, b in zip(study.variants, other.variants, strict=True):
+            assert not config_differences(study.run_config(a, 7), other.run_config(b, 7))
+    usage = subprocess.run(["bash", str(out / "reproduce.sh")], capture_output=True, text=True)
+    assert usage.returncode == 2 and "usage: bash reproduce.sh first=DIR second=DIR" in usage.stderr
+
+
+def test_conclusions_over_enough_data_sets(done):
+    study, part = done[0], read_results(done[0])
+
+    def shifted(by):
+        rows = [dataclasses.replace(row, mean=row.mean + by * (row.variant == "focal")) for row in part.rows]
+        return dataclasses.replace(part, rows=rows)
+
+    studies = [dataclasses.replace(study, dataset=f"d{i}") for i in range(8)]
+    results = combine(studies, [shifted(5.0 + i) for i in range(8)])
+    said = conclusion_over_sets(study, results)
+    assert said.startswith("Over 8 data sets, focal is better in Dice than every other variant. Better than bce over")
+    assert results.winner == Winner("focal", "focal", ()) and results.scores["hd95"].comparisons[2].verdict == "worse"
+    mixed = combine(studies, [shifted(5.0 * (-1) ** i) for i in range(8)])
+    assert conclusion_over_sets(study, mixed).startswith("No winner over 8 data sets.")
+    with pytest.raises(InputError, match="give two studies or more"):
+        combine(studies[:1], [part])
+
+
 def test_special_characters_in_latex():
     assert tables._escape("a_b & 5 %") == r"a\_b \& 5 \%" and tables._escape("\\{") == r"\textbackslash{}\{"
 
@@ -513,7 +601,7 @@ def test_a_run_that_diverges_does_not_stop_the_others(done, tmp_path, monkeypatc
         scores_path(study, BCE_2, 0).unlink()
         raise NonFiniteLossError("step 3: loss is nan")
 
-    monkeypatch.setattr(running, "train", diverge)
+    monkeypatch.setattr(workers, "train", diverge)
     text = io.StringIO()
     message = r"1 of 6 runs diverged, and the others are done:\n  bce2, seed 0: step 3"
     with pytest.raises(NonFiniteLossError, match=message):
@@ -558,18 +646,18 @@ def test_a_run_of_another_process_is_waited_for_and_taken_over_if_that_is_killed
     class Ending(GridDisplay):
         """Ends the other process when this one has seen that it holds the run."""
 
-        def elsewhere(self, name, seed, holder):
-            super().elsewhere(name, seed, holder)
+        def elsewhere(self, name, column, holder):
+            super().elsewhere(name, column, holder)
             looks.append(holder)
             if finishes:
                 copy_run()
             other.kill()
             other.wait()
 
-    monkeypatch.setattr(running, "train", train)
+    monkeypatch.setattr(workers, "train", train)
     monkeypatch.setattr(running, "score_run", score)
     monkeypatch.setattr(running, "save_examples", lambda *_: None)
-    monkeypatch.setattr(running, "_POLL_S", 0.01)
+    monkeypatch.setattr(workers, "_POLL_S", 0.01)
     text = io.StringIO()
     try:
         run_study(study, display=Ending(Console(file=text, width=200)), mesh=ONE_DEVICE)
@@ -604,8 +692,9 @@ def test_runs_side_by_side_are_the_same(done, tmp_path, stopped):
 
 def test_devices_of_a_run(done):
     for size, count in ((1, 5), (2, 2), (4, 1)):
-        meshes = running._meshes(dataclasses.replace(done[0], devices_per_run=size), make_mesh(jax.devices()[:5]))
+        study = dataclasses.replace(done[0], devices_per_run=size)
+        meshes = [w.mesh for w in workers.make_workers(study, make_mesh(jax.devices()[:5]), quiet())]
         assert [m.size for m in meshes] == [size] * count
         assert len({d.id for m in meshes for d in m.devices.flat}) == size * count
     with pytest.raises(InputError, match="devices_per_run is 4, but there are 3 devices"):
-        running._meshes(dataclasses.replace(done[0], devices_per_run=4), make_mesh(jax.devices()[:3]))
+        workers.make_workers(dataclasses.replace(done[0], devices_per_run=4), make_mesh(jax.devices()[:3]), quiet())

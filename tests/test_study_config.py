@@ -13,7 +13,7 @@ from unet_jax.config import DataConfig, LossConfig, LossTermConfig
 from unet_jax.data.splits import read_splits
 from unet_jax.program.build import make_loss
 from unet_jax.study import config as study_config
-from unet_jax.study.config import load_study
+from unet_jax.study.study_file import load_studies, load_study
 
 STUDIES = Path(__file__).parent.parent / "docs" / "studies"
 
@@ -173,6 +173,82 @@ def test_the_studies_of_the_repository_can_be_computed(path):
         assert np.isfinite(value) and np.isfinite(gradient).all() and np.abs(gradient).max() > 0, variant.name
     splits = read_splits(epath.Path(study.config.data.splits))
     assert set(splits.values()) >= {"train", "test"}
+
+
+SETS = (
+    GOOD.replace('root = "DATA"\nsplits = "/elsewhere/splits.csv"', 'classes = ["x"]')
+    + """
+[[dataset]]
+name = "cells"
+root = "CELLS"
+splits = "cells.csv"
+config.data.image_size = 32
+config.train.num_epochs = 5
+
+[[dataset]]
+name = "roads"
+root = "ROADS"
+classes = ["road"]
+"""
+)
+
+
+def test_several_data_sets_are_several_studies(tmp_path):
+    path = written(tmp_path, SETS)
+    cells, roads = load_studies(path, config={"train.batch_size": 3}, roots={"roads": "MINE"})
+    assert (cells.dataset, roads.dataset) == ("cells", "roads") and cells.seeds == roads.seeds == (3, 4)
+    assert cells.out == str(tmp_path / "results/sets/cells") and roads.out == str(tmp_path / "results/sets/roads")
+    assert cells.config.data.root == str(tmp_path / "CELLS") and roads.config.data.root == "MINE"
+    assert cells.config.data.splits == str(tmp_path / "cells.csv") and roads.config.data.splits is None
+    assert (cells.config.data.classes, roads.config.data.classes) == (("x",), ("road",))
+    assert (cells.config.data.image_size, roads.config.data.image_size) == (32, 64)
+    assert (cells.config.train.num_epochs, roads.config.train.num_epochs) == (5, 2)
+    assert cells.config.train.batch_size == roads.config.train.batch_size == 3
+    assert cells.variants == roads.variants and cells.run_path(cells.variants[0], 3).parts[-5:-3] == ("sets", "cells")
+    (single,) = load_studies(written(tmp_path, GOOD))
+    assert single == load_study(written(tmp_path, GOOD)) and single.dataset == ""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('name = "roads"', 'name = "cells"', "dataset.name is 'cells', but must be a name that no other data set has"),
+        ('name = "roads"', 'name = "Cells"', "dataset.name is ['Cells', 'cells'], but must be free of repeated names"),
+        ('name = "roads"', 'name = "a/b"', "it is used as a folder name"),
+        ('name = "roads"', "", "dataset 2: name is '', but must be given"),
+        ('root = "ROADS"', 'roots = "ROADS"', "'roots' does not exist. Did you mean 'root'"),
+        ('root = "ROADS"', "root = 3", "dataset 'roads': root is 3, but must be text"),
+        ('root = "ROADS"', 'root = "R"\nconfig.data.root = "S"', "given once: either as a field or in config"),
+        ('root = "ROADS"', 'root = "CELLS"\nsplits = "cells.csv"', "'cells' and 'roads' have the same images"),
+        ('classes = ["road"]', 'classes = "road"', "dataset 'roads': classes is 'road', but must be a list of names"),
+        ('classes = ["road"]', "config.seed = 1", "dataset 'roads': config.seed cannot differ between data sets"),
+        (
+            'classes = ["road"]',
+            "config.loss.bce_weight = 1.0",
+            "config.loss.bce_weight cannot differ between data sets",
+        ),
+        ('classes = ["road"]', "config.train.batch = 1", "dataset 'roads': config field 'train.batch' does not exist"),
+        ('classes = ["x"]', 'root = "ALL"', "data.root cannot be one for all 2 data sets"),
+    ],
+)
+def test_what_is_wrong_with_data_sets_is_named(tmp_path, old, new, said):
+    assert SETS.count(old) == 1
+    path = written(tmp_path, SETS.replace(old, new))
+    with pytest.raises(InputError) as error:
+        load_studies(path)
+    assert str(path) in str(error.value) and said in str(error.value)
+
+
+def test_data_sets_that_are_not_in_the_file_are_named(tmp_path):
+    path = written(tmp_path, SETS)
+    with pytest.raises(InputError, match=r"there is no data set 'road' in the file .* Did you mean 'roads'"):
+        load_studies(path, roots={"road": "R"})
+    with pytest.raises(InputError, match=r"names data sets \(cells, roads\)"):
+        load_study(path)
+    with pytest.raises(InputError, match=r"data\.root cannot be one for all 2 data sets.*--roots NAME=DIR"):
+        load_studies(path, config={"data.root": "R"})
+    with pytest.raises(InputError, match=r"it has none, because it has no tables \[\[dataset\]\]"):
+        load_studies(written(tmp_path, GOOD), roots={"road": "R"})
 
 
 def test_one_variant_is_no_study(tmp_path):

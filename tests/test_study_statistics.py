@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unet_jax.metrics.statistics import (
+from unet_jax.metrics.rank_tests import (
     average_ranks,
-    bootstrap_intervals,
     critical_difference,
     friedman_p_value,
-    holm,
-    seed_interval,
-    sign_flip_p_values,
+    iman_davenport_p_value,
+    num_sets_needed,
+    wilcoxon_p_values,
 )
+from unet_jax.metrics.statistics import bootstrap_intervals, holm, seed_interval, sign_flip_p_values
 from unet_jax.study.compare import MEAN, compare, find_winner, summarize
+from unet_jax.study.over_sets import compare_over_sets
 from unet_jax.study.scores import SCORES, ScoreTable
 
 
@@ -97,6 +98,69 @@ def test_ranks_by_hand():
     np.testing.assert_allclose(average_ranks(values, more_is_better=False), [2.75, 2.25, 1.0])
     assert math.isnan(friedman_p_value(values[:, :2])) and math.isnan(friedman_p_value(np.ones((4, 3))))
     assert friedman_p_value(np.arange(12.0).reshape(4, 3)) == pytest.approx(math.exp(-4))  # chi2 is 8, 2 degrees
+
+
+def test_iman_davenport_by_hand():
+    # Sums of ranks 10, 8 and 6 on four data sets: chi square is 12 / 48 * 200 - 48 = 2, F is 3 * 2 / (8 - 2) = 1, and
+    # the share of F(2, 6) above 1 is (1 + 2 / 6)^-3 = 27 / 64.
+    values = np.array([[3.0, 2.0, 1.0], [3.0, 1.0, 2.0], [3.0, 2.0, 1.0], [1.0, 3.0, 2.0]])
+    assert iman_davenport_p_value(values) == pytest.approx(27 / 64)
+    assert iman_davenport_p_value(-values) == pytest.approx(27 / 64)
+    assert iman_davenport_p_value(np.arange(12.0).reshape(4, 3)) == 0.0  # all alike
+    assert math.isnan(iman_davenport_p_value(values[:, :2])) and math.isnan(iman_davenport_p_value(np.ones((4, 3))))
+    assert math.isnan(iman_davenport_p_value(values[:1]))
+    # It is less cautious than Friedman's own test, which is too cautious where n is small: shares of false alarms.
+    ranks = np.random.default_rng(0).random((200, 6, 4))
+    shares = [np.mean([test(x) < 0.05 for x in ranks]) for test in (friedman_p_value, iman_davenport_p_value)]
+    assert shares[0] <= shares[1] < 0.09
+
+
+def test_wilcoxon_is_scipys():
+    x = np.random.default_rng(1).normal(0.5, 1.0, size=(9, 3))
+    exact = [stats.wilcoxon(x[:, j], method="exact").pvalue for j in range(3)]
+    np.testing.assert_allclose(wilcoxon_p_values(x), exact, rtol=1e-12)
+    # Equal sizes and zeros, for which SciPy's exact method has no rule but that of permutations.
+    y = np.array([[0.2, 0.2, -0.1, 0.0, 0.3, 0.3, 0.4, 0.0]]).T
+    found = stats.wilcoxon(y[:, 0], zero_method="pratt", method=stats.PermutationMethod(n_resamples=np.inf)).pvalue
+    assert wilcoxon_p_values(y) == pytest.approx([found])
+    assert wilcoxon_p_values(np.zeros((5, 1))) == pytest.approx([1.0])
+
+
+@pytest.mark.parametrize("num_compared", [1, 2, 3, 5, 13])
+def test_the_number_of_sets_that_are_needed_is_the_smallest_that_can_be_significant(num_compared):
+    needed = num_sets_needed(num_compared)
+    for n in (needed - 1, needed):
+        means = np.repeat(np.arange(1.0, n + 1)[:, None], num_compared + 1, axis=1)
+        means[:, 1:] += 0.1 * np.arange(1, num_compared + 1)  # all better on all data sets
+        verdicts = {c.verdict for c in compare_over_sets(means, 0, more_is_better=True) if c is not None}
+        assert verdicts == ({"better"} if n == needed else {"unclear"})
+
+
+def test_verdicts_over_sets_follow_the_signs_and_not_the_sizes():
+    rng = np.random.default_rng(4)
+    base = rng.uniform(0.2, 0.9, 12)
+    outlier = base - 0.001 * np.arange(1, 13)
+    outlier[3] += 5.0  # a mean of differences would call it better
+    means = np.stack([base, base + 0.001 * np.arange(1, 13), base, base + rng.normal(0, 0.01, 12)], axis=1)
+    better, same, noise = compare_over_sets(means, 0, more_is_better=True)[1:]
+    assert (better.verdict, better.num_better, better.num_worse) == ("better", 12, 0)
+    assert better.median_difference == pytest.approx(0.0065) and better.p_value == pytest.approx(2 / 2**12)
+    assert better.p_holm == pytest.approx(3 * 2 / 2**12)
+    assert (same.verdict, same.p_value, same.num_better, same.num_worse) == ("unclear", 1.0, 0, 0)
+    assert noise.verdict == "unclear"
+    flipped = compare_over_sets(means, 0, more_is_better=False)[1:]
+    assert [c.verdict for c in flipped] == ["worse", "unclear", "unclear"]
+    worse = compare_over_sets(np.stack([base, outlier], axis=1), 0, more_is_better=True)[1]
+    assert (worse.verdict, worse.num_better, worse.num_worse) == ("worse", 1, 11) and outlier.mean() > base.mean()
+
+
+def test_where_nothing_differs_over_sets_few_are_called_better():
+    rng = np.random.default_rng(8)
+    false = 0
+    for _ in range(200):
+        means = rng.uniform(0.3, 0.9, (8, 1)) + rng.normal(0, 0.02, (8, 4))
+        false += any(c.verdict != "unclear" for c in compare_over_sets(means, 0, more_is_better=True)[1:])
+    assert false / 200 < 0.08  # 5 % are allowed
 
 
 @pytest.mark.parametrize(("num_variants", "q"), [(2, 1.960), (3, 2.343), (4, 2.569), (5, 2.728), (10, 3.164)])

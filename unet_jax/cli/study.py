@@ -8,8 +8,10 @@ from typing import Annotated, Any
 
 import tyro
 
+from unet_jax._types import InputError
 from unet_jax.cli.options import check_root
-from unet_jax.study.config import load_study
+from unet_jax.study.config import Study
+from unet_jax.study.study_file import load_studies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,8 @@ class _Study:
     data: _StudyData
     out: str = ""
     """Folder for the runs and the results. By default the one that the TOML file names."""
+    roots: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=DIR")] = ()
+    """Folders of data sets by name, if the TOML file names several."""
     epochs: int | None = None
     """Number of epochs, in the place of the length that the TOML file gives (train.num_epochs or train.num_steps).
     A small number is good for a first try."""
@@ -45,24 +49,34 @@ def study(args: Sequence[str]) -> None:
     if options.power:
         _power(options)
         return
-    loaded = load_study(options.file, out=options.out, config=_overrides(options))
-    check_root(loaded.config.data.root)
+    studies = _load(options, options.file, options.out)
+    for loaded in studies:
+        check_root(loaded.config.data.root)
     from rich.console import Console
 
     from unet_jax.devices.compilation import enable_compilation_cache
     from unet_jax.study.display import GridDisplay
+    from unet_jax.study.over_sets_report import show_over_sets, write_over_sets
+    from unet_jax.study.over_sets_words import conclusion_over_sets
     from unet_jax.study.report import show, write_results
-    from unet_jax.study.run import run_study, with_split
+    from unet_jax.study.run import run_studies, with_split
     from unet_jax.study.words import conclusion
 
     enable_compilation_cache()
-    run_study(loaded, display=GridDisplay())
-    loaded = with_split(loaded)
-    results = write_results(loaded, _command(options))
+    run_studies(studies, display=GridDisplay())
     console = Console(width=max(150, Console().width))
-    console.print(show(results))
-    print(conclusion(loaded, results))
-    print(f"page: {loaded.out}/study.html; tables: results.csv, table.csv, table.md, table.tex, cost.csv")
+    if len(studies) > 1:
+        over_sets = write_over_sets(studies, _command(options))
+        console.print(show_over_sets(over_sets))
+        print(conclusion_over_sets(studies[0], over_sets))
+        out = Path(studies[0].out).parent.parent
+        print(f"page: {out}/study.html; tables: sets.csv, table.md, table.tex; of each data set: sets/NAME/study.html")
+    else:
+        loaded = with_split(studies[0])
+        results = write_results(loaded, _command(options))
+        console.print(show(results))
+        print(conclusion(loaded, results))
+        print(f"page: {loaded.out}/study.html; tables: results.csv, table.csv, table.md, table.tex, cost.csv")
     print("for a paper: methods.md; to repeat it: reproduce.sh")
 
 
@@ -76,10 +90,22 @@ def _power(options: _Study) -> None:
     file, out = Path(options.file), options.out
     if file.is_dir():
         file, out = file / "study.toml", out or options.file
-    said, table = power_table(read_results(load_study(str(file), out=out, config=_overrides(options))))
-    print(said)
-    Console(width=110).print(table)
+    for loaded in _load(options, str(file), out):
+        said, table = power_table(read_results(loaded))
+        print(f"{loaded.dataset}: {said}" if loaded.dataset else said)
+        Console(width=110).print(table)
     print("(the score is the mean over classes; a variant is called better by the rule of docs/studies.md)")
+
+
+def _load(options: _Study, file: str, out: str) -> Sequence[Study]:
+    """Read the study of each data set."""
+    roots = {}
+    for text in options.roots:
+        name, is_given, root = text.partition("=")
+        if not (name and is_given and root):
+            raise InputError(f"--roots {text}: is not NAME=DIR, the name of a data set in the file and its folder.")
+        roots[name] = root
+    return load_studies(file, out=out, config=_overrides(options), roots=roots)
 
 
 def _overrides(options: _Study) -> dict[str, Any]:
@@ -95,5 +121,7 @@ def _command(options: _Study) -> str:
     words = ["unet-jax", "study", Path(options.file).name]
     words += [] if options.data.root is None else ["--data.root", Path(options.data.root).name]
     words += [] if options.data.splits is None else ["--data.splits", Path(options.data.splits).name]
+    named = (text.partition("=") for text in options.roots)
+    words += ["--roots", *(f"{name}={Path(root).name}" for name, _, root in named)] if options.roots else []
     words += [] if options.epochs is None else ["--epochs", str(options.epochs)]
     return shlex.join(words)

@@ -1,4 +1,4 @@
-"""Confidence intervals, p-values and ranks, as pure functions of arrays.
+"""Confidence intervals and p-values, as pure functions of arrays.
 
 The bootstrap and the permutation test resample images, or groups of images. In a study, a difference is one number per
 image, averaged over seeds. Their results hold for other images and these trained networks. `seed_interval` answers the
@@ -238,52 +238,3 @@ def holm(p_values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
     result = np.empty(m)
     result[order] = np.minimum(corrected, 1.0)
     return result
-
-
-def average_ranks(values: Float[np.ndarray, "n v"], *, more_is_better: bool) -> Float[np.ndarray, " v"]:
-    """Rank the variants on each image and average the ranks over images.
-
-    Args:
-      values: `[n v]`, the scores of n images and v variants.
-      more_is_better: True if the highest score is the best.
-
-    Returns:
-      Average ranks, `[v]`: 1 is the best and v the worst. Equal scores share the mean of their ranks.
-
-    Example:
-      >>> average_ranks(np.array([[0.9, 0.8, 0.7], [0.5, 0.5, 0.1]]), more_is_better=True).tolist()
-      [1.25, 1.75, 3.0]
-    """
-    return np.asarray(stats.rankdata(-values if more_is_better else values, axis=1)).mean(axis=0)
-
-
-def critical_difference(num_variants: int, num_images: int) -> float:
-    """Return the difference of average ranks below which Nemenyi's test cannot tell two variants apart at 5 %.
-
-    Reference:
-      Demsar 2006.
-
-    Example:
-      >>> round(critical_difference(num_variants=3, num_images=14), 3)
-      0.886
-    """
-    q = float(stats.studentized_range.ppf(CONFIDENCE, num_variants, np.inf)) / math.sqrt(2)
-    return q * math.sqrt(num_variants * (num_variants + 1) / (6 * num_images))
-
-
-def friedman_p_value(values: Float[np.ndarray, "n v"]) -> float:
-    """Return the p-value of Friedman's test of the hypothesis that all variants have the same average rank.
-
-    Args:
-      values: `[n v]`, the scores of n images and v variants.
-
-    Returns:
-      The p-value; nan for fewer than three variants, fewer than two images, or if all variants have equal scores.
-
-    Example:
-      >>> round(friedman_p_value(np.arange(12.0).reshape(4, 3)), 4)
-      0.0183
-    """
-    if values.shape[1] < 3 or values.shape[0] < 2 or np.all(values == values[:, :1]):
-        return math.nan
-    return float(stats.friedmanchisquare(*values.T).pvalue)

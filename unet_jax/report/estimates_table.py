@@ -66,6 +66,17 @@ def p_text(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def p_equals(value: float) -> str:
+    """Format a p-value as part of a sentence.
+
+    Example:
+      >>> p_equals(0.0004), p_equals(0.0312)
+      ('p < 0.001', 'p = 0.031')
+    """
+    text = p_text(value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
 def estimates_json(estimates: Sequence[Estimates]) -> dict[str, dict[str, dict[str, float | None]]]:
     """Return the numbers by score and class, as JSON that has no NaN and no infinity."""
     result: dict[str, dict[str, dict[str, float | None]]] = {}

@@ -1,4 +1,4 @@
-"""Studies: several losses or settings, each trained with several seeds on one data set, and compared pair by pair.
+"""Studies: losses or settings, each trained with several seeds on one or several data sets, and compared pair by pair.
 
 A study trains every variant with every seed. All else is equal, so runs of the same seed are paired, and
 statistics say which conclusions hold (docs/studies.md):
@@ -24,7 +24,11 @@ from etils import epy as _epy
 with _epy.lazy_api_imports(globals()):  # a mistake in the TOML file need not wait for jax
     from unet_jax.study.config import Study as Study
     from unet_jax.study.config import Variant as Variant
-    from unet_jax.study.config import load_study as load_study
+    from unet_jax.study.over_sets import ResultsOverSets as ResultsOverSets
+    from unet_jax.study.over_sets_report import write_over_sets as write_over_sets
     from unet_jax.study.report import write_results as write_results
     from unet_jax.study.results import Results as Results
+    from unet_jax.study.run import run_studies as run_studies
     from unet_jax.study.run import run_study as run_study
+    from unet_jax.study.study_file import load_studies as load_studies
+    from unet_jax.study.study_file import load_study as load_study

@@ -15,23 +15,33 @@ from unet_jax.report.display import Display
 
 
 class GridDisplay(Display):
-    """Display of all runs of a study. Lines of the runs themselves go to a log file; a warning is also shown, once."""
+    """Display of all runs of a study, or of the trials of its tuning.
+
+    Lines of the runs themselves go to a log file; a warning is also shown, once.
+    """
 
     def __init__(self, console: Console | None = None):
         super().__init__(console)
-        self._cells: dict[tuple[str, int], str] = {}
+        self._cells: dict[tuple[str, str], str] = {}
         self._bars: dict[str, str] = {}  # newest progress text of each run that is being computed
         self._names: Sequence[str] = ()
-        self._seeds: Sequence[int] = ()
+        self._columns: Sequence[str] = ()
         self._num_done = 0
         self._log: epath.Path | None = None
         self._shown: set[str] = set()
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def grid(self, names: Sequence[str], seeds: Sequence[int], log: epath.Path) -> Iterator[None]:
-        """Show the grid of variants and seeds during the `with` block, and write the runs' lines to the file `log`."""
-        self._names, self._seeds, self._log = names, seeds, log
+    def grid(self, names: Sequence[str], columns: Sequence[str], log: epath.Path) -> Iterator[None]:
+        """Show the grid of variants and runs during the `with` block, and write the runs' lines to the file `log`.
+
+        Args:
+          names: names of the variants, one for each row.
+          columns: what the runs of a variant are called, such as "seed 0".
+          log: file to write to.
+        """
+        self._names, self._columns, self._log = names, columns, log
+        self._cells, self._num_done = {}, 0
         with contextlib.ExitStack() as stack:
             if self.console.is_terminal:
                 stack.enter_context(
@@ -39,25 +49,25 @@ class GridDisplay(Display):
                 )
             yield
 
-    def cell(self, name: str, seed: int) -> "RunDisplay":
+    def cell(self, name: str, column: str) -> "RunDisplay":
         """Return the display of one run, which begins now."""
-        self._cells[name, seed] = "..."
-        return RunDisplay(self, name, seed)
+        self._cells[name, column] = "..."
+        return RunDisplay(self, f"{name} {column}")
 
-    def elsewhere(self, name: str, seed: int, holder: str) -> None:
+    def elsewhere(self, name: str, column: str, holder: str) -> None:
         """Show that another process does a run, and say it once."""
-        if self._cells.get((name, seed)) != "elsewhere":
-            self._cells[name, seed] = "elsewhere"
-            self.line(f"{name}  seed {seed}  is done by another process ({holder})")
+        if self._cells.get((name, column)) != "elsewhere":
+            self._cells[name, column] = "elsewhere"
+            self.line(f"{name}  {column}  is done by another process ({holder})")
 
-    def finish(self, name: str, seed: int, result: str) -> None:
+    def finish(self, name: str, column: str, result: str) -> None:
         """Show that a run is done, with its result."""
         with self._lock:
             self._num_done += 1
-            self._cells[name, seed] = result
-            self._bars.pop(f"{name} seed {seed}", None)
-            total = len(self._names) * len(self._seeds)
-            self.line(f"{self._num_done}/{total}  {name}  seed {seed}  {result}")
+            self._cells[name, column] = result
+            self._bars.pop(f"{name} {column}", None)
+            total = len(self._names) * len(self._columns)
+            self.line(f"{self._num_done}/{total}  {name}  {column}  {result}")
 
     def line_of(self, run: str, text: str) -> None:
         """Write a line of a run to the log file, and show it if it is a new warning."""
@@ -77,10 +87,10 @@ class GridDisplay(Display):
     def _render(self) -> Group:
         table = Table(title="mean Dice of the runs that are done, over images and classes", title_justify="left")
         table.add_column("variant")
-        for seed in self._seeds:
-            table.add_column(f"seed {seed}", justify="right")
+        for column in self._columns:
+            table.add_column(column, justify="right")
         for name in self._names:
-            table.add_row(Text(printable(name)), *(self._cells.get((name, seed), "") for seed in self._seeds))
+            table.add_row(Text(printable(name)), *(self._cells.get((name, column), "") for column in self._columns))
         with self._lock:
             bars = [Text(f"{run}: {text}") for run, text in self._bars.items()]
         return Group(table, *bars)
@@ -89,9 +99,9 @@ class GridDisplay(Display):
 class RunDisplay(Display):
     """Display of one run, which passes everything to its `GridDisplay`."""
 
-    def __init__(self, grid: GridDisplay, name: str, seed: int):
+    def __init__(self, grid: GridDisplay, name: str):
         super().__init__(grid.console)
-        self._grid, self._name = grid, f"{name} seed {seed}"
+        self._grid, self._name = grid, name
 
     def line(self, text: str) -> None:
         self._grid.line_of(self._name, text)

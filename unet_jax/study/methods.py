@@ -3,19 +3,19 @@
 import math
 
 from unet_jax.metrics.statistics import NUM_RESAMPLES
-from unet_jax.report.estimates_table import p_text
+from unet_jax.report.estimates_table import p_equals
 from unet_jax.study.compare import PRIMARY, Row
 from unet_jax.study.config import Study
 from unet_jax.study.results import Results
 from unet_jax.study.words import (
     TITLES,
-    UNTUNED,
     conclusion,
     data_name,
     kind,
     length,
     network,
     not_held_out,
+    untuned,
     what_is_equal,
 )
 
@@ -50,7 +50,7 @@ def methods_text(study: Study, results: Results) -> str:
         f"{network(study)}. Each variant was trained with {seeds} for {length(study)} in batches of "
         f"{train.batch_size} with the optimizer {optim.name} (learning rate {optim.learning_rate:g}), with unet_jax "
         f"{versions.get('unet_jax', '?')} and jax {versions.get('jax', '?')}. {what_is_equal(study)} "
-        f"{'Settings that a variant names replace these. ' if kind(study) == 'variants' else ''}{UNTUNED} The "
+        f"{'Settings that a variant names replace these. ' if kind(study) == 'variants' else ''}{untuned(study)} The "
         f"checkpoint with the best {chosen} was scored on the {len(results.scores.ids)} images of the split "
         f"{study.split}, at each image's own size. {not_held_out(study)}"
     ).rstrip()
@@ -76,10 +76,9 @@ def _result(row: Row, baseline: str) -> str:
     c = row.comparison
     if c is None:
         return f"{first}."
-    p = p_text(c.p_holm)
     parts = [f"95 % interval over images {c.low:+.4f} to {c.high:+.4f}"] if math.isfinite(c.low) else []
     parts += [f"over seeds {c.seed_low:+.4f} to {c.seed_high:+.4f}"] if math.isfinite(c.seed_low) else []
-    parts.append(f"p {p}" if p.startswith("<") else f"p = {p}")
+    parts.append(p_equals(c.p_holm))
     verdict = {
         "better": f"and was better than {baseline}",
         "worse": f"and was worse than {baseline}",

@@ -1,10 +1,9 @@
 """The HTML page of a study: one file that needs no other, for a browser, a colleague or a paper's supplement."""
 
-import base64
 import datetime
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -14,7 +13,7 @@ from unet_jax.report.estimates_table import number, p_text
 from unet_jax.study.compare import PRIMARY, Row, columns_of
 from unet_jax.study.config import Study
 from unet_jax.study.examples import example_positions
-from unet_jax.study.page_style import STYLE
+from unet_jax.study.page_parts import document, folded, listed, picture, table
 from unet_jax.study.results import Results
 from unet_jax.study.scores import SCORES
 from unet_jax.study.words import TITLES, caveats, conclusion, data_name, kind, network, what_is_equal
@@ -44,20 +43,17 @@ def make_page(
         else f" The p-value of Friedman's test is {escape(p_text(results.friedman_p))}."
     )
     sections = [
-        (
-            "Limits",
-            '<ul class="note">' + "".join(f"<li>{escape(line)}</li>" for line in caveats(study, results)) + "</ul>",
-        ),
+        ("Limits", listed(caveats(study, results))),
         (
             "Differences to the baseline",
-            _picture(pictures["differences"], f"paired differences to {study.baseline}")
+            picture(pictures["differences"], f"paired differences to {study.baseline}")
             + '<p class="note">Thick lines are 95 % intervals over images. Thin lines are 95 % intervals over seeds; '
             "they are cut off where they are wider than the picture. Gray lines belong to variants that cannot be "
             "distinguished from the baseline.</p>",
         ),
         (
             "Ranks",
-            _picture(pictures["ranking"], "average ranks")
+            picture(pictures["ranking"], "average ranks")
             + f'<p class="note">On each image, the variants are ranked by {TITLES[PRIMARY]} (mean of classes and '
             "seeds); 1 is the best. The picture shows the averages of these ranks over images. Bars join variants "
             f"whose average ranks differ by less than {results.critical_difference:.2f}, the critical difference of "
@@ -65,7 +61,7 @@ def make_page(
         ),
         (
             "Learning curves",
-            _picture(pictures["curves"], "mean validation Dice by epoch")
+            picture(pictures["curves"], "mean validation Dice by epoch")
             + '<p class="note">Lines are means over seeds; bands are ranges over seeds.</p>',
         ),
         *([("Predictions", _examples(study, results, examples))] if examples else []),
@@ -78,31 +74,17 @@ def make_page(
             if (rows := [row for row in results.rows if (row.score, row.class_name) == (score, class_name)])
         ]  # there are no rows where all images ignore the class
         direction = "higher" if more_is_better else "lower"
-        sections.append(
-            (f"{TITLES[score]} ({direction} is better)", _folded("tables", "".join(tables), is_open=i == 0))
-        )
-    sections += [("Training step", _costs(results)), ("Settings", _folded("settings", _settings(study, results)))]
-    contents = "".join(f'<li><a href="#s{i}">{escape(name)}</a></li>' for i, (name, _) in enumerate(sections))
-    body = [
-        f"<h1>{title}</h1>",
-        f'<p class="verdict">{escape(conclusion(study, results))}</p>',
-        _facts(study, results, command),
-        f"<nav><ul>{contents}</ul></nav>",
-        *(f'<h2 id="s{i}">{escape(name)}</h2>\n{content}' for i, (name, content) in enumerate(sections)),
-    ]
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
-    head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    head += f"<title>{title}</title><style>{STYLE}</style>"
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(body) + "\n</body></html>\n"
+        sections.append((f"{TITLES[score]} ({direction} is better)", folded("tables", "".join(tables), is_open=i == 0)))
+    sections += [("Training step", _costs(results)), ("Settings", folded("settings", _settings(study, results)))]
+    return document(title, conclusion(study, results), _facts(study, results, command), sections)
 
 
-def _facts(study: Study, results: Results, command: str) -> str:
+def _facts(study: Study, results: Results, command: str) -> list[tuple[str, str]]:
     """Say what was compared on which data, with which versions, when and how."""
     scores, sizes = results.scores, {name: len(ids) for name, ids in results.info.splits.items()}
     seeds = ", ".join(map(str, study.seeds))
     versions = ", ".join(f"{name} {results.info.versions.get(name, '?')}" for name in ("unet_jax", "jax", "python"))
-    rows = [
+    return [
         ("data set", f"{data_name(study)}: {', '.join(f'{count} {name}' for name, count in sizes.items())}"),
         ("classes", ", ".join(scores.class_names)),
         ("network", network(study)),
@@ -112,8 +94,6 @@ def _facts(study: Study, results: Results, command: str) -> str:
         ("page written", datetime.date.today().isoformat()),
         ("command", command or "from Python: unet_jax.study.run_study"),
     ]
-    cells = "".join(f'<tr><td class="left">{escape(a)}</td><td class="left">{escape(b)}</td></tr>' for a, b in rows)
-    return f'<div class="wide"><table>{cells}</table></div>'
 
 
 def _examples(study: Study, results: Results, examples: Mapping[str, bytes]) -> str:
@@ -124,10 +104,10 @@ def _examples(study: Study, results: Results, examples: Mapping[str, bytes]) -> 
         f"{escape(names)}. False positives are red, false negatives cyan.</p>"
     )
     strips = [
-        f"<figure><figcaption>{escape(name)}</figcaption>{_picture(png, f'errors of {name}')}</figure>"
+        f"<figure><figcaption>{escape(name)}</figcaption>{picture(png, f'errors of {name}')}</figure>"
         for name, png in examples.items()
     ]
-    return note + _folded("pictures", "".join(strips), is_open=len(strips) <= 4)
+    return note + folded("pictures", "".join(strips), is_open=len(strips) <= 4)
 
 
 def _most_different(study: Study, results: Results) -> str:
@@ -144,22 +124,13 @@ def _most_different(study: Study, results: Results) -> str:
             both = number(values[base, i]), number(values[v, i])
             rows.append((name, results.scores.ids[i], *both, number(difference[i], "+"), ""))
     header = ("variant", "image", f"{TITLES[PRIMARY]} of {study.baseline}", "of the variant", "difference", "")
-    return _folded("table", _table(header, rows))
+    return folded("table", table(header, rows))
 
 
 def _filled(values: np.ndarray) -> np.ndarray:
     """Return scores `[v s n k]` in which images that are unknown in all classes are 0, so that their means exist."""
     unknown = np.isnan(values).all(axis=(1, 3), keepdims=True)
     return np.where(unknown, 0.0, values)
-
-
-def _folded(name: str, content: str, *, is_open: bool = False) -> str:
-    """Return content that a click shows or hides."""
-    return f"<details{' open' if is_open else ''}><summary>{name}</summary>\n{content}\n</details>"
-
-
-def _picture(png: bytes, alt: str) -> str:
-    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
 def _score_table(class_name: str, rows: Sequence[Row], num_seeds: int) -> str:
@@ -189,7 +160,7 @@ def _score_table(class_name: str, rows: Sequence[Row], num_seeds: int) -> str:
             better = f"{c.seeds_better} of {num_seeds}"
             cells += [number(c.difference, "+"), *intervals, p_text(c.p_value), p_text(c.p_holm), better, c.verdict]
         body.append(cells)
-    return _table(header, body)
+    return table(header, body)
 
 
 def _costs(results: Results) -> str:
@@ -206,7 +177,7 @@ def _costs(results: Results) -> str:
         "compiler.</p>"
     )
     header = ("variant", "relative time", "time in ms", "memory in MB", "")
-    return _table(header, rows) + note
+    return table(header, rows) + note
 
 
 def _settings(study: Study, results: Results) -> str:
@@ -215,7 +186,7 @@ def _settings(study: Study, results: Results) -> str:
         (variant.name, ", ".join(f"{name} = {value}" for name, value in variant.settings.items()) or "none of its own")
         for variant in study.variants
     ]
-    own = "<h3>Settings of variants</h3>" + _table(("variant", "settings"), varied, left=True)
+    own = "<h3>Settings of variants</h3>" + table(("variant", "settings"), varied, left=True)
     hidden = ("seed", "data.root", "data.splits", "data.cache_dir")  # local folders, and seeds, which stand above
     flat = flatten_config(study.config)
     settings = [(k, str(v)) for k, v in flat.items() if k not in hidden and not k.startswith("loss.")]
@@ -223,11 +194,11 @@ def _settings(study: Study, results: Results) -> str:
     return (
         (own if kind(study) == "variants" else "")
         + "<h3>Losses</h3>"
-        + _table(("variant", "loss"), losses, left=True)
+        + table(("variant", "loss"), losses, left=True)
         + "<h3>Settings of all runs, but for those of variants</h3>"
-        + _table(("split", "images"), sizes, left=True)
-        + _table(("setting", "value"), settings, left=True)
-        + _table(("package", "version"), results.info.versions.items(), left=True)
+        + table(("split", "images"), sizes, left=True)
+        + table(("setting", "value"), settings, left=True)
+        + table(("package", "version"), results.info.versions.items(), left=True)
     )
 
 
@@ -240,15 +211,3 @@ def _loss(values: dict) -> str:
     return json.dumps(
         [{k: v for k, v in term.items() if v not in empty and (k, v) != ("over", "image")} for term in terms]
     )
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], left: bool = False) -> str:
-    """Return an HTML table; a verdict in the last column gets its colour."""
-    kind = ' class="left"' if left else ""
-    lines = ["<tr>" + "".join(f"<th{kind}>{escape(cell)}</th>" for cell in header) + "</tr>"]
-    for row in rows:
-        *cells, last = (escape(str(cell)) for cell in row)
-        last_kind = kind or (f' class="{last}"' if last in ("better", "worse", "unclear") else "")
-        cells = [f"<td{kind}>{cell}</td>" for cell in cells]
-        lines.append("<tr>" + "".join(cells) + f"<td{last_kind}>{f'<code>{last}</code>' if left else last}</td></tr>")
-    return '<div class="wide"><table>' + "\n".join(lines) + "</table></div>"

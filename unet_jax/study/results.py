@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unet_jax._types import InputError
-from unet_jax.metrics import statistics
+from unet_jax.metrics import rank_tests
 from unet_jax.runs.info import RunInfo, load_info
 from unet_jax.study.compare import PRIMARY, Row, Winner, columns_of, find_winner, scored_images, summarize, with_mean
 from unet_jax.study.config import Study
@@ -43,8 +43,12 @@ class Results:
 
     def primary_rows(self) -> list[Row]:
         """Return one row for each variant: the primary score, averaged over classes."""
+        return self.mean_rows(PRIMARY)
+
+    def mean_rows(self, score: str) -> list[Row]:
+        """Return one row for each variant: a score, averaged over classes; none if all images ignore all pixels."""
         last = columns_of(self.scores.class_names)[-1]
-        return [row for row in self.rows if (row.score, row.class_name) == (PRIMARY, last)]
+        return [row for row in self.rows if (row.score, row.class_name) == (score, last)]
 
     def ranked_rows(self) -> list[Row]:
         """Return `primary_rows`, the best first."""
@@ -76,9 +80,9 @@ def read_results(study: Study) -> Results:
         scores,
         summarize(names, scores, study.baseline),
         find_winner(names, scores),
-        statistics.average_ranks(by_image, more_is_better=SCORES[PRIMARY]),
-        statistics.critical_difference(*by_image.shape[::-1]),
-        statistics.friedman_p_value(by_image),
+        rank_tests.average_ranks(by_image, more_is_better=SCORES[PRIMARY]),
+        rank_tests.critical_difference(*by_image.shape[::-1]),
+        rank_tests.friedman_p_value(by_image),
         read_costs(study),
         load_info(study.run_path(study.variants[0], study.seeds[0])),
     )

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 
 from unet_jax.report.estimates_table import p_text
 from unet_jax.study.compare import PRIMARY
@@ -24,7 +25,11 @@ def markdown_table(results: Results) -> str:
     Returns:
       Lines of a pipe table, which ends in a newline.
     """
-    header, rows = _cells(results)
+    return markdown_lines(*_cells(results))
+
+
+def markdown_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of text as Markdown; the first column is on the left."""
     lines = [header, ["---", *("---:",) * (len(header) - 1)], *rows]
     escaped = ([cell.replace("|", r"\|") for cell in line] for line in lines)
     return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
@@ -39,7 +44,11 @@ def latex_table(results: Results) -> str:
     Returns:
       The environment, without a float around it: `\\begin{table} \\input{table} \\end{table}` makes one.
     """
-    header, rows = _cells(results)
+    return latex_lines(*_cells(results))
+
+
+def latex_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of text as a LaTeX `tabular`; the first column is on the left."""
     lines = [" & ".join(map(_escape, line)) + r" \\" for line in (header, *rows)]
     columns = "l" + "r" * (len(header) - 1)
     body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]

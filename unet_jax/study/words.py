@@ -23,6 +23,11 @@ UNTUNED = (
 )
 
 
+def untuned(study: Study) -> str:
+    """Say what the comparison lacks if no variant was tuned."""
+    return UNTUNED
+
+
 def not_held_out(study: Study) -> str:
     """Say that the scored images were used for the runs; empty for the split test."""
     if study.split == "test":
@@ -58,7 +63,7 @@ def caveats(study: Study, results: Results) -> list[str]:
     """Return the rule of verdicts and the limits of the study, as sentences."""
     lines = [
         RULE,
-        UNTUNED,
+        untuned(study),
         f"Intervals over images are from the BCa bootstrap with {NUM_RESAMPLES} resamples of the images. The p-values "
         "are from the sign-flip permutation test over images. Holm's correction is for the number of variants, "
         "separately in each score and class. There are many scores and classes below, so some differences look "
@@ -96,8 +101,8 @@ def what_is_equal(study: Study) -> str:
 
 
 def data_name(study: Study) -> str:
-    """Return the name of the data set's folder, without the path to it."""
-    return study.config.data.root.rstrip("/").rpartition("/")[2]
+    """Return the name of the data set: the one in the study's file, or that of its folder, without the path to it."""
+    return study.dataset or study.config.data.root.rstrip("/").rpartition("/")[2]
 
 
 def network(study: Study) -> str:
