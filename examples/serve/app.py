@@ -63,7 +63,8 @@ async def all_masks(request: Request) -> dict[str, Any]:
     masks = await _masks(request)
     height, width = masks.shape[:2]
     runs = {name: {"size": [height, width], "counts": run_lengths(masks[..., k])} for k, name in enumerate(class_names)}
-    return {"height": height, "width": width, "masks": runs}
+    far = predict_onnx.far_scale(model.contract, height, width)  # such as an image of another magnification
+    return {"height": height, "width": width, "masks": runs} | ({"warning": f"the image {far}"} if far else {})
 
 
 @app.post("/masks/{class_name}")

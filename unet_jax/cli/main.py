@@ -34,7 +34,7 @@ _USAGE = """usage: unet-jax COMMAND ...
                                write a mask per class and an overlay for each image, of one run or several together
   info RUN                     show what a run holds and how far it has got
   report RUN                   write a page: scores, curves, pictures, settings
-  verify RUN                   look whether the files of a run are as they were written
+  verify RUN|FILE              look whether the files of a run, or an exported file, are as they were written
   study STUDY.toml             train several losses with several seeds on one data set, and compare them
   plan PRESET [--topology v5e:2x2|h100] [--sweep]
                                estimate what a step costs on a TPU or GPU, by its compiler; none is needed

@@ -1,25 +1,25 @@
-"""The command `unet-jax verify`: look whether the files of a run are as they were written."""
+"""The command `unet-jax verify`: look whether the files of a run, or an exported file, are as they were written."""
 
 import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import tyro
 from etils import epath
 
 from unet_jax._types import InputError
-from unet_jax.cli.options import RUN
 
 DAMAGED = 1
-"""Exit status of `unet-jax verify` for a run with damaged files."""
+"""Exit status of `unet-jax verify` for damaged files."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Verify:
-    """Look whether the files of a run are as they were written, and say what still works (docs/faults.md)."""
+    """Look whether the files of a run, or an exported file, are as they were written (docs/faults.md)."""
 
-    run: RUN
-    """Run directory."""
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|FILE")]
+    """Run directory, or a file that export or export-keras wrote."""
 
 
 def verify(args: Sequence[str]) -> None:
@@ -29,14 +29,41 @@ def verify(args: Sequence[str]) -> None:
       SystemExit: a file is damaged.
     """
     options = tyro.cli(_Verify, args=args, prog="unet-jax verify")
-    damaged = False
-    for is_damaged, line in _findings(epath.Path(options.run)):
+    path, damaged = epath.Path(options.run), False
+    for is_damaged, line in _findings_in_file(path) if path.is_file() else _findings(path):
         print(line)
         damaged |= is_damaged
     if damaged:
         print("damaged, as said above")
         sys.exit(DAMAGED)
     print("nothing is damaged")
+
+
+def _findings_in_file(path: epath.Path) -> Iterator[tuple[bool, str]]:
+    """Yield whether an exported file is damaged, and a line about it.
+
+    Raises:
+      InputError: the file has no digest.
+    """
+    from unet_jax.export.file_digest import check_digest
+    from unet_jax.interop.keras_files import DIGEST
+    from unet_jax.interop.keras_reader import read_keras_file
+
+    content = path.read_bytes()
+    try:
+        if has_digest := path.name.endswith(".h5") and DIGEST.encode() in content:
+            read_keras_file(path)  # which compares it
+        else:
+            has_digest = check_digest(content, path)
+    except InputError as error:
+        yield True, str(error)
+        return
+    if not has_digest:
+        raise InputError(
+            f"{path}: has no digest, so that nothing can be said of it: it is no exported file, an earlier version "
+            f"exported it, or its end is damaged. Export it again."
+        )
+    yield False, f"{path}: good"
 
 
 def _findings(path: epath.Path) -> Iterator[tuple[bool, str]]:

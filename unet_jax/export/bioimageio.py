@@ -18,6 +18,7 @@ from unet_jax._types import InputError
 from unet_jax.data.pixels import resize_image, write_png
 from unet_jax.export.check import Agreement, CheckImage
 from unet_jax.export.contract import About, checked_name, input_limits, make_contract, network_size
+from unet_jax.export.file_digest import onnx_with_digest, zip_with_digest
 from unet_jax.export.onnx_graph import OPSET
 from unet_jax.export.onnx_model import check_model, make_model, new_session
 from unet_jax.report.pictures import render_overlay, to_rgb
@@ -88,7 +89,7 @@ def _package(
     (probs,) = new_session(model).run(None, {"pixels": pixels})
     np.save(folder / "test_input.npy", pixels)
     np.save(folder / "test_output.npy", probs)
-    (folder / "weights.onnx").write_bytes(model.SerializeToString())
+    (folder / "weights.onnx").write_bytes(onnx_with_digest(model.SerializeToString()))
     (folder / "README.md").write_text(_readme(run, contract))
     overlay = render_overlay(to_rgb(seen), probs[0] > run.threshold)
     write_png(epath.Path(folder / "cover.png"), cv2.resize(overlay, _COVER_SIZE, interpolation=cv2.INTER_NEAREST))
@@ -102,7 +103,7 @@ def _package(
     loaded = load_description(path)
     if loaded.validation_summary.status == "failed":
         raise InputError(f"bioimageio.spec does not accept the package: {loaded.validation_summary.display()}")
-    return pathlib.Path(path).read_bytes()
+    return zip_with_digest(pathlib.Path(path).read_bytes())
 
 
 def _numbers(run: Run, seen: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from unet_jax._types import InputError
 from unet_jax.config.predict import PredictConfig
 from unet_jax.inference.fits import Way, way_of
 from unet_jax.inference.predict import AS_TRAINED
+from unet_jax.inference.scale import scale_of_training, sizes_of_training
 from unet_jax.program.tiles import Tiling
 from unet_jax.runs.info import current_versions
 from unet_jax.runs.load import Run
@@ -83,6 +84,7 @@ def make_contract(
         "objects": [dataclasses.asdict(rules) for rules in calibration.rules] or None if calibration else None,
         "input": {"dtype": dtype, "channels": info.num_channels, "size_multiple": run.config.model.size_multiple},
         "fit": _fit(run, how),
+        "trained": _trained(run),
         "images": _images(run),
         "step": run.step,
         "scores": run.metrics,
@@ -113,6 +115,14 @@ def _fit(run: Run, how: PredictConfig) -> dict[str, Any]:
     if way.fit == "crop":
         fit |= {"overlap": way.tiling.overlap, "blend": way.tiling.blend, "radius": way.tiling.radius}
     return fit
+
+
+def _trained(run: Run) -> dict[str, Any] | None:
+    """Return the sizes of the images of train and val and their scale, by which far scales are noticed; or None."""
+    sizes, scale = sizes_of_training(run.info), scale_of_training(run.info, network_size(run))
+    if sizes is None or scale is None:
+        return None
+    return {"smallest": list(sizes[0]), "largest": list(sizes[1]), "scale": scale}
 
 
 def way_of_contract(contract: dict[str, Any]) -> Way:

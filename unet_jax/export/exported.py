@@ -1,12 +1,13 @@
 """Networks from files that `unet-jax export --to stablehlo` wrote, which need no run directory.
 
 The file is a zip archive: `program.bin`, which `jax.export.deserialize` reads; `weights.npz`, its first argument; and
-`contract.json` (`unet_jax.export.contract`).
+`contract.json` (`unet_jax.export.contract`). The archive's comment is a digest (`unet_jax.export.file_digest`).
 """
 
 import dataclasses
 import io
 import json
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -23,6 +24,8 @@ from unet_jax._types import InputError
 from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.images.rows import rows_of
 from unet_jax.export.contract import FORMAT, way_of_contract
+from unet_jax.export.file_digest import check_digest
+from unet_jax.export.predict_onnx_tiles import far_scale
 from unet_jax.inference.fits import BATCH_SIZE, patches_through, seen_area
 from unet_jax.inference.predict import as_seen, whole_images
 from unet_jax.metrics.calibration import Calibration
@@ -82,11 +85,22 @@ class Exported:
         Images come to the network as in training: resized, or in overlapping tiles.
 
         Args:
-          images: `[h w c]`, each of any size, with the channels and numbers of the run's image files.
+          images: `[h w c]`, each of any size, with the channels and numbers of the run's image files. A warning names
+            the first one whose scale is far from that of training.
         """
         stored = self.contract["images"]
         image_format = ImageFormat.from_dict(stored) if stored else None
-        return self.predict_seen(as_seen(image, image_format) for image in images)
+        return self.predict_seen(as_seen(image, image_format) for image in self._looked_at(images))
+
+    def _looked_at(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the images; warn of the first one whose scale is far from that of training."""
+        is_said = False
+        for i, image in enumerate(images):
+            far = "" if is_said else far_scale(self.contract, *np.shape(image)[:2])
+            if far:
+                warnings.warn(f"image {i} {far}", stacklevel=2)
+            is_said = is_said or bool(far)
+            yield image
 
     def predict_masks(self, images: Iterable[Num[np.ndarray, "h w c"]]) -> Iterator[Bool[np.ndarray, "h w k"]]:
         """Yield the masks of each image at its own size, as `unet_jax.predict_masks` does.
@@ -166,6 +180,7 @@ def load_exported(path: str | epath.Path) -> Exported:
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file.") from error
+    check_digest(data, path)
     loaded = load_archive(io.BytesIO(data), str(path))
     here = platform_here()
     if here not in loaded.program.platforms:

@@ -18,6 +18,7 @@ from unet_jax.data.images.rows import rows_of
 from unet_jax.export import predict_onnx
 from unet_jax.export.check import TOLERANCE, Agreement, CheckImage, Target, compare
 from unet_jax.export.contract import KEY, NOTHING, About, checked_name, input_limits, make_contract, network_size
+from unet_jax.export.file_digest import onnx_with_digest
 from unet_jax.export.folded import Layer, folded_layers
 from unet_jax.export.onnx_graph import Input, make_heads, make_network
 from unet_jax.export.quantization import quantize
@@ -219,7 +220,7 @@ def write_model(
     metadata |= {key: contract[key] for key in ("license", "description") if contract[key]}
     onnx.helper.set_model_props(model, metadata)
     out.parent.mkdir(parents=True, exist_ok=True)
-    replace_bytes(out, model.SerializeToString())
+    replace_bytes(out, onnx_with_digest(model.SerializeToString()))
 
 
 def write_scripts(folder: epath.Path) -> None:

@@ -10,6 +10,7 @@ copied, changed and shipped together with the model.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -24,16 +25,17 @@ import onnxruntime
 if __package__:  # where the files are modules of a package
     from .predict_onnx_images import PredictError, decode_image, find_images, map_intensities, read_image
     from .predict_onnx_objects import apply_rules
-    from .predict_onnx_tiles import blended_rows, resize, resize_rows, scale_image
+    from .predict_onnx_tiles import blended_rows, far_scale, resize, resize_rows, scale_image
 else:
     from predict_onnx_images import PredictError, decode_image, find_images, map_intensities, read_image
     from predict_onnx_objects import apply_rules
-    from predict_onnx_tiles import blended_rows, resize, resize_rows, scale_image
+    from predict_onnx_tiles import blended_rows, far_scale, resize, resize_rows, scale_image
 
 __all__ = [
     "Model",
     "PredictError",
     "decode_image",
+    "far_scale",
     "load_model",
     "map_intensities",
     "predict_file",
@@ -46,6 +48,7 @@ FORMAT = 3
 _FITS = ("stretch", "pad", "crop", "whole")
 _WHITE = 65535
 _LARGEST_LOGIT = 16.0
+_DIGEST = "unet_jax_sha256"  # the last entry of the metadata: a digest of all bytes before its 64 digits
 _HELP = """\
 Write the masks of images, with the network of an ONNX file that
 `unet-jax export` made.
@@ -81,20 +84,28 @@ def load_model(file: str | bytes, *, providers: tuple[str, ...] = ("CPUExecution
       threads: number of threads; 0 = onnxruntime's own choice.
 
     Raises:
-      PredictError: the file is no such model.
+      PredictError: the file is no such model, or it is damaged.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # otherwise: a warning that limits of intensities are not constants
     options.intra_op_num_threads = threads
     name = "the model" if isinstance(file, bytes) else file
+    content = file if isinstance(file, bytes) else _read(file)
+    has_digest = content[-66 - len(_DIGEST) : -66] == _DIGEST.encode()  # 2 bytes are between name and value
+    if has_digest and content[-64:] != hashlib.sha256(memoryview(content)[:-64]).hexdigest().encode():
+        raise PredictError(f"{name}: is damaged: its bytes are not those that were exported. Export it again.")
     try:
-        session = onnxruntime.InferenceSession(file, options, providers=list(providers))
+        session = onnxruntime.InferenceSession(content, options, providers=list(providers))
     except Exception as error:  # onnxruntime's exceptions have no common base
         raise PredictError(f"{name}: onnxruntime cannot load it ({str(error).splitlines()[0]}).") from error
-    text = session.get_modelmeta().custom_metadata_map.get("unet_jax")
-    if text is None:
+    metadata = session.get_modelmeta().custom_metadata_map
+    if "unet_jax" not in metadata:
         raise PredictError(f"{name}: was not made by unet-jax export (it has no metadata 'unet_jax').")
-    contract = json.loads(text)
+    if _DIGEST in metadata and not has_digest:
+        raise PredictError(
+            f"{name}: was changed since it was exported. If this was on purpose, remove {_DIGEST} from its metadata."
+        )
+    contract = json.loads(metadata["unet_jax"])
     if contract["format"] != FORMAT:
         raise PredictError(f"{name}: has format {contract['format']}, but this script reads {FORMAT}. Export it again.")
     if contract["layout"] != "pixels":
@@ -107,6 +118,13 @@ def load_model(file: str | bytes, *, providers: tuple[str, ...] = ("CPUExecution
         if not class_name or "/" in class_name or "\\" in class_name or class_name in (".", ".."):
             raise PredictError(f"{name}: names a class {class_name!r}, which cannot be a folder.")
     return Model(session, contract)
+
+
+def _read(file: str) -> bytes:
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise PredictError(f"{file}: cannot be read ({error.strerror}).") from error
 
 
 def predict_file(model: Model, path: str | Path) -> np.ndarray:
@@ -232,13 +250,14 @@ def resize_probs(probs: np.ndarray, height: int, width: int) -> np.ndarray:
     return resize(probs, height, width, cv2.INTER_LINEAR)
 
 
-def write_masks(model: Model, files: dict[str, Path], out: Path) -> Iterator[tuple[str, PredictError | None]]:
-    """Write `out/CLASS/ID.png` of each image; yield its id and what was wrong with it, if anything was."""
+def write_masks(model: Model, files: dict[str, Path], out: Path) -> Iterator[tuple[PredictError | None, str]]:
+    """Write `out/CLASS/ID.png` of each image; yield what was wrong with it, if anything was, and what is odd."""
     for id_, path in files.items():
         try:
-            masks = predict_file(model, path)
+            image = read_image(path, model.contract["images"])
+            masks = predict_masks(model, image)
         except (PredictError, OSError) as error:
-            yield id_, PredictError(str(error))
+            yield PredictError(str(error)), ""
             continue
         for k, name in enumerate(model.contract["class_names"]):
             _, data = cv2.imencode(".png", masks[..., k].astype(np.uint8) * np.uint8(255))
@@ -247,7 +266,8 @@ def write_masks(model: Model, files: dict[str, Path], out: Path) -> Iterator[tup
             aside = file.with_name(f".{file.name}.{os.getpid()}")
             aside.write_bytes(data.tobytes())
             os.replace(aside, file)
-        yield id_, None
+        far = far_scale(model.contract, image.shape[0], image.shape[1])
+        yield None, f"{path}: {far}" if far else ""
 
 
 def main(argv: list[str] | None = None, say: Callable[[str], None] = print) -> int:
@@ -270,11 +290,16 @@ def main(argv: list[str] | None = None, say: Callable[[str], None] = print) -> i
     except PredictError as error:
         print(f"predict_onnx: {error}", file=sys.stderr)
         return 2
-    failed = 0
-    for _, error in write_masks(model, files, out):
+    failed = far = 0
+    for error, warning in write_masks(model, files, out):
         if error is not None:
             failed += 1
             print(f"predict_onnx: {error}", file=sys.stderr)
+        if warning and not far:
+            print(f"WARNING: {warning}", file=sys.stderr)
+        far += bool(warning)
+    if far > 1:
+        print(f"WARNING: the scale of {far} images is far from that of training.", file=sys.stderr)
     say(f"{len(files) - failed} of {len(files)} images predicted: {out}")
     return 2 if failed else 0
 

@@ -1,5 +1,7 @@
 """Overlapping tiles for predict_onnx.py: their places and weights, blending of their logits, images at another scale.
 
+`far_scale` says that an image comes to the network at another scale than those of training.
+
 This file stands by itself: NumPy and OpenCV only. It may be copied, changed and shipped together with the model.
 """
 
@@ -12,6 +14,7 @@ import numpy as np
 _SIGMA = 1 / 8  # standard deviation of the Gaussian weights, as a share of the tile's side
 _TILES_AT_ONCE = 4  # in one call of the network
 _BLOCK_ROWS = 512  # of an image that are resized at once
+_FAR = 2.0  # factor by which a scale may differ from that of training before it is said
 
 
 class Axis(NamedTuple):
@@ -172,3 +175,50 @@ def resize(array: np.ndarray, height: int, width: int, interpolation: int) -> np
         parts.append(part[..., None] if part.ndim == 2 else part)
         start += count
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+
+
+def far_scale(contract: dict[str, Any], height: int, width: int) -> str:
+    """Say that the network sees an image of this size at another scale than the images that it was trained on.
+
+    Args:
+      contract: facts about the network; `contract["trained"]` has the sizes of the images and the scale of training.
+      height: the image's own height.
+      width: the image's own width.
+
+    Returns:
+      What is different and what to do, as `unet-jax predict` says it; empty if the scale is near that of training, or
+      if it is not known.
+    """
+    trained, fit = contract.get("trained"), contract["fit"]
+    if not trained:
+        return ""
+    (low_h, low_w), (high_h, high_w) = trained["smallest"], trained["largest"]
+    known = f"{low_w}x{low_h}" if (low_h, low_w) == (high_h, high_w) else f"{low_w}x{low_h} to {high_w}x{high_h}"
+    found = f"is {width}x{height} pixels (width x height), but the images that the network was trained on are {known}"
+    if fit["kind"] in ("stretch", "pad"):
+        too_large, too_small = max(height / high_h, width / high_w), max(low_h / height, low_w / width)
+        if fit["kind"] == "pad":  # one scale for both sides; the largest and the smallest that training may have had
+            seen_at = min(fit["height"] / height, fit["width"] / width)
+            too_large = min(fit["height"] / high_h, fit["width"] / high_w) / seen_at
+            too_small = seen_at / min(fit["height"] / low_h, fit["width"] / low_w)
+        factor, change = (too_large, "smaller") if too_large >= too_small else (too_small, "larger")
+        if factor <= _FAR:
+            return ""
+        return (
+            f"{found}: resized to {fit['width']}x{fit['height']}, its objects become {factor:.3g} times {change} than "
+            f"any that it knows. Export the run with --fit crop, which keeps the scale of training."
+        )
+    ratio = fit["scale"] / trained["scale"]
+    if not 1 / _FAR < ratio < _FAR:
+        change = f"{ratio:.3g} times larger" if ratio > 1 else f"{1 / ratio:.3g} times smaller"
+        return (
+            f"is looked at with the scale {fit['scale']:g}, but the network was trained at {trained['scale']:g}: its "
+            f"objects become {change} than those that it knows. Export the run with --scale {trained['scale']:g}."
+        )
+    reduced = min(low_h / height, low_w / width)
+    if reduced <= _FAR:
+        return ""
+    return (
+        f"{found}: if it is a reduced picture of as much, its objects are {reduced:.3g} times smaller than those that "
+        f"the network knows. Then export the run with --scale {fit['scale'] * reduced:.3g}."
+    )

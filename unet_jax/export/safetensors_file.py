@@ -13,6 +13,7 @@ from unet_jax._files import replace_bytes
 from unet_jax.config.dicts import config_to_dict
 from unet_jax.export.check import TOLERANCE, Agreement, CheckImage, Target, compare
 from unet_jax.export.contract import KEY, NOTHING, About, checked_name, make_contract
+from unet_jax.export.file_digest import EMPTY, NAME, with_digest
 from unet_jax.export.folded import without_supervision
 from unet_jax.program.build import build_logits
 from unet_jax.runs.load import Run
@@ -30,8 +31,8 @@ def export_safetensors(
     """Write the weights of a run as a safetensors file, for programs that have the network but not the run.
 
     The names of the arrays are those of the parameters: `params/down0/conv0/kernel`, `batch_stats/down0/norm0/mean`.
-    Kernels are `[height width inputs outputs]`. The metadata holds `unet_jax`, the JSON object of every export, and
-    `config`, the settings of the run.
+    Kernels are `[height width inputs outputs]`. The metadata holds `unet_jax`, the JSON object of every export,
+    `config`, the settings of the run, and a digest (`unet_jax.export.file_digest`).
 
     The file is read again before it gets its name, and the network with the weights that were read is compared with the
     run.
@@ -81,5 +82,6 @@ def export_safetensors(
     agreement = compare(run, target, images, tolerance=tolerance, name=str(out), on_progress=on_progress)
     contract["check"] = dataclasses.asdict(agreement)
     out.parent.mkdir(parents=True, exist_ok=True)
-    replace_bytes(out, save(arrays, metadata={KEY: json.dumps(contract), "config": config}))
+    metadata = {KEY: json.dumps(contract), "config": config, NAME: EMPTY}
+    replace_bytes(out, with_digest(save(arrays, metadata=metadata)))
     return agreement

@@ -22,6 +22,7 @@ from unet_jax.config.predict import PredictConfig
 from unet_jax.export.check import TOLERANCE, Agreement, CheckImage, Target, compare
 from unet_jax.export.contract import NOTHING, About, checked_name, input_limits, make_contract
 from unet_jax.export.exported import Exported, load_archive, platform_here
+from unet_jax.export.file_digest import zip_with_digest
 from unet_jax.export.folded import without_supervision
 from unet_jax.inference.predict import AS_TRAINED
 from unet_jax.program.build import build_logits
@@ -168,4 +169,4 @@ def _archive(
         archive.writestr("contract.json", json.dumps(contract, indent=1))
         archive.writestr("program.bin", bytes(program.serialize()))
         archive.writestr("weights.npz", arrays.getvalue())
-    return buffer.getvalue()
+    return zip_with_digest(buffer.getvalue())

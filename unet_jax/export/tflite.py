@@ -17,6 +17,7 @@ from unet_jax._files import replace_bytes
 from unet_jax.config import ModelConfig
 from unet_jax.export.check import Agreement, CheckImage, Target, compare
 from unet_jax.export.contract import NOTHING, About, checked_name, input_limits, make_contract, network_size
+from unet_jax.export.file_digest import zip_with_digest
 from unet_jax.export.folded import Layer
 from unet_jax.export.onnx_model import layers_of
 from unet_jax.export.walk import Operations, apply_stages
@@ -78,7 +79,7 @@ def export_tflite(
     agreement = compare(run, target, images, name=str(out), on_progress=on_progress)
     contract["check"] = dataclasses.asdict(agreement)
     out.parent.mkdir(parents=True, exist_ok=True)
-    replace_bytes(out, content + _archive(contract))
+    replace_bytes(out, zip_with_digest(content + _archive(contract)))
     return agreement
 
 
