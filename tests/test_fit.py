@@ -46,7 +46,7 @@ def test_fit_trains_continues_and_refuses_other_samples(tmp_path, monkeypatch):
 
     config = replace(tiny_config(tmp_path, num_epochs=1), {"data.root": "", "data.splits": None})
     monkeypatch.setattr(
-        fit_module, "train", lambda c, out, display, mesh: run_training(c, out, display, mesh=ONE_DEVICE)
+        fit_module, "train", lambda c, out, display, mesh, **own: run_training(c, out, display, mesh=ONE_DEVICE)
     )
     out = tmp_path / "run"
     result = unet_jax.fit(Own(range(8)), Own(range(8, 12)), config, out, display=Quiet())

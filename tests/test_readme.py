@@ -1,7 +1,10 @@
 """The Python of README and docs/python.md runs as printed."""
 
 import functools
+import operator
 import re
+import sys
+import unittest.mock
 from pathlib import Path
 
 import jax
@@ -10,6 +13,7 @@ from etils import epath
 
 import unet_jax
 from unet_jax.data.synthetic import write_synthetic
+from unet_jax.report.writers import load_writers, write_row
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -52,13 +56,29 @@ def test_programs_of_the_python_page_run(tmp_path, monkeypatch, capsys, smaller)
             continue
         exec(compile(code, "docs/python.md", "exec"), names)
         said.append(capsys.readouterr().out)
-    arrays, _, curves, prediction, *_, own = said
+    arrays, _, curves, prediction, _, _, _, scores, looks, own = said
     assert 0.0 <= float(arrays) <= 1.0 and float(own) > 0.0
+    assert re.match(r"0\.\d+ \{'red': 0\.\d+, 'green': 0\.\d+\}", scores)
+    assert re.findall(r"^step (\d+): Dice 0\.\d+, mean probability 0\.\d+$", looks, flags=re.M) == ["4", "8"]
     assert [line.split()[0] for line in curves.splitlines()] == ["1", "2"]
     assert "Run('VOLUME': checkpoint" in prediction and "(64, 64, 2)" in prediction
     terms = unet_jax.load_run("EDGES").config.loss.terms
     assert [term.name for term in terms] == ["my_losses:edge_loss", "soft_dice"]
     assert [term.name for term in unet_jax.load_run("EDGE").config.loss.terms] == ["my_losses:edge_loss"]
+
+
+def test_writers_of_the_python_page_pass_rows_on(tmp_path, monkeypatch):
+    """Their packages are replaced: what is tested is our side, and that the files are Python."""
+    monkeypatch.syspath_prepend(tmp_path)
+    text = (REPOSITORY / "docs" / "python.md").read_text()
+    files = dict(re.findall(r"<!-- file: (my_\w+)\.py -->\n```python\n(.*?)```", text, flags=re.S))
+    for package, log in (("wandb", "init.return_value.log"), ("mlflow", "log_metrics"), ("trackio", "log")):
+        monkeypatch.setitem(sys.modules, package, fake := unittest.mock.MagicMock())
+        code = files[f"my_{package}"]
+        assert len([line for line in code.splitlines() if line.strip()]) <= 6
+        (tmp_path / f"my_{package}.py").write_text(code)
+        assert list(write_row(load_writers([f"my_{package}:writer"]), {"step": 20, "eval/dice": 0.5})) == []
+        operator.attrgetter(log)(fake).assert_called_once_with({"step": 20, "eval/dice": 0.5}, step=20)
 
 
 def test_every_file_the_readme_links_to_exists():

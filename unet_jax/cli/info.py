@@ -38,7 +38,8 @@ def info(args: Sequence[str]) -> None:
     from unet_jax.model.receptive_field import receptive_radius
     from unet_jax.program.state import num_parameters
     from unet_jax.report.choices_table import choices_table
-    from unet_jax.runs.load import abstract_state, open_checkpoints
+    from unet_jax.runs.load import open_checkpoints, parameter_shapes
+    from unet_jax.runs.own_parts import describe_part
     from unet_jax.runs.verdict import verdict
 
     print(f"run: {path}")
@@ -50,10 +51,13 @@ def info(args: Sequence[str]) -> None:
     if run_info.image_format:
         print(describe_format(run_info.image_format))
     print("images: " + ", ".join(f"{len(ids)} {name}" for name, ids in run_info.splits.items()))
-    print(f"parameters: {num_parameters(abstract_state(run_info).params):,}")
-    print(_described_radius(receptive_radius(run_info.config.model)))
-    for line in _encoder(run_info.config.model.encoder, run_info.encoder):
-        print(line)
+    for name, facts in run_info.own.items():
+        print(f"{name}: {printable(describe_part(facts))}, given from Python")
+    if "network" not in run_info.own:
+        print(f"parameters: {num_parameters(parameter_shapes(run_info)):,}")
+        print(_described_radius(receptive_radius(run_info.config.model)))
+        for line in _encoder(run_info.config.model.encoder, run_info.encoder):
+            print(line)
     with open_checkpoints(path, run_info.config) as store:
         best = store.best_step
         for step in store.steps:

@@ -112,6 +112,7 @@ def _run(args: list[str], *, is_process: bool) -> None:
     wants_help = not args or args[0] in ("-h", "--help", "help")
     if is_process and not wants_help:
         restart_with_huge_pages()
+        sys.path.append(os.getcwd())  # losses and writers of one's own; at the end, so that it hides no package
     # Imported here, because a restart would throw the imports away.
     from unet_jax.cli.preset import unknown
     from unet_jax.config.presets import PRESETS

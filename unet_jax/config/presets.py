@@ -95,8 +95,13 @@ def check_settings(config: Config) -> None:
     Values of presets are not taken for given: a preset's momentum of batch normalisation stays in the config if
     somebody chooses group normalisation, and is no mistake.
     """
-    known_values: dict[str, list[Any]] = {}
+    check_used(config, preset_values())
+
+
+def preset_values() -> dict[str, list[Any]]:
+    """Return the values that each setting has in the presets, by dotted name."""
+    values: dict[str, list[Any]] = {}
     for make_preset in PRESETS.values():
         for name, value in flatten_config(make_preset()).items():
-            known_values.setdefault(name, []).append(value)
-    check_used(config, known_values)
+            values.setdefault(name, []).append(value)
+    return values

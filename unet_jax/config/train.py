@@ -1,6 +1,7 @@
 """Settings of training."""
 
 import dataclasses
+import re
 from typing import Literal
 
 from unet_jax._types import InputError
@@ -63,6 +64,9 @@ class TrainConfig:
     0 never does. See docs/losses.md. It costs one backward pass per term and class."""
     tensorboard: bool = setting(False, may_change=True)
     """Write TensorBoard files as well. Needs the package tensorboardX."""
+    writers: tuple[str, ...] = setting((), may_change=True)
+    """Functions of your own, as 'module:function', that are called with each row of metrics.jsonl, a dictionary.
+    See docs/python.md for W&B, MLflow and trackio. What they raise is a warning and does not end the run."""
 
     def __post_init__(self) -> None:
         check_types(self, "train.")
@@ -90,6 +94,9 @@ class TrainConfig:
             "early_stop_min_delta",
         ):
             require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "at least 0")
+        for name in self.writers:
+            ok = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", name) is not None
+            require(ok, "train.writers", name, "a function written as 'package.module:function'")
         require(0.0 <= self.ema < 1.0, "train.ema", self.ema, "from 0 to below 1")
         require(0.0 < self.threshold < 1.0, "train.threshold", self.threshold, "between 0 and 1")
 

@@ -14,6 +14,7 @@ from unet_jax.inference.scale import scale_of_training, sizes_of_training
 from unet_jax.program.tiles import Tiling
 from unet_jax.runs.info import current_versions
 from unet_jax.runs.load import Run
+from unet_jax.runs.own_parts import check_exportable
 
 FORMAT = 3
 """Version of the object. Readers refuse others."""
@@ -75,6 +76,7 @@ def make_contract(
       InputError: the way is test-time augmentation, or cannot be used with the run.
     """
     info, calibration = run.info, run.calibration
+    check_exportable(run.path, info.own)
     return {
         "format": FORMAT,
         "layout": layout,

@@ -25,6 +25,7 @@ from unet_jax.export.quantization import quantize
 from unet_jax.inference.fits import Way, network_inputs, way_of
 from unet_jax.inference.predict import AS_TRAINED
 from unet_jax.runs.load import Run
+from unet_jax.runs.own_parts import check_exportable
 
 _MOST_TILES = 4  # of an image whose activations are measured
 SCRIPTS = ("predict_onnx.py", "predict_onnx_images.py", "predict_onnx_tiles.py", "predict_onnx_objects.py")
@@ -163,6 +164,7 @@ def export_heads(
 
 def layers_of(run: Run) -> list[Layer]:
     """Return the layers of a run's network."""
+    check_exportable(run.path, run.info.own)
     params, batch_stats = jax.device_get((run.state.params, run.state.batch_stats))
     sizes = {"num_channels": run.info.num_channels, "num_classes": len(run.class_names)}
     return folded_layers(run.config.model, params, batch_stats, **sizes)

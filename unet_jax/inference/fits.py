@@ -23,6 +23,7 @@ from unet_jax.devices.mesh import check_not_forked, check_rows
 from unet_jax.inference.scale import scale_of_training, scale_warning, trained_fit
 from unet_jax.model.receptive_field import receptive_radius
 from unet_jax.program.build import build_logits_step, build_predict_step
+from unet_jax.program.own import Own
 from unet_jax.program.symmetries import Augmentation, symmetries_of
 from unet_jax.program.tile_stream import Failure, Network, Patch, blended, cut, on_devices, run_batches
 from unet_jax.program.tiles import Tiling
@@ -96,7 +97,8 @@ def _way_of_one(run: Run, how: PredictConfig) -> Way:
         what = "--fit whole keeps the shape of each image" if fit == "whole" else f"the network sees {width}x{height}"
         raise InputError(f"--tta is d4, which turns images by 90 degrees, but {what}: use --tta flips.")
     scale = how.scale if how.scale is not None else scale_of_training(run.info, (height, width)) or 1.0
-    tiling = Tiling((height, width), how.overlap, how.blend, model.size_multiple, receptive_radius(model))
+    radius = None if run.own.network is not None else receptive_radius(model)
+    tiling = Tiling((height, width), how.overlap, how.blend, model.size_multiple, radius)
     return Way(fit, scale, how.tta, tiling)
 
 
@@ -107,10 +109,14 @@ def far_scale(run: Trained, way: Way, height: int, width: int) -> str:
     return next(filter(None, texts), "")
 
 
+def _step_of(run: Run, tta: Augmentation, *, logits: bool) -> Callable[..., Any]:
+    """Return a step of a run. It is built once per network, for all runs that have this network."""
+    return _step(run.config.model, len(run.class_names), tta, run.own, logits=logits)
+
+
 @functools.lru_cache(maxsize=16)
-def _step(config: ModelConfig, num_classes: int, tta: Augmentation, *, logits: bool) -> Callable[..., Any]:
-    """Build a step once per network, for all runs that have this network."""
-    return (build_logits_step if logits else build_predict_step)(config, num_classes, tta=tta)
+def _step(config: ModelConfig, num_classes: int, tta: Augmentation, own: Own, *, logits: bool) -> Callable[..., Any]:
+    return (build_logits_step if logits else build_predict_step)(config, num_classes, tta=tta, own=own)
 
 
 def network_of(run: Trained, tta: Augmentation, *, logits: bool, batch_size: int = BATCH_SIZE) -> Network:
@@ -124,9 +130,9 @@ def network_of(run: Trained, tta: Augmentation, *, logits: bool, batch_size: int
     """
     count = max(1, batch_size // len(symmetries_of(tta)))
     if isinstance(run, Run):
-        step = _step(run.config.model, len(run.class_names), tta, logits=logits)
+        step = _step_of(run, tta, logits=logits)
         return on_devices(step, run.state.params, run.state.batch_stats, run.mesh, batch_size=count)
-    steps = [_step(member.config.model, len(run.class_names), tta, logits=True) for member in run.members]
+    steps = [_step_of(member, tta, logits=True) for member in run.members]
     formats = image_formats(run)
     views = [formats.index(member.info.image_format) for member in run.members]
 

@@ -10,7 +10,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 from etils import epath
@@ -20,6 +20,7 @@ from unet_jax._types import InputError
 from unet_jax.config import Config
 from unet_jax.config.packing import UNPACKED
 from unet_jax.devices.mesh import make_mesh
+from unet_jax.model import UNet
 from unet_jax.plan.floor import floor
 from unet_jax.plan.gpu_program import SMALL_BYTES, Kernel, list_kernels
 from unet_jax.plan.hlo import Instruction, collectives, parse_entry, stage_of
@@ -140,7 +141,7 @@ def estimate(
         num_devices=mesh.size,
         program=program,
         images_per_device=config.train.batch_size / mesh.size,
-        packing=built.model.config.packing,
+        packing=cast(UNet, built.model).config.packing,
         cycles=cycles or None,
         flops=flops,
         bytes_accessed=bytes_accessed,

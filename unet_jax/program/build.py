@@ -14,15 +14,16 @@ from jaxtyping import Array
 from unet_jax._types import Batch, InputError, PyTree
 from unet_jax.config import Config, LossConfig, LossTermConfig, ModelConfig
 from unet_jax.config.loss_catalogue import LOSSES
-from unet_jax.config.packing import Factor, Packing, num_subpixels
+from unet_jax.config.packing import UNPACKED, Factor, Packing, num_subpixels
 from unet_jax.devices.compilation import compiler_options
 from unet_jax.devices.mesh import batch_shardings, check_batch_size, check_rows
 from unet_jax.losses import Term, bce_dice_loss, deep_supervision, make_objective, ramp_factor
 from unet_jax.model import UNet
 from unet_jax.model.packing import level_factors, logits_factor, unpack
 from unet_jax.program.after_update import average_weights, correct_statistics, freeze_encoder, skip_non_finite
-from unet_jax.program.initial_state import init_state, make_model
+from unet_jax.program.initial_state import init_state, make_model, network_of
 from unet_jax.program.optim import make_optimizer
+from unet_jax.program.own import OURS, Own, OwnNetwork
 from unet_jax.program.predict_step import LogitsStep, make_logits_step, make_predict_step
 from unet_jax.program.state import TrainState, with_ema
 from unet_jax.program.steps import (
@@ -47,7 +48,7 @@ class Program(NamedTuple):
     function, jax refuses such options: use the steps of `make_steps` there.
     """
 
-    model: UNet
+    model: UNet | OwnNetwork
     """Network, whose logits have one channel per class."""
     tx: optax.GradientTransformation
     """Optimizer, learning rate included."""
@@ -69,7 +70,7 @@ class Program(NamedTuple):
         return with_ema(state) if self.ema else state
 
 
-def build(config: Config, num_classes: int, num_steps: int, *, backend: str | None = None) -> Program:
+def build(config: Config, num_classes: int, num_steps: int, *, backend: str | None = None, own: Own = OURS) -> Program:
     """Build the program of a config.
 
     Args:
@@ -78,6 +79,7 @@ def build(config: Config, num_classes: int, num_steps: int, *, backend: str | No
       num_steps: number of updates in the run, which the schedules of the learning rate and of the loss need.
       backend: kind of device to build for ("tpu", "gpu" or "cpu"), which `model.packing = "auto"` depends on; by
         default the one that jax uses.
+      own: network and optimizer in the place of the library's.
 
     Returns:
       The network, the optimizer, and the steps for training, evaluation and prediction.
@@ -93,33 +95,48 @@ def build(config: Config, num_classes: int, num_steps: int, *, backend: str | No
       0
     """
     backend = backend or jax.default_backend()
-    packing = Packing(level_factors(config.model, backend)[0], logits_factor(config.model, num_classes, backend))
-    model = _network(config.model, num_classes, backend)
-    tx = make_optimizer(config.optim, num_steps)
+    packing, model = UNPACKED, network_of(config.model, num_classes, own)
+    if own.network is None:
+        packing = Packing(level_factors(config.model, backend)[0], logits_factor(config.model, num_classes, backend))
+        model = _network(config.model, num_classes, backend)
+    tx = make_optimizer(config.optim, num_steps, own.optimizer)
     options = compiler_options(backend)
     train_step, eval_step = make_steps(config, model, tx, packing, num_steps, compiler_options=options)
-    predict_step = build_predict_step(config.model, num_classes, backend)
+    predict_step = build_predict_step(config.model, num_classes, backend, own=own)
     return Program(model, tx, packing, train_step, eval_step, predict_step, ema=config.train.ema > 0.0)
 
 
 def build_predict_step(
-    config: ModelConfig, num_classes: int, backend: str | None = None, *, tta: Augmentation = "none"
+    config: ModelConfig,
+    num_classes: int,
+    backend: str | None = None,
+    *,
+    tta: Augmentation = "none",
+    own: Own = OURS,
 ) -> PredictStep:
     """Build the prediction step of a network, for the given kind of device as in `build`."""
-    backend = backend or jax.default_backend()
-    model = _network(config, num_classes, backend)
-    options = compiler_options(backend)
-    return make_predict_step(model.apply, size_multiple=config.size_multiple, tta=tta, compiler_options=options)
+    return make_predict_step(**_for_prediction(config, num_classes, backend, own), tta=tta)
 
 
 def build_logits_step(
-    config: ModelConfig, num_classes: int, backend: str | None = None, *, tta: Augmentation = "none"
+    config: ModelConfig,
+    num_classes: int,
+    backend: str | None = None,
+    *,
+    tta: Augmentation = "none",
+    own: Own = OURS,
 ) -> LogitsStep:
     """Build the step that computes the logits of tiles, for the given kind of device as in `build`."""
+    return make_logits_step(**_for_prediction(config, num_classes, backend, own), tta=tta)
+
+
+def _for_prediction(config: ModelConfig, num_classes: int, backend: str | None, own: Own) -> dict[str, Any]:
+    """Return what the steps of prediction need to know of a network, as arguments by name."""
     backend = backend or jax.default_backend()
-    model = _network(config, num_classes, backend)
+    is_own = own.network is not None
+    model = network_of(config, num_classes, own) if is_own else _network(config, num_classes, backend)
     options = compiler_options(backend)
-    return make_logits_step(model.apply, size_multiple=config.size_multiple, tta=tta, compiler_options=options)
+    return {"apply_fn": model.apply, "size_multiple": config.size_multiple, "compiler_options": options}
 
 
 def build_logits(config: ModelConfig, num_classes: int, backend: str) -> Callable[[PyTree, Array], Array]:
@@ -146,7 +163,7 @@ def _network(config: ModelConfig, num_classes: int, backend: str) -> UNet:
 
 def make_steps(
     config: Config,
-    model: UNet,
+    model: UNet | OwnNetwork,
     tx: optax.GradientTransformation,
     packing: Packing,
     num_steps: int,
@@ -168,7 +185,8 @@ def make_steps(
     Returns:
       The training step and the evaluation step, both jitted.
     """
-    additions = _after_update(config)
+    is_own = isinstance(model, OwnNetwork)
+    additions = _after_update(config, is_own)
     num_frozen = config.optim.freeze_encoder_steps
     own = None if additions or num_frozen else compiler_options
     apply_fn = functools.partial(model.apply, method="packed")
@@ -177,15 +195,16 @@ def make_steps(
     if num_lower:
         trained_loss = make_supervised_loss(config.loss, num_lower, packing.label, num_steps, numbers)
 
-    def make_step(model: UNet) -> TrainStep:
+    def make_step(model: UNet | OwnNetwork) -> TrainStep:
         trained_fn = functools.partial(model.apply, method="supervised" if num_lower else "packed")
+        options: Any = {"seed": config.seed if is_own else None, "compiler_options": own}
         num_parts = config.train.accumulation
         if num_parts == 1:
-            return make_train_step(trained_fn, trained_loss, tx, compiler_options=own)
-        return make_accumulating_train_step(trained_fn, trained_loss, tx, num_parts, compiler_options=own)
+            return make_train_step(trained_fn, trained_loss, tx, **options)
+        return make_accumulating_train_step(trained_fn, trained_loss, tx, num_parts, **options)
 
     train_step = make_step(model)
-    if num_frozen:
+    if num_frozen and isinstance(model, UNet):
         train_step = freeze_encoder(train_step, make_step(model.clone(is_encoder_frozen=True)), num_frozen)
     for i, addition in enumerate(additions):
         is_last = i == len(additions) - 1
@@ -203,11 +222,11 @@ def make_steps(
     )
 
 
-def _after_update(config: Config) -> list[Callable[..., TrainStep]]:
+def _after_update(config: Config, is_own: bool) -> list[Callable[..., TrainStep]]:
     """Return what the training step does after its update, in this order, as functions from step to step."""
     model, train = config.model, config.train
     additions: list[Callable[..., TrainStep]] = []
-    if model.norm == "batch" and model.batch_norm_correction:
+    if model.norm == "batch" and model.batch_norm_correction and not is_own:
         additions.append(functools.partial(correct_statistics, momentum=model.batch_norm_momentum))
     if train.ema:
         additions.append(functools.partial(average_weights, decay=train.ema))

@@ -1,5 +1,7 @@
 """The network of a config, and the state before the first update."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from unet_jax.config import Config, ModelConfig
 from unet_jax.devices.mesh import replicated
 from unet_jax.model import UNet
 from unet_jax.program.optim import make_optimizer
+from unet_jax.program.own import OURS, Own, OwnNetwork
 from unet_jax.program.state import TrainState, start_state, with_ema
 
 
@@ -19,7 +22,18 @@ def make_model(config: ModelConfig, num_classes: int) -> UNet:
     return UNet(config, num_classes)
 
 
-def init_state(key: jax.Array, model: UNet, tx: optax.GradientTransformation, num_channels: int = 3) -> TrainState:
+def network_of(config: ModelConfig, num_classes: int, own: Own = OURS) -> UNet | OwnNetwork:
+    """Return the network of a config, or somebody's own in its place, without parameters."""
+    return make_model(config, num_classes) if own.network is None else OwnNetwork(own.network, num_classes)
+
+
+def init_state(
+    key: jax.Array,
+    model: UNet | OwnNetwork,
+    tx: optax.GradientTransformation,
+    num_channels: int = 3,
+    size: tuple[int, int] | None = None,
+) -> TrainState:
     """Return the state before the first update, with random parameters.
 
     The function is pure, so it can be jitted, sharded or passed to `jax.eval_shape`.
@@ -28,20 +42,29 @@ def init_state(key: jax.Array, model: UNet, tx: optax.GradientTransformation, nu
       key: random key of the parameters.
       model: network.
       tx: optimizer.
+      num_channels: number of channels of the images.
+      size: height and width of the images; by default the smallest that a `UNet` takes.
     """
-    size = model.config.size_multiple
-    variables = model.init(key, jnp.zeros((1, size, size, num_channels), jnp.float32), False)
+    height, width = size or (16, 16)
+    if isinstance(model, UNet):  # its parameters do not depend on the size
+        height = width = model.config.size_multiple
+    variables: Any = model.init(key, jnp.zeros((1, height, width, num_channels), jnp.float32), False)
     return start_state(variables["params"], variables.get("batch_stats", {}), tx)
 
 
 def state_shapes(
-    config: Config, num_classes: int, num_steps: int, mesh: Mesh | None = None, num_channels: int = 3
+    config: Config,
+    num_classes: int,
+    num_steps: int,
+    mesh: Mesh | None = None,
+    num_channels: int = 3,
+    own: Own = OURS,
 ) -> TrainState:
     """Return the shapes and dtypes of a run's state, with shardings that replicate it over the mesh if one is given."""
-    model, tx = make_model(config.model, num_classes), make_optimizer(config.optim, num_steps)
+    model, tx = network_of(config.model, num_classes, own), make_optimizer(config.optim, num_steps, own.optimizer)
 
     def make_state(key: jax.Array) -> TrainState:
-        state = init_state(key, model, tx, num_channels)
+        state = init_state(key, model, tx, num_channels, config.data.height_and_width)
         return with_ema(state) if config.train.ema else state
 
     shapes = jax.eval_shape(make_state, jax.random.key(0))

@@ -1,5 +1,7 @@
 """The learning-rate schedule and the optimizer of a config."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -82,7 +84,13 @@ def _kernels_only(params: PyTree) -> PyTree:
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def make_optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransformation:
+MakeOptimizer = Callable[[optax.Schedule], optax.GradientTransformation]
+"""Function from the schedule of the learning rate to an optimizer, sign included, such as `optax.lion`."""
+
+
+def make_optimizer(
+    config: OptimConfig, num_steps: int, own: MakeOptimizer | None = None
+) -> optax.GradientTransformation:
     """Make the optimizer of a config, learning rate and sign included.
 
     Its last stage multiplies the updates by a number in the optimizer's state. `scale_learning_rate` changes this
@@ -92,6 +100,7 @@ def make_optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransfo
     Args:
       config: settings of the optimizer.
       num_steps: number of updates in the run, for the schedule of the learning rate.
+      own: function that makes the optimizer itself, in the place of that of `optim.name`.
 
     Returns:
       An optax transformation from gradients to updates.
@@ -100,11 +109,12 @@ def make_optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransfo
       ValueError: the config names an unknown optimizer.
     """
     schedule = make_schedule(config, num_steps)
-    main = _make_main(config, schedule)
+    make = own or functools.partial(_make_main, config)
+    main = make(schedule)
     if config.encoder_factor != 1.0 or config.freeze_encoder_steps:
         # The encoder's part counts its own updates, which begin when it is not frozen any more.
         factor, start = config.encoder_factor, config.freeze_encoder_steps
-        of_encoder = _make_main(config, lambda count: factor * schedule(count + start))
+        of_encoder = make(lambda count: factor * schedule(count + start))
         main = optax.partition({"encoder": of_encoder, "rest": main}, _parts)
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     return optax.chain(*clip, main, _scale_by_state())

@@ -65,7 +65,12 @@ def loss_weight(batch: Batch) -> Float[Array, " b"] | Float[Array, "b h w k"]:
 
 
 def make_train_step(
-    apply_fn: ApplyFn, loss_fn: LossFn, tx: optax.GradientTransformation, *, compiler_options: Options = None
+    apply_fn: ApplyFn,
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    *,
+    seed: int | None = None,
+    compiler_options: Options = None,
 ) -> TrainStep:
     """Make the jitted training step: one update of the parameters on one batch.
 
@@ -74,6 +79,8 @@ def make_train_step(
       loss_fn: objective `(logits, labels, weight, step) -> (scalar, terms)`, such as `unet_jax.losses.bce_dice_loss`.
         The weight is `[b]`, one number per image, or that of each pixel if the batch has ignored ones (`loss_weight`).
       tx: optimizer.
+      seed: seed of the random numbers of networks that draw some in training, such as those with dropout. They get
+        `rngs={"dropout": key}`, with another key in every step. None: the network draws none.
       compiler_options: XLA's options for the compilation.
 
     Returns:
@@ -98,7 +105,7 @@ def make_train_step(
       >>> int(state.step), sorted(metrics)
       (1, ['bce', 'dice_loss', 'grad_norm', 'loss'])
     """
-    gradients = _make_gradients(apply_fn, loss_fn)
+    gradients = _make_gradients(apply_fn, loss_fn, seed)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         return _update(state, tx, gradients(state, batch))
@@ -112,6 +119,7 @@ def make_accumulating_train_step(
     tx: optax.GradientTransformation,
     num_micro_batches: int,
     *,
+    seed: int | None = None,
     compiler_options: Options = None,
 ) -> TrainStep:
     """Make a training step with gradient accumulation, which needs the memory of one micro-batch only.
@@ -130,7 +138,7 @@ def make_accumulating_train_step(
       devices.
 
     Args:
-      apply_fn, loss_fn, tx, compiler_options: the same as in `make_train_step`.
+      apply_fn, loss_fn, tx, seed, compiler_options: the same as in `make_train_step`.
       num_micro_batches: number of micro-batches, a divisor of the batch size.
 
     Returns:
@@ -139,7 +147,7 @@ def make_accumulating_train_step(
     Reference:
       Hoffer et al., 2017 (arXiv:1705.08741).
     """
-    gradients = _make_gradients(apply_fn, loss_fn)
+    gradients = _make_gradients(apply_fn, loss_fn, seed)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         parts = jax.tree.map(lambda x: x.reshape(-1, num_micro_batches, *x.shape[1:]), batch)
@@ -147,7 +155,7 @@ def make_accumulating_train_step(
 
         def add_part(sums: _Gradients, i: Array) -> tuple[_Gradients, None]:
             part = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, axis=1, keepdims=False), parts)
-            own = gradients(state, part)
+            own = gradients(state, part, i)
             share = jnp.sum(loss_weight(part)) / total_weight
             statistics = optax.tree.scale(1.0 / num_micro_batches, own.batch_stats)
             return optax.tree.add(sums, optax.tree.scale(share, own)._replace(batch_stats=statistics)), None
@@ -168,18 +176,24 @@ class _Gradients(NamedTuple):
     grads: PyTree
 
 
-def _make_gradients(apply_fn: ApplyFn, loss_fn: LossFn) -> Callable[[TrainState, Batch], _Gradients]:
-    """Make the function `(state, batch) -> _Gradients`, which is not jitted."""
+def _make_gradients(apply_fn: ApplyFn, loss_fn: LossFn, seed: int | None) -> Callable[..., _Gradients]:
+    """Make the function `(state, batch, part=0) -> _Gradients`, not jitted; `part` is the number of a micro-batch."""
 
-    def loss_of(params: PyTree, batch_stats: PyTree, batch: Batch, step: Array) -> tuple[Array, tuple[Metrics, PyTree]]:
+    def loss_of(
+        params: PyTree, batch_stats: PyTree, batch: Batch, step: Array, rngs: dict[str, Any]
+    ) -> tuple[Array, tuple[Metrics, PyTree]]:
         variables = {"params": params, "batch_stats": batch_stats}
-        logits, updated = apply_fn(variables, unit_range(batch.image), True, mutable=["batch_stats"])
+        logits, updated = apply_fn(variables, unit_range(batch.image), True, mutable=["batch_stats"], **rngs)
         loss, terms = loss_fn(logits, unit_range(batch.label), loss_weight(batch), step)
         return loss, (terms, updated.get("batch_stats", {}))
 
-    def gradients(state: TrainState, batch: Batch) -> _Gradients:
+    def gradients(state: TrainState, batch: Batch, part: int | Array = 0) -> _Gradients:
+        rngs = {}
+        if seed is not None:
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state.step), part)
+            rngs = {"rngs": {"dropout": key}}
         grad_fn = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, (terms, batch_stats)), grads = grad_fn(state.params, state.batch_stats, batch, state.step)
+        (loss, (terms, batch_stats)), grads = grad_fn(state.params, state.batch_stats, batch, state.step, rngs)
         return _Gradients(loss, terms, batch_stats, grads)
 
     return gradients

@@ -220,6 +220,18 @@ class CheckpointStore:
         except Exception as error:  # Orbax and TensorStore raise exceptions of many types for a damaged file
             raise self.unreadable(step, error) from error
 
+    def shapes(self, step: int) -> dict[str, Any]:
+        """Return shapes and dtypes of the state of a checkpoint as they were saved, in dictionaries and lists.
+
+        Raises:
+          InputError: the checkpoint cannot be read.
+        """
+        try:
+            saved = cast(Any, self._checkpointer.checkpointables_metadata(step).metadata)["state"]
+            return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dict(saved))
+        except Exception as error:
+            raise self.unreadable(step, error) from error
+
     def progress(self, step: int) -> dict[str, Any]:
         """Return the progress that was saved with a checkpoint.
 

@@ -34,6 +34,7 @@ _NAMES = (
     "changes",
     "loss_code",
     "encoder",
+    "own",
     "choices",
 )
 
@@ -67,6 +68,10 @@ class RunInfo:
 
     encoder: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """File of the encoder's first weights: its name, digest, kind of names and own metadata; empty without one."""
+
+    own: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    """Network and optimizer that were given from Python (`unet_jax.runs.own_parts`), which a run that continues must be
+    given again; empty for those of the library."""
 
     @property
     def num_channels(self) -> int:
@@ -170,6 +175,7 @@ def save_info(path: epath.Path, info: RunInfo) -> None:
         "changes": list(info.changes),
         "loss_code": dict(info.loss_code),
         "encoder": dict(info.encoder),
+        "own": {name: dict(facts) for name, facts in info.own.items()},
         "choices": [choice.to_dict() for choice in info.choices],
     }
     replace_text(info_path(path), versioned_text(_FORMAT, values))
@@ -198,6 +204,7 @@ def _parsed(values: dict[str, Any]) -> RunInfo:
         changes=tuple(values.get("changes", ())),
         loss_code=values.get("loss_code", {}),
         encoder=values.get("encoder", {}),
+        own=values.get("own", {}),
         choices=tuple(Choice.from_dict(choice) for choice in values.get("choices", ())),
     )
 

@@ -15,10 +15,12 @@ from unet_jax.config import Config
 from unet_jax.devices.mesh import make_mesh, put_replicated
 from unet_jax.metrics.calibration import Calibration
 from unet_jax.program.initial_state import state_shapes
+from unet_jax.program.own import OURS, Own
 from unet_jax.program.state import TrainState, averaged, num_parameters
 from unet_jax.report.metrics_file import read_history
 from unet_jax.runs.checkpoints import CheckpointStore, committed_steps, open_store
 from unet_jax.runs.info import RunInfo, load_info
+from unet_jax.runs.own_parts import check_network
 
 _NUM_TRIES, _NUM_LOOKS, _PAUSE_S = 20, 10, 0.05
 
@@ -52,6 +54,8 @@ class Run:
     """Devices that hold the state."""
     calibration: Calibration | None = None
     """Temperatures and thresholds to use (`unet_jax.inference.calibration_file.with_calibration`), or None."""
+    own: Own = OURS
+    """Network of somebody's own, if the run has one."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "mesh"}
@@ -97,18 +101,30 @@ def open_checkpoints(path: epath.Path, config: Config) -> Any:
     )
 
 
-def abstract_state(info: RunInfo) -> TrainState:
+def abstract_state(info: RunInfo, own: Own = OURS) -> TrainState:
     """Return the shapes and dtypes of a run's state."""
-    return state_shapes(info.config, len(info.class_names), info.num_steps, num_channels=info.num_channels)
+    return state_shapes(info.config, len(info.class_names), info.num_steps, num_channels=info.num_channels, own=own)
 
 
-def load_run(path: str | epath.Path, checkpoint: Literal["best", "last"] = "best", *, mesh: Mesh | None = None) -> Run:
+def parameter_shapes(info: RunInfo) -> Any:
+    """Return the shapes and dtypes of the parameters of a run that has the library's network."""
+    return state_shapes(info.config, len(info.class_names), info.num_steps, num_channels=info.num_channels).params
+
+
+def load_run(
+    path: str | epath.Path,
+    checkpoint: Literal["best", "last"] = "best",
+    *,
+    network: Any = None,
+    mesh: Mesh | None = None,
+) -> Run:
     """Load a trained network. The devices need not be those that it was trained on.
 
     Args:
       path: run directory, local or in a bucket.
       checkpoint: "best", the best checkpoint on val by `train.monitor`, or "last", the newest one. A run without an
         evaluation has no best checkpoint: its newest one is loaded.
+      network: Flax module that the run was trained with, if it was given one. An optimizer need not be given again.
       mesh: devices to use, from `make_mesh`; by default all.
 
     Returns:
@@ -116,7 +132,8 @@ def load_run(path: str | epath.Path, checkpoint: Literal["best", "last"] = "best
       `unet_jax.inference.calibration_file.with_calibration`.
 
     Raises:
-      InputError: the folder is not a run, it holds no checkpoint yet, or the checkpoint cannot be read.
+      InputError: the folder is not a run, it holds no checkpoint yet, the checkpoint cannot be read, or the run has
+        another network.
 
     Example:
       >>> run = load_run("RUN", "last")  # doctest: +SKIP
@@ -125,20 +142,21 @@ def load_run(path: str | epath.Path, checkpoint: Literal["best", "last"] = "best
     if checkpoint not in ("best", "last"):
         raise InputError(f"checkpoint is {checkpoint!r}, but must be 'best' or 'last'.")
     path, mesh = epath.Path(path), mesh or make_mesh()
-    info = load_info(path)
+    info, own = load_info(path), OURS if network is None else Own(network)
+    check_network(path, info.own, own)
     for _ in range(_NUM_TRIES):
         try:
-            return _load_once(path, checkpoint, info, mesh)
+            return _load_once(path, checkpoint, info, mesh, own)
         except _GoneError:  # there is a newer checkpoint now
             continue
-    return _load_once(path, checkpoint, info, mesh)
+    return _load_once(path, checkpoint, info, mesh, own)
 
 
 class _GoneError(InputError):
     """Error for a checkpoint that was removed while it was read."""
 
 
-def _load_once(path: epath.Path, checkpoint: Literal["best", "last"], info: RunInfo, mesh: Mesh) -> Run:
+def _load_once(path: epath.Path, checkpoint: Literal["best", "last"], info: RunInfo, mesh: Mesh, own: Own) -> Run:
     """Load a run as `load_run` does.
 
     Raises:
@@ -149,7 +167,10 @@ def _load_once(path: epath.Path, checkpoint: Literal["best", "last"], info: RunI
     try:
         with open_checkpoints(path, info.config) as store:
             step = choose_step(store, checkpoint, path)
-            state = averaged(store.load(step, abstract_state(info), mesh))
+            wanted = abstract_state(info, own)
+            if "optimizer" in info.own:  # its state has a form that only it knows, and nobody needs it here
+                wanted = dataclasses.replace(wanted, opt_state=store.shapes(step).get("opt_state"))
+            state = averaged(store.load(step, wanted, mesh))
             metrics = store.metrics(step)
     except (InputError, FileNotFoundError) as error:
         for _ in range(_NUM_LOOKS):  # a checkpoint that is being removed loses its files before its name
@@ -157,7 +178,7 @@ def _load_once(path: epath.Path, checkpoint: Literal["best", "last"], info: RunI
                 raise _GoneError(str(error)) from error
             time.sleep(_PAUSE_S)
         raise
-    return Run(path, step, state, info.config, info.class_names, info, metrics, mesh)
+    return Run(path, step, state, info.config, info.class_names, info, metrics, mesh, own=own)
 
 
 def choose_step(store: CheckpointStore, checkpoint: Literal["best", "last"], path: epath.Path) -> int:

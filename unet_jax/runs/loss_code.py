@@ -20,7 +20,7 @@ def loss_code(config: LossConfig) -> dict[str, str]:
     Raises:
       InputError: a module cannot be imported.
     """
-    return {term.name: _digest(term.name) for term in config.terms if is_user_loss(term.name)}
+    return {term.name: code_digest(term.name) for term in config.terms if is_user_loss(term.name)}
 
 
 def check_loss_code(path: object, stored: Mapping[str, str], config: LossConfig, remedy: str) -> None:
@@ -40,8 +40,8 @@ def check_loss_code(path: object, stored: Mapping[str, str], config: LossConfig,
             )
 
 
-def _digest(name: str) -> str:
-    """Return the digest of one function's code; an empty text if Python has no source of its module."""
+def code_digest(name: str) -> str:
+    """Return the digest of the code of one function or class 'module:name'; empty if its module has no source."""
     module_name, _, attribute = name.partition(":")
     try:
         source = inspect.getsource(importlib.import_module(module_name))

@@ -39,6 +39,9 @@ def check_stored(values: dict[str, Any]) -> None:
     fine = _is_object(encoder) and _is_object(encoder.get("metadata", {}))
     texts = [*(v for k, v in encoder.items() if k != "metadata"), *encoder.get("metadata", {}).values()] if fine else []
     _require(fine and all(map(_is_text, texts)), "encoder", "not the facts about a file of weights")
+    own = values.get("own", {})
+    fine = _is_object(own) and set(own) <= {"network", "optimizer"} and all(map(_is_own_part, own.values()))
+    _require(fine, "own", "not the facts about a network and an optimizer")
     for change in _list(values.get("changes", []), "changes"):
         settings = change.get("settings") if isinstance(change, dict) else None
         fine = isinstance(settings, dict) and all(isinstance(x, list) and len(x) == 2 for x in settings.values())
@@ -151,6 +154,10 @@ def _is_list(value: Any) -> bool:
 
 def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
+
+
+def _is_own_part(value: Any) -> bool:
+    return _is_object(value) and set(value) == {"name", "values", "code"} and all(map(_is_text, value.values()))
 
 
 def _is_count(value: Any) -> bool:

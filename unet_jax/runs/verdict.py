@@ -56,7 +56,7 @@ def _likely_reasons(info: RunInfo, failed: list[str], best_step: int, last_step:
             f"the network sees no pixel of {' and '.join(unseen)} in train.",
             "give train images with objects of the class, or a larger --data.image-size (unet-jax audit shows which).",
         )
-    keeps_start = model.norm == "batch" and not model.batch_norm_correction
+    keeps_start = model.norm == "batch" and not model.batch_norm_correction and "network" not in info.own
     kept = model.batch_norm_momentum**last_step if keeps_start else 0.0
     if kept > _STALE:
         quicker = "--model.batch-norm-momentum 0.9, or " if model.batch_norm_momentum > 0.9 else ""

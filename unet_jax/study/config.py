@@ -48,6 +48,7 @@ class Variant:
             reason = {
                 "seed": "every variant is trained with every seed of [study]",
                 "loss": "the loss is given by the variant's own fields, such as bce_weight or terms",
+                "train.writers": "a study writes its own tables",
                 "train.devices_per_image": "all runs of a study use the same devices",
             }
             if section == "data" and field not in _VARIED_DATA:
@@ -104,6 +105,8 @@ class Study:
     """Name of the data set among those of a file with several; empty if there is only one."""
 
     def __post_init__(self) -> None:
+        writers = self.config.train.writers
+        require(not writers, "train.writers", writers, "empty: rows do not say of which run they are")
         require(bool(self.out), "study.out", self.out, "the folder that the study is written to")
         names = [variant.name for variant in self.variants]
         require(len(names) >= 2, "variant", names, "at least two tables [[variant]], one of them the baseline")

@@ -12,12 +12,14 @@ from unet_jax.config.settings import adjustable_settings
 from unet_jax.data.records import Layout
 from unet_jax.data.splits import assign_splits
 from unet_jax.interop.pretrained import file_digest
+from unet_jax.program.own import OURS, Own
 from unet_jax.runs.checkpoints import committed_steps
 from unet_jax.runs.info import RunInfo, load_info
 from unet_jax.runs.loss_code import check_loss_code, loss_code
+from unet_jax.runs.own_parts import check_own_parts
 
 
-def continue_info(config: Config, layout: Layout, out: epath.Path) -> tuple[RunInfo, list[str]]:
+def continue_info(config: Config, layout: Layout, out: epath.Path, own: Own = OURS) -> tuple[RunInfo, list[str]]:
     """Return the facts of an existing run with the new config, and what somebody should know about the changes.
 
     Adjustable settings that differ are recorded in `RunInfo.changes`, with the step from which they hold.
@@ -26,6 +28,7 @@ def continue_info(config: Config, layout: Layout, out: epath.Path) -> tuple[RunI
       config: settings that the run is continued with.
       layout: layout of the data set.
       out: run directory.
+      own: network and optimizer that the run is continued with, where they are not the library's.
 
     Raises:
       InputError: this config or this data set would train another run.
@@ -43,9 +46,9 @@ def continue_info(config: Config, layout: Layout, out: epath.Path) -> tuple[RunI
     adjustable = adjustable_settings(config)
     same = {name: value for name, (value, _) in changed_settings(info.config, config).items() if name in adjustable}
     check_same_run(out, info.config, replace(config, same), remedy)
-    check_loss_code(
-        out, info.loss_code, config.loss, f"To train on with this code, use --init-from {out} and another --out."
-    )
+    anew = f"To train on with this code, use --init-from {out} and another --out."
+    check_loss_code(out, info.loss_code, config.loss, anew)
+    check_own_parts(out, info.own, own, "Give the same to continue it, or begin a new run with another out.")
     _check_images(info, config, layout, out)
     new, changes = _changed(info, config, out)
     return new, [*notes, *changes]

@@ -24,7 +24,6 @@ from unet_jax.program.optim import make_schedule, scale_learning_rate
 from unet_jax.program.state import TrainState, averaged
 from unet_jax.program.steps import EvalStep
 from unet_jax.report.pictures import image_title, to_rgb
-from unet_jax.runs.load import Run
 from unet_jax.runs.progress import Progress, should_stop
 from unet_jax.training.goodput import Pace
 from unet_jax.training.log import Evaluation
@@ -49,7 +48,7 @@ def evaluate(
     with session.ledger.phase("evaluation"):
         scores, loss = _evaluate_val(session, averaged(state))
         if config.data.fit == "crop":
-            scores = _evaluate_whole(session, averaged(state), step)
+            scores = _evaluate_whole(session, state, step)
         early_stop = progress.early_stop.seen(loss, min_delta=config.train.early_stop_min_delta)
         plateau = progress.plateau
         with jax.transfer_guard("allow"):  # the schedule takes a Python number to the device and back
@@ -102,8 +101,7 @@ def _evaluate_val(session: Session, state: TrainState) -> tuple[Scores, float]:
 
 def _evaluate_whole(session: Session, state: TrainState, step: int) -> Scores:
     """Return the scores of the validation images as `unet-jax evaluate` computes them."""
-    info, data = session.info, session.config.data
-    run = Run(session.out, step, state, info.config, info.class_names, info, {}, session.mesh)
+    info, data, run = session.info, session.config.data, session.run_now(state, step, {})
     by_id = {record.id: record for record in session.layout.records}
     records = [by_id[id_] for id_ in info.splits["val"]]
     with jax.transfer_guard("allow"):
@@ -183,6 +181,13 @@ def show_evaluation(session: Session, state: TrainState, evaluation: Evaluation)
         except Exception as error:  # no failure in a picture is a reason to stop training
             reason = f"{type(error).__name__}: {error}"
             session.display.line(f"WARNING: drawing the pictures of step {evaluation.progress.step} failed ({reason})")
+
+
+def call_back(session: Session, state: TrainState, evaluation: Evaluation) -> None:
+    """Call the functions that `train` was given for this moment. What they raise ends the run, which is saved."""
+    for callback in session.callbacks:
+        with jax.transfer_guard("allow"):
+            callback(session.run_now(state, evaluation.progress.step, evaluation.metrics), session.log.row(evaluation))
 
 
 def log_gradients(session: Session, state: TrainState, batch: Batch, step: int) -> None:

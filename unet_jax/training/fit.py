@@ -1,7 +1,7 @@
 """Training from arrays and other sources of samples in Python, without folders of files."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from unet_jax.config.dicts import flatten_config, replace
 from unet_jax.config.presets import default
 from unet_jax.data.written_source import SampleSource, names_of_classes, write_sources
 from unet_jax.devices.processes import is_first, wait_for_all
+from unet_jax.program.optim import MakeOptimizer
 from unet_jax.report.display import Display
 from unet_jax.training.loop import TrainResult, train
+from unet_jax.training.session import EvaluationCallback
 
 
 def fit(
@@ -25,6 +27,9 @@ def fit(
     out: str | epath.Path = "run",
     *,
     loss: Callable[..., Any] | None = None,
+    network: Any = None,
+    optimizer: MakeOptimizer | None = None,
+    callbacks: Sequence[EvaluationCallback] = (),
     test_source: SampleSource | None = None,
     display: Display | None = None,
     mesh: Mesh | None = None,
@@ -44,6 +49,7 @@ def fit(
       out: run directory, on a local disk.
       loss: loss of your own, in the place of the config's: a function `(logits, labels, *, weight=None)` of `[b h w k]`
         (docs/losses.md). It must be at the top level of a module or notebook, because the run stores its name.
+      network, optimizer, callbacks: the same as in `unet_jax.train`.
       test_source: samples that training does not use, for `unet-jax evaluate`.
       display, mesh: the same as in `unet_jax.train`.
 
@@ -87,7 +93,8 @@ def fit(
     if is_first():
         write_sources(folder, sources, class_names)
     wait_for_all("written")
-    return train(replace(config, ours), out, display=display, mesh=mesh)
+    given = {"network": network, "optimizer": optimizer, "callbacks": callbacks}
+    return train(replace(config, ours), out, display=display, mesh=mesh, **given)
 
 
 def _name_of(function: Callable[..., Any]) -> str:

@@ -17,6 +17,7 @@ from unet_jax.metrics.scores import Scores
 from unet_jax.report.display import Display
 from unet_jax.report.metrics_file import MetricsFile, TensorBoard
 from unet_jax.report.pictures import save_curves, save_grid
+from unet_jax.report.writers import load_writers, write_row
 from unet_jax.runs.progress import Progress
 from unet_jax.training.goodput import Pace
 
@@ -41,6 +42,11 @@ class Evaluation:
     """Speed of training since the last evaluation."""
     waits_before_stop: int | None
     """Number of evaluations without improvement if this evaluation ends the run early, otherwise None."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Scores that are stored with a checkpoint."""
+        return {"dice": self.scores.choosing_dice, "loss": self.loss}
 
     def fault_counts(self, on_non_finite: str) -> dict[str, int]:
         """Return the counts, by name, of the reactions to steps that were not finite.
@@ -72,6 +78,7 @@ class RunLog:
         self._last_dice: float | None = None
         self._metrics_file = MetricsFile(out / "metrics.jsonl")
         self._tensorboard = TensorBoard(out / "tensorboard") if config.tensorboard and is_first() else None
+        self._writers = load_writers(config.writers) if is_first() else {}
 
     def rewind(self, step: int) -> None:
         """Drop the metrics after a step, because a run that continues from there writes them again."""
@@ -103,11 +110,11 @@ class RunLog:
     def evaluation(self, evaluation: Evaluation) -> None:
         """Write the results of an evaluation to metrics.jsonl."""
         self._last_dice = evaluation.scores.choosing_dice
-        self._write(self._row(evaluation))
+        self._write(self.row(evaluation))
 
     def show(self, evaluation: Evaluation) -> None:
         """Print the results of an evaluation, and write them to TensorBoard."""
-        self._write_tensorboard(self._row(evaluation))
+        self._write_tensorboard(self.row(evaluation))
         scores, pace = evaluation.scores, evaluation.pace
         by_class = ", ".join(
             f"{name} unknown" if np.isnan(value) else f"{name} {value:.4f}" + " absent" * (name in scores.absent)
@@ -136,7 +143,7 @@ class RunLog:
     def _is_best(self, evaluation: Evaluation) -> bool:
         """Return whether no evaluation before was better, by `train.monitor`."""
         name, sign = ("eval/dice", 1.0) if self._config.monitor == "dice" else ("eval/loss", -1.0)
-        step, own = evaluation.progress.step, sign * self._row(evaluation)[name]
+        step, own = evaluation.progress.step, sign * self.row(evaluation)[name]
         before = [row[name] for row in self._metrics_file.read() if name in row and row["step"] < step]
         return math.isfinite(own) and all(own >= sign * value for value in before if not isinstance(value, str))
 
@@ -148,7 +155,7 @@ class RunLog:
         width = len(str(config.num_epochs))
         return f"epoch {evaluation.epoch:>{width}g}/{config.num_epochs}  step {step:>5}"
 
-    def _row(self, evaluation: Evaluation) -> dict[str, Any]:
+    def row(self, evaluation: Evaluation) -> dict[str, Any]:
         """Return the results of an evaluation by name, as metrics.jsonl has them."""
         scores = evaluation.scores
         return {
@@ -202,8 +209,11 @@ class RunLog:
         )
 
     def _write(self, row: dict[str, Any]) -> None:
-        if is_first():
-            self._metrics_file.write(row)
+        if not is_first():
+            return
+        self._metrics_file.write(row)
+        for warning in write_row(self._writers, row):
+            self._display.line(warning)
 
     def _write_tensorboard(self, row: dict[str, Any]) -> None:
         if self._tensorboard is not None:

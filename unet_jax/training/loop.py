@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from unet_jax.config.choices import Choice
 from unet_jax.data.crops import has_valid
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.program.build import Program, batch_shapes, build, check_divisible, make_term_gradients
+from unet_jax.program.optim import MakeOptimizer
+from unet_jax.program.own import OURS, Own
 from unet_jax.program.state import TrainState, num_parameters
 from unet_jax.program.steps import TrainStep
 from unet_jax.report.display import Display, make_display
@@ -24,12 +27,12 @@ from unet_jax.runs.load import open_checkpoints
 from unet_jax.runs.lock import lock_run
 from unet_jax.runs.progress import Progress
 from unet_jax.runs.verdict import verdict
-from unet_jax.training.evaluation import evaluate, log_gradients, show_evaluation
+from unet_jax.training.evaluation import call_back, evaluate, log_gradients, show_evaluation
 from unet_jax.training.goodput import Ledger, Pacer
 from unet_jax.training.log import RunLog
 from unet_jax.training.non_finite import NonFiniteLossError, Returns, count_return, read_metrics
 from unet_jax.training.preemption import stop_requests
-from unet_jax.training.session import Session, train_source, val_source
+from unet_jax.training.session import EvaluationCallback, Session, train_source, val_source
 from unet_jax.training.setup import begin_run
 from unet_jax.training.starting_state import describe_start, newest_state
 
@@ -61,6 +64,9 @@ def train(
     display: Display | None = None,
     mesh: Mesh | None = None,
     make_program: Callable[[Config, int, int], Program] = build,
+    network: Any = None,
+    optimizer: MakeOptimizer | None = None,
+    callbacks: Sequence[EvaluationCallback] = (),
     stop_at: Callable[[int], bool] | None = None,
     choices: Sequence[Choice] = (),
 ) -> TrainResult:
@@ -73,6 +79,12 @@ def train(
       display: place for printed lines and progress bars; by default standard error of the first process.
       mesh: devices to use, from `make_mesh`; by default all, `config.train.devices_per_image` for each image.
       make_program: function that is called in the place of `build`. A study uses it to share compiled steps among runs.
+      network: Flax module in the place of `config.model`'s, called as `module(images, train)` (docs/python.md). A run
+        that continues must be given it again.
+      optimizer: function from the schedule of the learning rate to an optax optimizer, such as `optax.lion`, in the
+        place of `config.optim.name`'s. A run that continues must be given it again.
+      callbacks: functions `(run, record)` to call after each evaluation: the run as it is now, which can predict until
+        the next step, and the record of `TrainResult.history`. What they raise ends the run, which is saved.
       stop_at: function from the number of each step to True if training should stop after it, as after SIGTERM. By
         default SIGTERM and Ctrl-C are watched, which only the main thread can do.
       choices: table from `choose_config`, to be kept in run.json if the run is new.
@@ -99,21 +111,23 @@ def train(
       (1, ['dice', 'loss'])
     """
     out, display = epath.Path(out), display or make_display()
+    own = Own(network, optimizer) if network is not None or optimizer is not None else OURS
     mesh = mesh or make_mesh(space=config.train.devices_per_image)
     ledger = Ledger(out)
     check_divisible(config, mesh)
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock_run(out))
-        info, layout = begin_run(config, out, display, choices)
+        info, layout = begin_run(config, out, display, choices, own)
         config = info.config
         store = stack.enter_context(open_checkpoints(out, config))
-        state, progress, seconds = newest_state(info, store, mesh)
+        state, progress, seconds = newest_state(info, store, mesh, own)
         if warning := ledger.resume(progress.step, seconds):
             display.line(warning)
         if store.latest_step is not None:
             display.line(describe_start(out, info, progress))
         if not progress.finished:
-            program = make_program(config, len(info.class_names), info.num_steps)
+            maker = make_program if own is OURS else functools.partial(build, own=own)
+            program = maker(config, len(info.class_names), info.num_steps)
             session = Session(
                 info=info,
                 out=out,
@@ -130,7 +144,9 @@ def train(
                 term_gradients_step=make_term_gradients(config, program, info.class_names, info.num_steps)
                 if config.train.log_gradients_every_steps
                 else None,
+                callbacks=callbacks,
                 stop_at=stop_at,
+                own=own,
             )
             _train_with_rollbacks(session, state, progress)
         best = store.best_step
@@ -175,7 +191,7 @@ def _train_with_rollbacks(session: Session, state: TrainState, progress: Progres
         except NonFiniteLossError as error:
             failed_step, returns = error.step, count_return(session, error, returns)
         # A kill from here on does no harm: a run that continues from the checkpoint repeats everything after it.
-        state, saved, _ = newest_state(session.info, session.store, session.mesh)
+        state, saved, _ = newest_state(session.info, session.store, session.mesh, session.own)
         progress = saved.rolled_back(failed_step, progress)
         session.ledger.go_back()
 
@@ -219,6 +235,7 @@ def _train_steps(session: Session, train_step: TrainStep, state: TrainState, pro
             session.save(state, progress, evaluation)
             if evaluation:
                 show_evaluation(session, state, evaluation)
+                call_back(session, state, evaluation)
                 pace.restart(step)
             if progress.finished:
                 break

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
@@ -18,16 +18,21 @@ from unet_jax.data.records import Layout
 from unet_jax.data.sources import Source
 from unet_jax.data.threads import PrefetchIterator, num_cores
 from unet_jax.program.build import Program
-from unet_jax.program.state import TrainState
+from unet_jax.program.own import OURS, Own
+from unet_jax.program.state import TrainState, averaged
 from unet_jax.program.steps import TermGradientsStep
 from unet_jax.report.display import Display
 from unet_jax.runs.checkpoints import CheckpointStore
 from unet_jax.runs.info import RunInfo
+from unet_jax.runs.load import Run
 from unet_jax.runs.progress import Progress
 from unet_jax.training.goodput import Ledger
 from unet_jax.training.log import Evaluation, RunLog
 from unet_jax.training.prefetch import MapIterator, device_batches
 from unet_jax.training.setup import split_source
+
+EvaluationCallback = Callable[[Run, dict[str, Any]], object]
+"""Function that is called after each evaluation with the run as it is now and the record of the evaluation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +65,13 @@ class Session:
     """Network, optimizer and steps."""
     term_gradients_step: TermGradientsStep | None
     """Step for `train.log_gradients_every_steps`; None if that is 0."""
+    callbacks: Sequence[EvaluationCallback]
+    """Functions to call after each evaluation."""
     stop_at: Callable[[int], bool] | None
     """Function from the number of a step to True if training should stop after it; None to watch signals."""
+
+    own: Own = OURS
+    """Network and optimizer that were given in the place of the library's."""
 
     @property
     def config(self) -> Config:
@@ -79,6 +89,12 @@ class Session:
             packing=self.program.packing,
         )
 
+    def run_now(self, state: TrainState, step: int, metrics: dict[str, float]) -> Run:
+        """Return the run as `load_run` would return it after this step. Its state can be used until the next step."""
+        info, own = self.info, OURS if self.own.network is None else self.own
+        values = info.config, info.class_names, info, metrics, self.mesh
+        return Run(self.out, step, averaged(state), *values, own=own)
+
     def evaluates_at(self, step: int) -> bool:
         """Return whether a step is followed by an evaluation on val."""
         return step % self.info.eval_every_steps == 0 or step == self.info.num_steps
@@ -94,8 +110,7 @@ class Session:
             # Classes and config are stored too, so that a checkpoint explains itself without its run directory.
             identity = {"class_names": list(self.info.class_names), "config": config_to_dict(self.config)}
             values = {**progress.to_dict(), **identity, "goodput": self.ledger.seconds}
-            metrics = {"dice": evaluation.scores.choosing_dice, "loss": evaluation.loss} if evaluation else None
-            self.store.save(progress.step, state, progress=values, metrics=metrics)
+            self.store.save(progress.step, state, progress=values, metrics=evaluation.metrics if evaluation else None)
             self.ledger.mark_checkpoint()
             self.ledger.write(progress.step)
 

@@ -20,6 +20,7 @@ from unet_jax.data.splits import assign_splits, empty_split
 from unet_jax.data.threads import num_cores
 from unet_jax.devices.processes import is_first, wait_for_all
 from unet_jax.interop.pretrained import read_encoder
+from unet_jax.program.own import OURS, Own, check_own, check_own_settings
 from unet_jax.report.audit_text import format_lines, overview, remarks
 from unet_jax.report.display import Display
 from unet_jax.report.findings import find_image_format
@@ -27,12 +28,13 @@ from unet_jax.runs.checkpoints import committed_steps
 from unet_jax.runs.data_files import RememberingSource, save_identities
 from unet_jax.runs.info import RunInfo, current_versions, info_path, load_info, save_info
 from unet_jax.runs.loss_code import loss_code
+from unet_jax.runs.own_parts import own_facts
 from unet_jax.training.continuing import continue_info
 from unet_jax.training.data_check import check_data
 
 
 def begin_run(
-    config: Config, out: epath.Path, display: Display, choices: Sequence[Choice] = ()
+    config: Config, out: epath.Path, display: Display, choices: Sequence[Choice] = (), own: Own = OURS
 ) -> tuple[RunInfo, Layout]:
     """Return the fixed facts of a run, and the layout of its data set.
 
@@ -45,23 +47,24 @@ def begin_run(
       out: run directory.
       display: place for lines and progress bars.
       choices: table of the settings that were chosen for this run, to be kept in run.json.
+      own: network and optimizer that are given in the place of the library's.
 
     Raises:
       InputError: the data set cannot be used, or `out` holds a run with other settings, classes or images.
     """
     layout = find_layout(config.data)
     if is_first():
-        info = _begun_or_new(config, layout, out, display, choices)
+        info = _begun_or_new(config, layout, out, display, choices, own)
         wait_for_all("begun")
         return info, layout
     wait_for_all("begun")
     if not info_path(out).exists():
         raise InputError(f"{out}: this process does not see what the first one wrote. Give an --out that all share.")
-    return continue_info(config, layout, out)[0], layout
+    return continue_info(config, layout, out, own)[0], layout
 
 
 def _begun_or_new(
-    config: Config, layout: Layout, out: epath.Path, display: Display, choices: Sequence[Choice]
+    config: Config, layout: Layout, out: epath.Path, display: Display, choices: Sequence[Choice], own: Own
 ) -> RunInfo:
     """Return the facts of the run in `out`, brought up to date, or those of a new run.
 
@@ -69,15 +72,15 @@ def _begun_or_new(
     continue, a new one takes its place.
     """
     if not info_path(out).exists():
-        return _new_info(config, layout, out, display, choices)
+        return _new_info(config, layout, out, display, choices, own)
     try:
-        info, notes = continue_info(config, layout, out)
+        info, notes = continue_info(config, layout, out, own)
         info, more = check_data(info, layout, out, display)
     except InputError as error:
         if committed_steps(out / "checkpoints"):
             raise
         display.line(f"{error}\nNo step of that run was saved, so a new run takes its place.")
-        return _new_info(config, layout, out, display, choices)
+        return _new_info(config, layout, out, display, choices, own)
     for note in [*notes, *more]:
         display.line(note)
     if info != load_info(out):
@@ -100,9 +103,12 @@ def split_source(
     return make(layout, [by_id[i] for i in ids], soft_masks=data.soft_masks, image_format=image_format)
 
 
-def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display, choices: Sequence[Choice]) -> RunInfo:
+def _new_info(
+    config: Config, layout: Layout, out: epath.Path, display: Display, choices: Sequence[Choice], own: Own
+) -> RunInfo:
     """Audit the data set, print the findings, and write run.json."""
     check_settings(config)
+    check_own_settings(config, own)
     splits = assign_splits(layout, config.data)
     for name in ("train", "val"):
         if reason := empty_split(splits, name, config.data):
@@ -113,6 +119,7 @@ def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display,
     for line in format_lines(found):
         display.line(line)
     num_channels = image_format.num_channels if image_format else 3
+    check_own(own, len(layout.class_names), config.data.height_and_width, num_channels)
     config, encoder = _with_encoder(config, num_channels, display)
     ids = [r.id for r in layout.records if r.id in in_splits]
     source = split_source(layout, ids, config.data, image_format, RememberingSource)
@@ -142,6 +149,7 @@ def _new_info(config: Config, layout: Layout, out: epath.Path, display: Display,
         choices=tuple(choices),
         loss_code=loss_code(config.loss),
         encoder=encoder,
+        own=own_facts(own),
     )
     order = info.order  # too few images are an error before anything is written
     _describe_data(layout, audit, splits, config.data, display)

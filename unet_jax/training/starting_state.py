@@ -14,8 +14,9 @@ from unet_jax._types import InputError
 from unet_jax.config import ModelConfig, OptimConfig
 from unet_jax.devices.mesh import put_replicated
 from unet_jax.interop.pretrained import read_encoder
-from unet_jax.program.initial_state import init_state, make_model, with_prior_bias
+from unet_jax.program.initial_state import init_state, network_of, with_prior_bias
 from unet_jax.program.optim import make_optimizer
+from unet_jax.program.own import OURS, Own
 from unet_jax.program.state import TrainState, with_ema
 from unet_jax.runs.checkpoints import CheckpointStore
 from unet_jax.runs.info import RunInfo
@@ -27,7 +28,9 @@ _WITHOUT_SHAPE = ("encoder", "encoder_block", "encoder_input", "activation")
 """Settings of a network that change what it computes, and that the shapes of its parameters may not show."""
 
 
-def newest_state(info: RunInfo, store: CheckpointStore, mesh: Mesh) -> tuple[TrainState, Progress, Seconds]:
+def newest_state(
+    info: RunInfo, store: CheckpointStore, mesh: Mesh, own: Own = OURS
+) -> tuple[TrainState, Progress, Seconds]:
     """Return the state to continue from: that of the newest checkpoint, or a new one if there is none.
 
     Returns:
@@ -39,8 +42,8 @@ def newest_state(info: RunInfo, store: CheckpointStore, mesh: Mesh) -> tuple[Tra
     """
     step = store.latest_step
     if step is None:
-        return put_replicated(initial_state(info, mesh), mesh), Progress(), {}
-    state = store.load(step, abstract_state(info), mesh)
+        return put_replicated(initial_state(info, mesh, own), mesh), Progress(), {}
+    state = store.load(step, abstract_state(info, own), mesh)
     saved = store.progress(step)
     try:
         progress = Progress.from_dict(saved)
@@ -64,32 +67,40 @@ def describe_start(out: epath.Path, info: RunInfo, progress: Progress) -> str:
     return f"finished already: {at}"
 
 
-def initial_state(info: RunInfo, mesh: Mesh) -> TrainState:
+def initial_state(info: RunInfo, mesh: Mesh, own: Own = OURS) -> TrainState:
     """Return the state before the first step: with random weights from the config's seed, or another run's weights.
 
     Raises:
       InputError: the run named by `init_from` cannot be read, or has another network.
     """
     config = info.config
-    first = _first_state(config.model, config.optim, len(info.class_names), info.num_steps, info.num_channels)
+    size = config.data.height_and_width if own.network is not None else (0, 0)  # those of a `UNet` do not depend on it
+    shape = (*size, info.num_channels)
+    first = _first_state(config.model, config.optim, len(info.class_names), info.num_steps, shape, own)
     state = first(jax.random.key(config.seed))
-    if config.model.head_bias == "prior":
+    if config.model.head_bias == "prior" and own.network is None:
         params = with_prior_bias(state.params, np.asarray(info.audit["prevalence"]))
         state = dataclasses.replace(state, params=params)
     if config.model.encoder_weights:
         state = _with_encoder(state, info)
     if config.init_from:
-        state = _with_weights_of(load_run(config.init_from, mesh=mesh), state, info)
+        state = _with_weights_of(load_run(config.init_from, network=own.network, mesh=mesh), state, info)
     return with_ema(state) if config.train.ema else state
 
 
 @functools.lru_cache(maxsize=8)
 def _first_state(
-    model_config: ModelConfig, optim_config: OptimConfig, num_classes: int, num_steps: int, num_channels: int
+    model_config: ModelConfig,
+    optim_config: OptimConfig,
+    num_classes: int,
+    num_steps: int,
+    shape: tuple[int, int, int],
+    own: Own,
 ) -> Callable[[jax.Array], TrainState]:
     """Return the jitted `key -> state`; runs of one process that differ in other settings share it, as in a study."""
-    model, tx = make_model(model_config, num_classes), make_optimizer(optim_config, num_steps)
-    return jax.jit(lambda key: init_state(key, model, tx, num_channels))
+    model = network_of(model_config, num_classes, own)
+    tx = make_optimizer(optim_config, num_steps, own.optimizer)
+    return jax.jit(lambda key: init_state(key, model, tx, shape[2], shape[:2]))
 
 
 def _with_encoder(state: TrainState, info: RunInfo) -> TrainState:
@@ -128,6 +139,8 @@ def _with_weights_of(source: Run, state: TrainState, info: RunInfo) -> TrainStat
     )
     there, here = (dataclasses.asdict(config.model) for config in (source.config, info.config))
     same = all(there[name] == here[name] for name in _WITHOUT_SHAPE)
+    if info.own.get("network") and ours != theirs:
+        raise InputError(f"{source.path}: its network has other parameters. Leave --init-from out.")
     if ours != theirs or not same:
         differ = [f"{name} {there[name]!r} there and {here[name]!r} here" for name in here if there[name] != here[name]]
         if source.info.num_channels != info.num_channels:
