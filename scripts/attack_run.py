@@ -2,7 +2,8 @@
 
     python scripts/attack_run.py --kills 50 --full-disks 20
 
-Each attempt starts one of the jobs below on a tiny network as a process of its own. At a random moment the process gets
+Each attempt starts one of the jobs below on a tiny network as a process of its own (forked from one that has imported
+the library, which saves seconds of every attempt). At a random moment the process gets
 SIGKILL, or a file takes all that is left of a small disk (a tmpfs, which needs root or user namespaces: `unshare -rm
 python scripts/attack_run.py ...`). Then:
 
@@ -19,6 +20,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -27,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +38,7 @@ import numpy as np
 from etils import epath
 
 from unet_jax import load_run
+from unet_jax.cli import main as main_module
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.runs.checkpoints import committed_steps
 from unet_jax.runs.integrity import damaged_files
@@ -67,6 +71,7 @@ terms = [{{ name = "soft_dice" }}]
 TIMES = ("images_per_s", "wait_share", "time", "crc")
 """What no two runs share in metrics.jsonl."""
 LEFTOVERS = ("**/*.new", "**/*.building-*", "**/lock")
+PRELOADED = ["unet_jax.training.loop", "unet_jax.study.run", "unet_jax.export.onnx_model", "unet_jax.inference.folder"]
 DISK_MIB = 48
 _MOST_TRIES = 8  # for one attempt
 _LONGEST_S = 300.0
@@ -124,36 +129,46 @@ JOBS = {
 }
 
 
-def start(job: Job, out: Path, work: Path) -> subprocess.Popen[bytes]:
-    """Start a job's command; what it says goes to files beside its folder."""
+def start(job: Job, out: Path, work: Path) -> BaseProcess:
+    """Start a job's command in a new folder."""
     out.mkdir(parents=True)
     if job.needs_run:
         shutil.copytree(work / "trained", out / "run")
     return again(job, out, work)
 
 
-def again(job: Job, out: Path, work: Path) -> subprocess.Popen[bytes]:
-    """Start a job's command where it was started before."""
-    command = [sys.executable, "-m", "unet_jax", *job.command.format(out=out).split()]
-    with open(work / "stdout", "wb") as stdout, open(work / "stderr", "wb") as stderr:
-        return subprocess.Popen(command, cwd=work, stdout=stdout, stderr=stderr, start_new_session=True)
+def again(job: Job, out: Path, work: Path) -> BaseProcess:
+    """Start a job's command where it was started before; what it says goes to files."""
+    process = multiprocessing.get_context("forkserver").Process(
+        target=run_command, args=(job.command.format(out=out).split(), work)
+    )
+    process.start()
+    return process
 
 
-def finish(process: subprocess.Popen[bytes], work: Path) -> tuple[int, str]:
+def run_command(args: list[str], work: Path) -> None:
+    """Run `unet-jax` in this process."""
+    os.setsid()
+    os.chdir(work)
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        with open(work / name, "wb") as file:
+            os.dup2(file.fileno(), descriptor)
+    main_module.main(args)
+
+
+def finish(process: BaseProcess, work: Path) -> tuple[int, str]:
     """Wait for a command; return its status and what it said on the standard error."""
-    try:
-        status = process.wait(_LONGEST_S)
-    except subprocess.TimeoutExpired:
+    process.join(_LONGEST_S)
+    if process.exitcode is None:
         kill(process)
         return -1, f"it had not ended after {_LONGEST_S:.0f} s"
-    return status, (work / "stderr").read_text(errors="replace")
+    return process.exitcode, (work / "stderr").read_text(errors="replace")
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a command and the processes that it has started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def kill(process: BaseProcess) -> None:
+    """Kill a command."""
+    process.kill()
+    process.join()
 
 
 def found(out: Path, patterns: tuple[str, ...]) -> dict[str, str]:
@@ -211,9 +226,9 @@ class Window(NamedTuple):
     ends: float
 
 
-def wait_until(process: subprocess.Popen[bytes], happened: Callable[[], bool]) -> bool:
+def wait_until(process: BaseProcess, happened: Callable[[], bool]) -> bool:
     """Wait for something; return False if the process ends before."""
-    while process.poll() is None:
+    while process.exitcode is None:
         if happened():
             return True
         time.sleep(0.002)
@@ -241,7 +256,7 @@ def undisturbed(job: Job, out: Path, work: Path) -> tuple[dict[str, str], Window
     return result(job, out), Window(begins, ends if ends is not None else time.monotonic() - begun)
 
 
-def wait_for_moment(process: subprocess.Popen[bytes], job: Job, out: Path, window: Window, rng) -> bool:
+def wait_for_moment(process: BaseProcess, job: Job, out: Path, window: Window, rng) -> bool:
     """Wait for a random moment, mostly one at which the job works; return False if the process ends before."""
     if job.begins and rng.random() < 0.85:
         if not wait_until(process, appears(out, job.begins)):
@@ -261,7 +276,7 @@ def attack_by_kill(job: Job, out: Path, work: Path, window: Window, expected: di
         return None
     before = steps_of(job, out)
     kill(process)
-    if process.returncode != -signal.SIGKILL:
+    if process.exitcode != -signal.SIGKILL:
         return None
     problems = problems_now(job, out, before, expected)
     return problems + repeat(job, out, work, expected)
@@ -343,7 +358,10 @@ def prepare(work: Path) -> None:
 def attack(name: str, kills: int, full_disks: int, work: Path, disk: Path, seed: int) -> dict[str, int]:
     """Attack one job, say what goes wrong, and return the counts."""
     job = JOBS[name]
-    expected, window = undisturbed(job, work / "undisturbed" / name, work)
+    expected, _ = undisturbed(job, work / "undisturbed" / name, work)
+    again, window = undisturbed(job, work / "undisturbed_again" / name, work)  # with compiled programs: as attacked
+    if again != expected:
+        sys.exit(f"{name}: two undisturbed commands differ")
     counts = {"kills": 0, "full_disks": 0, "ended_before": 0, "wrong": 0}
     for kind, count in (("kills", kills), ("full_disks", full_disks)):
         for i in range(count):
@@ -380,6 +398,7 @@ def main() -> None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = options.compiled or str(work / "compiled")
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         prepare(work)
+        multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
         disk = stack.enter_context(small_disk(work / "disk")) if options.full_disks else work
         for i, job in enumerate(JOBS):
             kills, full = ((count + len(JOBS) - 1 - i) // len(JOBS) for count in (options.kills, options.full_disks))

@@ -360,3 +360,15 @@ def test_cache_replaced_between_check_and_opening_is_opened_again(root, monkeypa
     source = training_source(files_of(config), config)
     assert len(calls) == 2 and calls[0] != calls[1]
     np.testing.assert_array_equal(source[0].image, first[0].image)
+
+
+def test_a_worker_process_opens_a_cache_that_is_just_being_replaced(root, monkeypatch):
+    source = cached(config_of(root))
+    pickled, folder, moved = pickle.dumps(source), source.folder, source.folder.with_name("moved")
+    folder.rename(moved)
+    monkeypatch.setattr("time.sleep", lambda s: moved.rename(folder))
+    np.testing.assert_array_equal(pickle.loads(pickled)[0].image, source[0].image)
+    folder.rename(moved)
+    monkeypatch.setattr("time.sleep", lambda s: None)
+    with pytest.raises(InputError, match=r"disappeared while it was opened\. Does another process delete it\?"):
+        pickle.loads(pickled)

@@ -102,6 +102,33 @@ def test_keras_2_files_are_read_in_the_order_they_name(golden, tmp_path, first, 
     assert bits(found.batch_stats) == bits(wanted.batch_stats)
 
 
+@pytest.mark.parametrize("backend, suffix", [("TensorFlow", ":0"), ("Theano", "")])
+def test_weights_of_keras_1_are_read_and_what_is_assumed_of_its_backend_is_said(golden, tmp_path, backend, suffix):
+    names, file = [], tmp_path / "old.h5"
+    values = iter([golden[f"weight/{i}"] for i in range(CONVS * 2 + (CONVS - 1) * 4)])
+    parts = {"convolution2d": ("W", "b"), "batchnormalization": ("gamma", "beta", "running_mean", "running_std")}
+    with h5py.File(file, "w") as h5:
+        for i in range(CONVS):
+            for kind in list(parts)[: 2 if i + 1 < CONVS else 1]:
+                names.append(f"{kind}_{i + 1}")
+                group = h5.create_group(names[-1])
+                group.attrs["weight_names"] = [f"{names[-1]}_{part}{suffix}" for part in parts[kind]]
+                for path in group.attrs["weight_names"]:
+                    value = next(values)
+                    if backend == "Theano" and value.ndim == 4:
+                        value = np.rot90(value, 2, (0, 1)).transpose(3, 2, 0, 1)
+                    group.create_dataset(path, data=value)
+        h5.attrs["layer_names"] = [name.encode() for name in names]
+    found, wanted = read_network(file), read_network(GOLDEN / "keras3.weights.h5")
+    assert bits(found.params) == bits(wanted.params) and bits(found.batch_stats) == bits(wanted.batch_stats)
+    assert f"of Keras 1 with {backend}, which" in found.assumed[-1] and found.assumed[:-1] == wanted.assumed
+    with h5py.File(file, "r+") as h5:
+        layer = {"class_name": "Convolution2D", "config": {"name": "convolution2d_1", "nb_filter": 2}}
+        h5.attrs["model_config"] = json.dumps({"class_name": "Model", "config": {"layers": [layer]}})
+    with pytest.raises(InputError, match="as Keras 1 does, which is not read"):
+        read_network(file)
+
+
 @pytest.mark.parametrize("channels", ["bgr", "rgb"])
 def test_what_is_exported_is_what_keras_wrote_bit_for_bit(tmp_path, channels):
     original = GOLDEN / "keras3.weights.h5"
@@ -289,6 +316,10 @@ def join_the_other_way(config):
         (lambda config: config["config"]["layers"][3].pop("config"), "description of the model is damaged"),
         (lambda config: config["config"].update(layers=5), "description of the model is damaged"),
         (lambda config: config["config"]["layers"][4].update(class_name="AveragePooling2D"), "no such layer"),
+        (
+            lambda config: layers_of(config, "UpSampling2D")[0].update(class_name="Conv2DTranspose"),
+            r"no transposed convolutions, only nearest.*train a network here \(unet-jax train\)",
+        ),
     ],
 )
 def test_a_description_of_another_network_is_refused(tmp_path, edit, message):

@@ -11,7 +11,9 @@ import tifffile
 from etils import epath
 from PIL import Image
 
-from unet_jax.data.images.files import read_image, read_pixels
+from unet_jax._types import InputError
+from unet_jax.cli.main import main
+from unet_jax.data.images.files import read_channels, read_image, read_pixels
 from unet_jax.data.masks.files import read_mask_file
 from unet_jax.data.pixels import BadSampleError
 
@@ -123,3 +125,31 @@ def test_pages_are_not_counted_to_the_end(tmp_path):
     start = time.process_time()
     check_refused(tmp_path, "m.tif", data, "holds (at least 100 pictures|more than 512 pages)")
     assert time.process_time() - start < 5.0
+
+
+def test_too_little_memory_is_one_line_with_the_file(tmp_path, monkeypatch, capsys):
+    def no_memory(*arguments, **options):
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    np.save(tmp_path / "m.npy", PIXELS)
+    (tmp_path / "m.png").write_bytes(encoded(PIXELS, "PNG"))
+    monkeypatch.setattr("numpy.load", no_memory)
+    monkeypatch.setattr("cv2.imdecode", no_memory)
+    for read, name in (
+        (read_pixels, "m.npy"),
+        (read_mask_file, "m.npy"),
+        (read_image, "m.png"),
+        (read_pixels, "m.png"),
+    ):
+        with pytest.raises(BadSampleError, match=rf"{name}: there is not enough memory to decode it"):
+            read(epath.Path(tmp_path / name))
+    monkeypatch.setattr("unet_jax.cli.main._run", no_memory)
+    with pytest.raises(SystemExit) as ended:
+        main(["info", "RUN"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said == "unet-jax: there is not enough memory. Unable to allocate 9 GiB\n"
+
+
+def test_no_channel_is_no_image():
+    with pytest.raises(InputError, match="read_channels was given no file"):
+        read_channels([])

@@ -95,6 +95,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (InputError, OSError) as error:  # OSError: a folder without permission, a bucket that does not answer
         print(f"unet-jax: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
+    except MemoryError as error:
+        print(f"unet-jax: there is not enough memory. {error}".rstrip(), file=sys.stderr)
+        sys.exit(2)
     except Preempted as stopped:
         print(f"unet-jax: {stopped}", file=sys.stderr)
         raise

@@ -1,11 +1,13 @@
 """Samples from the files of a disk cache: memory-mapped, and compared with their digests when they are first read."""
 
+import contextlib
 import math
 import os
+import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
@@ -14,7 +16,36 @@ from unet_jax.data.cache_files import CacheFiles, row_digests, sample_digests
 from unet_jax.data.crops import WholeImage
 from unet_jax.data.pixels import BadSampleError
 
+T = TypeVar("T")
 REMEDY = "Rebuild it with --data.rebuild-cache, or delete the folder."
+
+
+def while_replaced(folder: Path, open_folder: Callable[[], T]) -> T:
+    """Return what a function returns that opens the files of a folder, although another process may replace the folder.
+
+    The folder is absent for a moment between the two renames of that. So what was found, an error too, counts only if
+    the folder (by its inode) is still the one that was looked at; otherwise the new one is tried.
+
+    Args:
+      folder: the cache folder.
+      open_folder: function that opens and looks at the files.
+
+    Raises:
+      InputError: the folder stays away, or as `open_folder` does.
+    """
+    for _ in range(100):
+        with contextlib.suppress(FileNotFoundError):
+            inode = folder.stat().st_ino
+            try:
+                opened = open_folder()
+            except (InputError, FileNotFoundError):
+                if folder.stat().st_ino == inode:
+                    raise
+            else:
+                if folder.stat().st_ino == inode:
+                    return opened
+        time.sleep(0.02)
+    raise InputError(f"{folder}: disappeared while it was opened. Does another process delete it?")
 
 
 def map_array(file: BinaryIO) -> np.ndarray:
@@ -96,8 +127,8 @@ class CacheFolder:
             self._sizes.append((descriptor, os.fstat(descriptor).st_size))
             weakref.finalize(self, os.close, descriptor)
 
-    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
-        return type(self), (self._folder, self._ids, self._files)
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return _opened_again, (type(self), self._folder, self._ids, self._files)
 
     @property
     def folder(self) -> Path:
@@ -121,6 +152,11 @@ class CacheFolder:
                     f"{self._ids[index]!r} was read. {REMEDY}"
                 )
         return self._arrays
+
+
+def _opened_again(kind: type[CacheFolder], folder: Path, ids: Sequence[str], files: CacheFiles) -> CacheFolder:
+    """Open a folder in a worker process."""
+    return while_replaced(folder, lambda: kind(folder, ids, files))
 
 
 class DiskSource(CacheFolder):

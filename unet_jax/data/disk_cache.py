@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +28,7 @@ from unet_jax._files import unfinished_folder, user_cache
 from unet_jax._types import InputError
 from unet_jax.config import DataConfig
 from unet_jax.data.cache_files import CacheFiles, files_of_images, files_of_samples, sample_digests
-from unet_jax.data.cache_sources import REMEDY, DiskImages, DiskSource, map_array
+from unet_jax.data.cache_sources import REMEDY, DiskImages, DiskSource, map_array, while_replaced
 from unet_jax.data.file_identity import content_digest, stat_of
 from unet_jax.data.images.format import RGB8
 from unet_jax.data.layout import Layout
@@ -136,23 +135,12 @@ def _opened(
                 f"{root}: the cache cannot be written there ({error}). Name another folder with --data.cache-dir, or "
                 f"use --data.cache memory or none."
             ) from error
-    # Another process may be replacing the folder, which is absent for a moment between the two renames of that. So what
-    # was found, an error too, counts only if the folder (by its inode) is still the one that was looked at; otherwise
-    # try the new one.
-    for _ in range(100):
-        with contextlib.suppress(FileNotFoundError):
-            inode = folder.stat().st_ino
-            try:
-                _check(folder, settings, source, files)
-                opened = kind(folder, tuple(source.ids), files)
-            except (InputError, FileNotFoundError):
-                if folder.stat().st_ino == inode:
-                    raise
-            else:
-                if folder.stat().st_ino == inode:
-                    return opened
-        time.sleep(0.02)
-    raise InputError(f"{folder}: disappeared while it was opened. Does another process delete it?")
+
+    def checked() -> _Folder:
+        _check(folder, settings, source, files)
+        return kind(folder, tuple(source.ids), files)
+
+    return while_replaced(folder, checked)
 
 
 def _settings(source: FileSource, config: DataConfig) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Files as large as memory allows: Pillow's limit lifted; files refused that need more or say what cannot be."""
 
+import contextlib
 import io
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -21,6 +23,26 @@ def open_picture(data: bytes) -> Image.Image:
             return Image.open(io.BytesIO(data), formats=pillow_formats())
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextlib.contextmanager
+def enough_memory(path: object) -> Iterator[None]:
+    """Raise BadSampleError, with the name of a file, where the block that decodes it finds too little memory.
+
+    Example:
+      >>> try:
+      ...     with enough_memory("a.png"):
+      ...         raise MemoryError
+      ... except BadSampleError as error:
+      ...     print(error)
+      a.png: there is not enough memory to decode it. Cut image and mask into parts.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise BadSampleError(
+            f"{path}: there is not enough memory to decode it. Cut image and mask into parts."
+        ) from error
 
 
 def refuse_beyond_memory(path: object, num_bytes: int, file_bytes: int) -> None:

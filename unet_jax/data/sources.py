@@ -14,6 +14,7 @@ from unet_jax.data.masks.index_values import color_text, is_in, listed
 from unet_jax.data.masks.large_arrays import values_of
 from unet_jax.data.masks.placement import ShownImage, placed, shown_image
 from unet_jax.data.masks.read import read_class_numbers, read_colors, read_mask
+from unet_jax.data.memory import enough_memory
 from unet_jax.data.padding import read_part
 from unet_jax.data.pixels import BadSampleError, resize_image, resize_mask, resize_valid
 from unet_jax.data.records import Layout, Record
@@ -83,7 +84,10 @@ class FileSource:
 
     def __getitem__(self, index: int) -> Sample:
         """Decode a sample; raise BadSampleError, which names the file, the value found and the remedy, if it is bad."""
-        record = self._records[index]
+        with enough_memory(self._records[index].image):
+            return self._read(self._records[index])
+
+    def _read(self, record: Record) -> Sample:
         pixels = read_as(record.images, self._image_format)
         image = shown_image(record.image, pixels)
         numbers = None

@@ -15,6 +15,8 @@ _KNOWN = {
     "InputLayer", "Conv2D", "BatchNormalization", "Activation", "ReLU", "MaxPooling2D", "UpSampling2D", "Concatenate",
     "Dropout", "SpatialDropout2D", "GaussianNoise",
 }  # fmt: skip
+NO_PLACE = "Their weights have no place in it: train a network here (unet-jax train), or keep this one in Keras"
+"""What can be done about transposed convolutions."""
 
 
 class Architecture(NamedTuple):
@@ -54,6 +56,11 @@ def _checked(model_config: dict[str, Any], file: epath.Path) -> Architecture:
     """Return the settings of a Keras model; see `read_architecture`."""
     layers = model_config["config"]
     layers = layers["layers"] if isinstance(layers, dict) else layers
+    if any(layer["class_name"] in ("Convolution2D", "Deconvolution2D", "Merge") for layer in layers):
+        raise InputError(
+            f"{file}: describes its network as Keras 1 does, which is not read. Import the weights alone: "
+            f"model.save_weights of Keras 1, or of Keras 2 after keras.models.load_model."
+        )
     problems = [problem for layer in layers for problem in _problems(layer, layers)]
     convs = [layer["config"] for layer in layers if layer["class_name"] == "Conv2D"]
     if convs and _activation(convs[-1]) not in ("sigmoid", "linear"):
@@ -77,6 +84,8 @@ def _problems(layer: dict[str, Any], layers: list[dict[str, Any]]) -> list[str]:
     """Return one line for each setting in which a layer differs from the U-Net's."""
     kind, config = layer["class_name"], layer["config"]
     name = f"{config.get('name', kind)} ({kind})"
+    if kind == "Conv2DTranspose":
+        return [f"{name}: the U-Net has no transposed convolutions, only nearest-neighbour up-sampling. {NO_PLACE}"]
     if kind not in _KNOWN:
         return [f"{name}: there is no such layer in the U-Net"]
     wanted: dict[str, Any] = {}

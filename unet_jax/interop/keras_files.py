@@ -6,6 +6,7 @@
 | Keras 3 `save` | `X.keras` | the same, in a zip file that also holds `config.json` |
 | Keras 2 `save_weights` | `X.h5` | in groups that the attribute `layer_names` lists in the model's order |
 | Keras 2 `save` | `X.h5` | the same below `model_weights`; an attribute `model_config` |
+| Keras 1 `save_weights` | `X.h5` | as Keras 2, with other names of weights, and kernels in the order of its backend |
 
 HDF5 itself lists groups by name, and `conv2d_10` before `conv2d_2`, so its order must never be used.
 """
@@ -69,6 +70,7 @@ class KerasFile(NamedTuple):
     norms: list[KerasLayer]
     others: list[KerasLayer]
     model_config: dict[str, Any] | None  # description of the architecture; None if the file holds weights only
+    keras1: str = ""  # "TensorFlow" or "Theano" for weights of Keras 1, by the order in which it had its kernels
 
 
 def import_h5py() -> Any:
@@ -96,11 +98,13 @@ def read_content(content: bytes, file: str) -> KerasFile:
     Raises:
       InputError: it is damaged, or is not a file in which Keras saves weights.
     """
-    budget = _Budget(file, len(content))
+    budget, keras1 = _Budget(file, len(content)), ""
     with _open_h5(content, file) as (h5, model_config):
         root = _child(h5, "model_weights", budget) if "model_weights" in h5 else h5
         if _attribute_list(root, "layer_names") is not None:
             layers = _legacy_layers(root, budget)
+            if _has_names_of_keras1(root, budget):
+                layers, keras1 = _from_keras1(layers)
             model_config = model_config or h5.attrs.get("model_config")
         else:
             layers = _keras3_layers(root, budget)
@@ -113,6 +117,7 @@ def read_content(content: bytes, file: str) -> KerasFile:
         norms=[x for x in layers if x.is_norm],
         others=[x for x in layers if not x.is_conv and not x.is_norm],
         model_config=None if model_config is None else json.loads(model_config),
+        keras1=keras1,
     )
 
 
@@ -246,6 +251,34 @@ def _legacy_layers(root: Any, budget: _Budget) -> list[KerasLayer]:
         if paths:
             layers.append(KerasLayer(name, tuple(_array(layer, path, budget) for path in paths)))
     return layers
+
+
+def _has_names_of_keras1(root: Any, budget: _Budget) -> bool:
+    """Return whether kernels have names such as `convolution2d_1_W`, or `convolution2d_1_W:0` of TensorFlow."""
+    paths = [
+        path
+        for name in _attribute_list(root, "layer_names") or []
+        for path in _attribute_list(_child(root, name, budget), "weight_names") or []
+    ]
+    return any(path.split(":")[0].endswith("_W") for path in paths)
+
+
+def _from_keras1(layers: list[KerasLayer]) -> tuple[list[KerasLayer], str]:
+    """Return layers with kernels as Keras 2 has them, and the backend in whose order they were.
+
+    Keras 1 stores kernels as its backend computes with them. Those of Theano are `[outputs inputs height width]`, and
+    Theano turns them by 180 degrees.
+    """
+    kernels = [layer for layer in layers if [array.ndim for array in layer.arrays] == [4, 1]]
+    if all(layer.is_conv for layer in kernels) or any(x.arrays[0].shape[0] != len(x.arrays[1]) for x in kernels):
+        return layers, "TensorFlow"
+
+    def turned(layer: KerasLayer) -> KerasLayer:
+        kernel, bias = layer.arrays
+        return KerasLayer(layer.name, (np.ascontiguousarray(kernel.transpose(2, 3, 1, 0)[::-1, ::-1]), bias))
+
+    names = {layer.name for layer in kernels}
+    return [turned(layer) if layer.name in names else layer for layer in layers], "Theano"
 
 
 def _by_meaning(path: str) -> int:

@@ -17,7 +17,7 @@ from etils import epath
 from unet_jax._files import replace_bytes
 from unet_jax._types import InputError, PyTree
 from unet_jax.config import ModelConfig
-from unet_jax.interop.keras_architecture import read_architecture
+from unet_jax.interop.keras_architecture import NO_PLACE, read_architecture
 from unet_jax.interop.keras_files import DIGEST, KerasFile, KerasLayer, arrays_digest, import_h5py
 from unet_jax.interop.keras_reader import read_keras_file
 from unet_jax.model.architecture import Convolution, list_convolutions
@@ -112,7 +112,11 @@ def read_network(file: str | epath.Path, *, channels: Channels = "bgr") -> Netwo
     architecture = read_architecture(content.model_config, file)
     if content.others:
         listed = "\n  ".join(layer.describe() for layer in content.others)
-        raise InputError(f"{file}: has layers that are not in the U-Net, or lack a part of their weights:\n  {listed}")
+        has_transposed = any("transpose" in layer.name.lower() for layer in content.others)
+        more = f"\nThe U-Net has no transposed convolutions. {NO_PLACE}." if has_transposed else ""
+        raise InputError(
+            f"{file}: has layers that are not in the U-Net, or lack a part of their weights:\n  {listed}{more}"
+        )
     config, num_classes = infer_model_config([conv.arrays[0].shape for conv in content.convs], file)
     known = {"norm_eps": architecture.norm_eps, "batch_norm_momentum": architecture.norm_momentum}
     config = dataclasses.replace(
@@ -125,8 +129,19 @@ def read_network(file: str | epath.Path, *, channels: Channels = "bgr") -> Netwo
     _check_layers(content, convolutions, file)
     params, batch_stats = _trees(content, convolutions)
     params = _with_skip_first(params, config, architecture.up_first or ())
-    assumed = () if content.model_config else _assumed(config)
+    assumed = () if content.model_config else _assumed(config) + _OF_KERAS1[content.keras1]
     return Network(config, num_classes, _turn_channels(params, channels), batch_stats, architecture.image_size, assumed)
+
+
+_OF_KERAS1 = {
+    "": (),
+    "TensorFlow": ("kernels of Keras 1 with TensorFlow, which does not turn them as Theano does",),
+    "Theano": (
+        "kernels [outputs inputs height width] of Keras 1 with Theano, which turns them by 180 degrees: they were "
+        "turned back",
+    ),
+}
+"""What is assumed of kernels by the backend whose order they have."""
 
 
 def _assumed(config: ModelConfig) -> tuple[str, ...]:

@@ -100,7 +100,7 @@ def _sent(found: KerasFile) -> bytes:
     layers = {kind: getattr(found, kind) for kind in _KINDS}
     names = {kind: [[layer.name, len(layer.arrays)] for layer in of_kind] for kind, of_kind in layers.items()}
     stream = io.BytesIO()
-    stream.write(json.dumps({**names, "model_config": found.model_config}).encode() + b"\n")
+    stream.write(json.dumps({**names, "model_config": found.model_config, "keras1": found.keras1}).encode() + b"\n")
     for of_kind in layers.values():
         for layer in of_kind:
             for array in layer.arrays:
@@ -119,4 +119,4 @@ def _received(sent: bytes) -> KerasFile:
         ]
         for kind in _KINDS
     }
-    return KerasFile(**layers, model_config=values["model_config"])
+    return KerasFile(**layers, model_config=values["model_config"], keras1=values["keras1"])

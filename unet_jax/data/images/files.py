@@ -9,7 +9,9 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from unet_jax._types import InputError
 from unet_jax.data.images.tiff import TIFF_SUFFIXES, read_tiff, tiff_header
+from unet_jax.data.memory import enough_memory
 from unet_jax.data.orientation import read_orientation, turned
 from unet_jax.data.pixels import BadSampleError, pillow_formats, read_bytes
 from unet_jax.data.whole_files import check_picture
@@ -55,8 +57,8 @@ def read_image(path: str | epath.Path) -> np.ndarray:
       ((2, 4, 3), [7, 7, 7])
     """
     path = epath.Path(path)
-    data = read_bytes(path)
-    return _decode(path, data, cv2.IMREAD_COLOR_RGB)
+    with enough_memory(path):
+        return _decode(path, read_bytes(path), cv2.IMREAD_COLOR_RGB)
 
 
 def read_pixels(path: str | epath.Path, *, pages: str = "error") -> np.ndarray:
@@ -86,7 +88,12 @@ def read_pixels(path: str | epath.Path, *, pages: str = "error") -> np.ndarray:
       ((2, 4, 5), 'uint16')
     """
     path = epath.Path(path)
-    data = read_bytes(path)
+    with enough_memory(path):
+        return _read(path, read_bytes(path), pages)
+
+
+def _read(path: epath.Path, data: bytes, pages: str) -> np.ndarray:
+    """Decode the content of an image file; see `read_pixels`."""
     suffix = path.suffix.lower()
     if suffix in TIFF_SUFFIXES:
         pixels = read_tiff(path, data, pages=pages)
@@ -112,6 +119,7 @@ def read_channels(files: Sequence[str | epath.Path], *, pages: str = "error") ->
 
     Raises:
       BadSampleError: a file cannot be read or holds several channels, or two have different sizes.
+      InputError: there is no file.
 
     Example:
       >>> import pathlib, tempfile
@@ -125,6 +133,8 @@ def read_channels(files: Sequence[str | epath.Path], *, pages: str = "error") ->
       >>> pixels.shape, pixels[0, 0].tolist()
       ((2, 4, 2), [0, 1])
     """
+    if not files:
+        raise InputError("read_channels was given no file, but an image has at least one channel.")
     return np.stack(read_planes([epath.Path(file) for file in files], pages=pages), axis=-1)
 
 
@@ -203,6 +213,8 @@ def _load_npy(path: epath.Path, source: Any, **options: Any) -> np.ndarray:
     """Load the array of an image, `[h w c]`; raise BadSampleError if it is not one."""
     try:
         pixels = np.load(source, allow_pickle=False, **options)
+    except MemoryError:
+        raise
     except Exception as error:
         raise BadSampleError(f"{path}: is not an array that NumPy can load ({error}). Save it with np.save.") from error
     if not isinstance(pixels, np.ndarray) or pixels.ndim not in (2, 3):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from unet_jax.data.masks.content import MaskFile, is_inverting, largest, native
 from unet_jax.data.masks.tiff import read_tiff_mask
-from unet_jax.data.memory import open_picture, refuse_beyond_memory
+from unet_jax.data.memory import enough_memory, open_picture, refuse_beyond_memory
 from unet_jax.data.orientation import read_orientation, turned
 from unet_jax.data.pixels import BadSampleError, read_bytes
 from unet_jax.data.png_chunks import PNG_START, read_chunk
@@ -33,17 +33,18 @@ def read_mask_file(path: epath.Path) -> MaskFile:
       BadSampleError: the file cannot be read or decoded, holds several pictures, has channels that are no colours, or
         needs more memory than there is. The message names the file.
     """
-    data = read_bytes(path)
+    with enough_memory(path):
+        return _read(path, read_bytes(path))
+
+
+def _read(path: epath.Path, data: bytes) -> MaskFile:
+    """Decode the content of a mask file; see `read_mask_file`."""
     try:
         if data[:6] == b"\x93NUMPY":
             return _npy(path, data)
         file = read_tiff_mask(path, data) if data[:4] in _TIFF_STARTS else _as_shown(_picture(path, data), data)
-    except BadSampleError:
+    except (BadSampleError, MemoryError):
         raise
-    except MemoryError as error:
-        raise BadSampleError(
-            f"{path}: there is not enough memory to decode it. Cut image and mask into parts."
-        ) from error
     except Exception as error:  # decoders raise errors of many types for damaged files
         raise BadSampleError(f"{path}: is not a readable image ({error}; {len(data)} bytes). Replace it.") from error
     if file.palette is not None and is_inverting(file.palette):
