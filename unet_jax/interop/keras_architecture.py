@@ -16,7 +16,7 @@ _KNOWN = {
     "Dropout", "SpatialDropout2D", "GaussianNoise",
 }  # fmt: skip
 NO_PLACE = "Their weights have no place in it: train a network here (unet-jax train), or keep this one in Keras"
-"""What can be done about transposed convolutions."""
+"""Remedy for transposed convolutions."""
 
 
 class Architecture(NamedTuple):

@@ -141,7 +141,7 @@ _OF_KERAS1 = {
         "turned back",
     ),
 }
-"""What is assumed of kernels by the backend whose order they have."""
+"""Assumptions about kernels, by the backend whose order they have."""
 
 
 def _assumed(config: ModelConfig) -> tuple[str, ...]:
