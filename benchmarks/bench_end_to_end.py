@@ -6,31 +6,33 @@ import itertools
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import tyro
 from etils import epath
+from jax.sharding import Mesh
 from measure import finish, record
 from photos import write_photos
 from rich.console import Console
 from rich.table import Table
 
+from unet_jax._types import Batch
 from unet_jax.config import Config
 from unet_jax.config.dicts import replace
+from unet_jax.config.packing import Packing
 from unet_jax.config.presets import PRESETS
 from unet_jax.data.cached_source import training_source
 from unet_jax.data.layout import find_layout
 from unet_jax.data.order import TrainOrder
 from unet_jax.data.sources import FileSource
 from unet_jax.data.threads import num_cores
-from unet_jax.devices.compilation import compiler_options
 from unet_jax.devices.huge_pages import restart_with_huge_pages
 from unet_jax.devices.mesh import make_mesh, put_replicated
-from unet_jax.losses import bce_dice_loss
-from unet_jax.program.initial_state import init_state, make_model
-from unet_jax.program.optim import make_optimizer
-from unet_jax.program.steps import make_train_step
+from unet_jax.program.build import build
+from unet_jax.program.state import TrainState
 from unet_jax.training.prefetch import device_batches
 
 
@@ -59,84 +61,120 @@ def main(options: Options) -> None:
     """Write the image files, and run the benchmark on them."""
     with contextlib.ExitStack() as stack:
         folder = options.root or stack.enter_context(tempfile.TemporaryDirectory())
-        root = epath.Path(folder) / "photos"
-        write_photos(root, num_images=options.num_images, num_classes=options.num_classes)
         settings = {
-            "data.root": str(root),
-            "data.cache_dir": str(root.parent / "cache"),
+            **photo_settings(epath.Path(folder), num_images=options.num_images, num_classes=options.num_classes),
             "data.image_size": options.image_size,
             "data.num_threads": options.num_threads,
             "train.batch_size": options.batch_size,
         }
-        base = replace(PRESETS[options.preset](), settings)
-        run(base, options, stack)
+        run(replace(PRESETS[options.preset](), settings), options)
 
 
-def run(base: Config, options: Options, stack: contextlib.ExitStack) -> None:
+class Feed(NamedTuple):
+    """Training samples, with the order and the settings in which they are read."""
+
+    source: Any
+    order: TrainOrder
+    config: Config
+
+
+def photo_settings(root: epath.Path, *, num_images: int, num_classes: int) -> dict[str, Any]:
+    """Write the image files into a folder, and return the settings with which they are read."""
+    write_photos(root / "photos", num_images=num_images, num_classes=num_classes)
+    return {"data.root": str(root / "photos"), "data.cache_dir": str(root / "cache")}
+
+
+def open_feed(config: Config) -> Feed:
+    """Open the files of a config, with a cache in memory already filled, as after the first epoch of a run."""
+    layout = find_layout(config.data)
+    files = FileSource(layout, layout.records)
+    source = training_source(files, config.data, num_threads=num_cores())
+    for i in range(len(source) if config.data.cache == "memory" else 0):
+        source[i]
+    return Feed(source, TrainOrder(len(files), config.train.batch_size, 10**6, 0), config)
+
+
+def first_batch(feed: Feed, mesh: Mesh, packing: Packing) -> Batch:
+    """Return a batch of a feed, on the devices."""
+    batches = device_batches(*feed, mesh, start_step=0, packing=packing)
+    with contextlib.closing(batches):
+        return next(batches)
+
+
+def timed_steps(step: Any, state: TrainState, batches: Iterator[Batch], count: int) -> tuple[TrainState, float, float]:
+    """Run steps as the loop of a run does, with metrics read one step late.
+
+    Returns:
+      The state, the seconds per step, and the share of time spent waiting for a batch.
+    """
+    pending, waited = None, 0.0
+    start = time.perf_counter()
+    for _ in range(count):
+        before = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - before
+        state, metrics = step(state, batch)
+        if pending is not None:
+            jax.device_get(pending)
+        pending = metrics
+    jax.block_until_ready(pending)
+    spent = time.perf_counter() - start
+    return state, spent / count, waited / spent
+
+
+def timed_round(
+    step: Any, state: TrainState, fixed: Batch, feed: Feed, mesh: Mesh, packing: Packing, count: int
+) -> tuple[TrainState, tuple[float, float, float, float]]:
+    """Time steps with data between two measurements of the step alone, so that other processes slow both alike.
+
+    Returns:
+      The state, and seconds per step before, with data and after, and the share of time spent waiting for a batch.
+    """
+    state, before_s, _ = timed_steps(step, state, itertools.repeat(fixed), count)
+    batches = device_batches(*feed, mesh, start_step=0, packing=packing)
+    with contextlib.closing(batches):
+        next(batches)
+        state, fed_s, wait_share = timed_steps(step, state, batches, count)
+    state, after_s, _ = timed_steps(step, state, itertools.repeat(fixed), count)
+    return state, (before_s, fed_s, after_s, wait_share)
+
+
+def summary_of(rounds: Sequence[tuple[float, float, float, float]]) -> dict[str, float]:
+    """Return medians over rounds of `timed_round`."""
+    before, fed, after, wait = np.array(rounds).T
+    pure = np.sqrt(before * after)
+    return {
+        "pure_step_s": float(np.median(pure)),
+        "step_s": float(np.median(fed)),
+        "fraction_median": float(np.median(pure / fed)),
+        "fraction_fastest": float(before.min() / fed.min()),
+        "wait_share": float(np.median(wait)),
+    }
+
+
+def run(base: Config, options: Options) -> None:
     """Time training with each cache and place of augmentation, print a table, and finish the report."""
     mesh = make_mesh()
-    model, tx = make_model(base.model, options.num_classes), make_optimizer(base.optim, 10**6)
-    state = put_replicated(jax.jit(lambda key: init_state(key, model, tx))(jax.random.key(0)), mesh)
-    layout = find_layout(base.data)
-    files = FileSource(layout, layout.records)
-    order = TrainOrder(len(files), options.batch_size, 10**6, 0)
-    feeds = {}
-    for cache, where in itertools.product(options.cache, options.where):
-        config = replace(base, {"data.cache": cache, "augment.where": where})
-        source = training_source(files, config.data, num_threads=num_cores())
-        for i in range(len(source) if cache == "memory" else 0):
-            source[i]  # fill the cache, as the first epoch of a run does
-        feeds[f"{cache} cache, {where}"] = (source, config)
-    with contextlib.closing(device_batches(*_feed(feeds, 0, order), mesh, start_step=0)) as batches:
-        fixed = next(batches)
-    train_step = make_train_step(model.apply, bce_dice_loss, tx, compiler_options=compiler_options())
-    step = train_step.lower(state, fixed).compile()
-
-    def steps(state, batches):
-        """Run steps as the loop of a run does, with metrics read one step late.
-
-        Returns the state, the seconds per step, and the share of time spent waiting for a batch.
-        """
-        pending, waited = None, 0.0
-        start = time.perf_counter()
-        for _ in range(options.num_steps):
-            before = time.perf_counter()
-            batch = next(batches)
-            waited += time.perf_counter() - before
-            state, metrics = step(state, batch)
-            if pending is not None:
-                jax.device_get(pending)
-            pending = metrics
-        jax.block_until_ready(pending)
-        spent = time.perf_counter() - start
-        return state, spent / options.num_steps, waited / spent
-
-    state, *_ = steps(state, itertools.repeat(fixed))
+    program = build(base, options.num_classes, 10**6)
+    state = put_replicated(jax.jit(program.init)(jax.random.key(0)), mesh)
+    feeds = {
+        f"{cache} cache, {where}": open_feed(replace(base, {"data.cache": cache, "augment.where": where}))
+        for cache, where in itertools.product(options.cache, options.where)
+    }
+    fixed = first_batch(next(iter(feeds.values())), mesh, program.packing)
+    step = program.train_step.lower(state, fixed).compile()  # type: ignore[attr-defined]
+    state, *_ = timed_steps(step, state, itertools.repeat(fixed), options.num_steps)
     times: dict[str, list[tuple[float, float, float, float]]] = {}
     for _ in range(options.num_rounds):
-        for i, name in enumerate(feeds):
-            # Timed between two measurements of the step alone, so that other processes slow both alike.
-            state, before_s, _ = steps(state, itertools.repeat(fixed))
-            with contextlib.closing(device_batches(*_feed(feeds, i, order), mesh, start_step=0)) as batches:
-                next(batches)
-                state, fed_s, wait_share = steps(state, batches)
-            state, after_s, _ = steps(state, itertools.repeat(fixed))
-            times.setdefault(name, []).append((before_s, fed_s, after_s, wait_share))
+        for name, feed in feeds.items():
+            state, seconds = timed_round(step, state, fixed, feed, mesh, program.packing, options.num_steps)
+            times.setdefault(name, []).append(seconds)
+            before_s, fed_s, after_s, wait_share = seconds
             alone = f"step alone {before_s:.3f} and {after_s:.3f} s"
             print(f"{name}: {alone}, with data {fed_s:.3f} s, waiting {wait_share:.1%}", file=sys.stderr)
     table = Table("input", "step s", "pure step s", "share of rate", "share, fastest", "waiting", title=options.preset)
-    results = {}
-    for name, rows in times.items():
-        before, fed, after, wait = np.array(rows).T
-        pure = np.sqrt(before * after)
-        results[name] = {
-            "pure_step_s": float(np.median(pure)),
-            "step_s": float(np.median(fed)),
-            "fraction_median": float(np.median(pure / fed)),
-            "fraction_fastest": float(before.min() / fed.min()),
-            "wait_share": float(np.median(wait)),
-        }
-        r = results[name]
+    results = {name: summary_of(rounds) for name, rounds in times.items()}
+    for name, r in results.items():
         table.add_row(
             name,
             *(f"{r[key]:.3f}" for key in ("step_s", "pure_step_s", "fraction_median", "fraction_fastest")),
@@ -145,12 +183,6 @@ def run(base: Config, options: Options, stack: contextlib.ExitStack) -> None:
     Console(width=100).print(table)
     report = record("end to end", {**dataclasses.asdict(options), "root": ""})
     finish({**report, "results": results, "rounds": times}, options.save)
-
-
-def _feed(feeds, index, order):
-    """Return the source, the order and the config of one variant, for `device_batches`."""
-    source, config = list(feeds.values())[index]
-    return source, order, config
 
 
 if __name__ == "__main__":

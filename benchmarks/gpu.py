@@ -1,127 +1,249 @@
-"""All benchmarks that are worth running on a GPU, in one command of about 20 minutes: `python benchmarks/gpu.py`.
+"""What is worth measuring on a GPU, in one command of at most 8 minutes: `python benchmarks/gpu.py`.
 
-Each piece is a process with its own time limit. If a piece fails or takes too long, the results of the others are kept.
-Results go to results/gpu/, with a log for each piece. `--small` tests all pieces on any machine; its numbers mean
-nothing.
+Pieces run one after the other, the most important first (`gpu_pieces.py`), each with a time limit. Every row is written
+into one file as soon as it is measured, so that nothing is lost when time is over, whatever ends the command. A second
+command measures what is left, `--only PIECES` only some of it, and both add to the same file.
 
-The comparison with PyTorch begins with the smallest batch of each dtype. Larger batches follow in the time that is
-left, so compare the best images per second of each implementation.
+`--small` tries all pieces with tiny sizes on any machine; its numbers mean nothing. `--rehearse h100` measures nothing,
+but compiles every JAX program for a GPU that is not there.
 """
 
+import contextlib
 import dataclasses
+import datetime
 import json
 import os
 import pathlib
+import queue
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from typing import Any
 
+import facts
 import tyro
-from measure import RESULTS
+from gpu_pieces import Piece, list_pieces
+from gpu_results import Results
+from gpu_table import print_tables
 
-FOLDER = pathlib.Path(__file__).parent
+FOLDER = pathlib.Path(__file__).resolve().parent
+REPOSITORY = FOLDER.parent
+_LEAST_S = 10.0  # no piece is started with less
+_TAIL = 3000  # characters of a worker's stderr that are kept if it fails
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Measure steps, peers, packing, remat, losses, input and a profile."""
+    """Measure the library's steps on a GPU, against PyTorch's and the limits of the machine."""
 
-    out: str = str(RESULTS / "gpu")
-    """Folder for JSON files, logs and the profile."""
+    minutes: float = 8.0
+    """Time for everything; what is not finished by then is left for another call."""
+    only: tuple[str, ...] = ()
+    """Names of the pieces to measure, or the beginnings of their names. Empty: all."""
+    again: bool = False
+    """Measure again what the file already has for this device and this code."""
+    out: str = ""
+    """File of results. Empty: results/gpu.json, or gpu_small.json in the folder of temporary files."""
+    cache: str = ""
+    """Folder for compiled programs and the results of autotuning, which all pieces share. Empty: one in the folder of
+    temporary files."""
+    commit: str = ""
+    """Commit to write into the file, where git cannot say it."""
     small: bool = False
     """Use tiny sizes, to test whether everything runs, on a CPU too."""
-    only: tuple[str, ...] = ()
-    """Names of the pieces to run, or the beginnings of their names. Empty: all."""
-    total_s: float = 1200.0
-    """Seconds after which no further piece is started. The pieces that are left out are named."""
+    rehearse: str = ""
+    """Kind of GPU (a100, h100, h200 or b200) to compile every program for, without one; nothing is measured."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Piece:
-    """One benchmark with its arguments and its time limit in seconds."""
-
-    name: str
-    script: str
-    arguments: tuple[str, ...]
-    limit_s: float
+class Late(Exception):
+    """The time of a piece is over."""
 
 
-def pieces(options: Options) -> list[Piece]:
-    """Return the pieces to run, the most important first."""
-    if options.small:
-        size, batches, rounds_of = "32", {"bfloat16": ("2",), "float32": ("2",)}, ("--num-rounds", "1")
-        network = ("--widths", "2", "4", "--center-width", "4")
-        preset, tiny, packings = "small", ("--small-ceilings",), ("none", "1x2")
-    else:
-        size, batches = "1024", {"bfloat16": ("8", "16", "32", "64"), "float32": ("4", "8", "16", "32")}
-        rounds_of, network = ("--num-rounds", "10"), ()
-        preset, tiny, packings = "seed", (), ("none", "2", "2,2", "4,2,2", "4x2,2x2,1x2", "4,2x4,2,1x2")
-    of_peers = ("--variants", "unet_jax", "textbook JAX", "PyTorch", "PyTorch compiled", "--image-size", size)
-    first, later = [], []
-    for dtype, tried in batches.items():
-        # All batch sizes in one piece, so that the best one can be seen.
-        step = ("--preset", preset, "--image-size", size, "--dtype", dtype, "--batch-size", *tried, *rounds_of)
-        first.append(Piece(f"step_{dtype}", "bench_step.py", (*step, *tiny), 240.0))
-    for dtype, tried in batches.items():
-        for i, batch in enumerate(tried):
-            peers = (*of_peers, *network, "--dtype", dtype, "--batch-size", batch, *rounds_of, *tiny)
-            (later if i else first).append(Piece(f"peers_{dtype}_{batch}", "bench_peers.py", peers, 240.0))
-    best = batches["bfloat16"][0]
-    common = ("--image-size", size, "--batch-size", best, *rounds_of)
-    packing = ("--packing", *packings, "--dtype", "bfloat16", *common, *network)
-    remat = ("--preset", preset, "--dtype", "bfloat16", *common)
-    first.append(Piece("packing", "bench_packing.py", packing, 240.0))
-    if options.small:
-        remat += ("--remat", "none", "--accumulation", "2")
-    first.append(Piece("memory", "bench_memory.py", remat, 240.0))
-    losses = ("--preset", preset, "--dtype", "bfloat16", *common)
-    first.append(Piece("losses", "bench_losses.py", losses, 180.0))
-    end_to_end = ("--preset", preset, "--image-size", size, "--batch-size", best, "--num-images", best)
-    rounds = ("--num-rounds", "1", "--num-steps", "1", "--cache", "memory") if options.small else ("--num-rounds", "3")
-    first.append(Piece("end_to_end", "bench_end_to_end.py", (*end_to_end, *rounds), 240.0))
-    first.append(Piece("profile", "profile_step.py", ("--preset", preset, *common[:4], "--dtype", "bfloat16"), 180.0))
-    first += later
-    wanted = options.only
-    return [piece for piece in first if not wanted or any(piece.name.startswith(name) for name in wanted)]
+class Worker:
+    """Running process that measures, in JAX or in PyTorch.
 
+    Args:
+      kind: jax or torch; or the path of another script, for tests.
+      environment: environment variables.
+      log: file for its stderr.
+    """
 
-def run(piece: Piece, out: pathlib.Path) -> str:
-    """Run one piece, and return "done" or what went wrong. It writes out/NAME.json and its output to out/NAME.log."""
-    target = out / f"{piece.name}.json"
-    command = [sys.executable, str(FOLDER / piece.script), *piece.arguments, "--save", str(target)]
-    with open(out / f"{piece.name}.log", "w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    def __init__(self, kind: str, environment: dict[str, str], log: pathlib.Path):
+        self.log = log
+        script = [kind] if kind.endswith(".py") else [str(FOLDER / "gpu_worker.py"), kind]
+        with open(log, "w") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, *script], env=environment, text=True, process_group=0,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
+            )  # fmt: skip
+        self._messages: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._messages.put(line)
+        self._messages.put("")  # it has ended
+
+    def next_message(self, deadline: float) -> dict[str, Any]:
+        """Return its next message; raise `Late` after the deadline, and `EOFError` if the process has ended."""
         try:
-            status = process.wait(timeout=piece.limit_s)
-        except subprocess.TimeoutExpired:
-            # End its child processes too: those of the session that it started, and no others.
-            os.killpg(process.pid, 9)
-            process.wait()
-            return f"stopped after {piece.limit_s:.0f} s"
-    return "done" if status == 0 and target.exists() else f"failed with status {status}, see {piece.name}.log"
+            line = self._messages.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            raise Late from None
+        if not line:
+            raise EOFError(f"its process ended with status {self._process.wait()}")
+        return json.loads(line)
+
+    def ask(self, request: dict[str, Any]) -> None:
+        """Send a request."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has ended, which `next_message` says
+            print(json.dumps(request), file=self._process.stdin, flush=True)
+
+    def end(self) -> None:
+        """End the process, and the processes that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._reader.join(timeout=5.0)
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):  # a request that nobody read
+                pipe.close()
+
+
+class Workers:
+    """Running workers by kind, which live as long as nothing goes wrong: starting one takes some seconds."""
+
+    def __init__(self, environment: dict[str, str], folder: pathlib.Path):
+        self._environment, self._folder = environment, folder
+        self._running: dict[str, tuple[Worker, dict[str, Any]]] = {}
+
+    def get(self, kind: str, deadline: float) -> tuple[Worker, dict[str, Any]]:
+        """Return the worker of a kind, started if it does not run, and its facts."""
+        if kind not in self._running:
+            name = pathlib.Path(kind).stem
+            worker = Worker(kind, self._environment, self._folder / f"{name}.log")
+            self._running[kind] = worker, {}
+            self._running[kind] = worker, worker.next_message(deadline)["facts"]
+        return self._running[kind]
+
+    def end(self, kind: str) -> str:
+        """End the worker of a kind, and return the end of what it said on stderr."""
+        worker, _ = self._running.pop(kind)
+        worker.end()
+        return worker.log.read_text(errors="replace")[-_TAIL:]
+
+    def end_all(self) -> None:
+        """End all workers."""
+        for kind in list(self._running):
+            self.end(kind)
+
+
+def run_piece(piece: Piece, workers: Workers, results: Results, deadline: float) -> str:
+    """Measure what is left of a piece, and return "done" or what went wrong. Rows are written as they come."""
+    deadline = min(deadline, time.monotonic() + piece.limit_s)
+    start, failures, log = time.monotonic(), 0, ""
+    try:
+        worker, device = workers.get(piece.worker, deadline)
+        results.begin(piece.worker, device)
+        left = results.left(piece)
+        worker.ask({"variants": left})
+        while True:
+            message = worker.next_message(deadline)
+            if "done" in message:
+                break
+            for kind in ("row", "finished", "failed"):
+                if kind in message:
+                    results.add(piece.name, kind, message[kind])
+                    failures += kind == "failed"
+        outcome = f"{failures} of {len(left)} variants failed" if failures else "done"
+        if failures:  # the memory of what failed may not be free
+            log = workers.end(piece.worker)
+    except Late:
+        outcome, log = f"stopped after {time.monotonic() - start:.0f} s", workers.end(piece.worker)
+    except (EOFError, json.JSONDecodeError) as error:
+        outcome, log = f"failed: {error}", workers.end(piece.worker)
+    results.close(piece.name, outcome, time.monotonic() - start, "" if outcome == "done" else log)
+    return outcome
+
+
+def run(options: Options, pieces: list[Piece], results: Results, folder: pathlib.Path) -> dict[str, str]:
+    """Run the pieces until time is over, and return the outcome of each."""
+    start, outcomes = time.monotonic(), {}
+    deadline = start + 60.0 * options.minutes - 2.0
+    workers = Workers(environment_of(options), folder)
+    try:
+        for piece in pieces:
+            if deadline - time.monotonic() < _LEAST_S:
+                outcomes[piece.name] = "left out, time is over"
+            else:
+                outcomes[piece.name] = run_piece(piece, workers, results, deadline)
+            print(f"{time.monotonic() - start:6.0f} s  {piece.name}: {outcomes[piece.name]}", flush=True)
+    finally:
+        workers.end_all()
+    return outcomes
+
+
+def environment_of(options: Options) -> dict[str, str]:
+    """Return the environment of the workers: this repository's library, one cache, memory as it is needed."""
+    cache = pathlib.Path(options.cache or pathlib.Path(tempfile.gettempdir()) / "unet_jax_gpu_cache").absolute()
+    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUNBUFFERED": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(cache / "jax"),  # XLA's autotuning keeps its results there too
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+        "TRITON_CACHE_DIR": str(cache / "triton"),
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # PyTorch's worker needs memory too
+    }
+
+
+def common_facts(options: Options) -> dict[str, Any]:
+    """Return the facts of this call that do not depend on a worker."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "commit": options.commit or facts.commit(REPOSITORY / "unet_jax"),
+        "code": facts.digest(REPOSITORY / "unet_jax", FOLDER),
+        "machine": facts.machine(),
+        "driver": facts.driver(),
+        "small": options.small,
+        "num_devices": 1,
+        "options": {**dataclasses.asdict(options), "out": "", "cache": ""},
+    }
 
 
 def main(options: Options) -> None:
-    """Run all pieces, and print and write the outcome of each."""
-    out = pathlib.Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
-    start, outcomes = time.monotonic(), {}
-    for piece in pieces(options):
-        spent = time.monotonic() - start
-        if spent > options.total_s:
-            outcomes[piece.name] = f"left out, {options.total_s:.0f} s are over"
-        else:
-            outcomes[piece.name] = run(piece, out)
-        print(f"{time.monotonic() - start:6.0f} s  {piece.name}: {outcomes[piece.name]}", flush=True)
-        _write(out, outcomes)
-    print(json.dumps({"benchmark": "gpu", "out": str(out), "pieces": outcomes}))
+    """Run the pieces, print tables, and finish with a line of JSON."""
+    pieces = [
+        piece
+        for piece in list_pieces(small=options.small)
+        if not options.only or any(piece.name.startswith(name) for name in options.only)
+    ]
+    if not pieces:
+        names = ", ".join(piece.name for piece in list_pieces())
+        raise SystemExit(f"--only names no piece: use the beginnings of {names}.")
+    if options.rehearse:
+        rehearse = [sys.executable, str(FOLDER / "gpu_rehearse.py"), options.rehearse, *(p.name for p in pieces)]
+        raise SystemExit(subprocess.run(rehearse, env=environment_of(options)).returncode)
+    default = pathlib.Path(tempfile.gettempdir()) / "gpu_small.json" if options.small else FOLDER / "results/gpu.json"
+    results = Results(pathlib.Path(options.out or default), common_facts(options), again=options.again)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the workers too; a kill does so by itself
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes = run(options, pieces, results, pathlib.Path(folder))
+    if results.report["results"]:
+        print_tables(results.report)
+    print(json.dumps({"benchmark": "gpu", "out": str(results.path), "pieces": outcomes}))
     if all(outcome != "done" for outcome in outcomes.values()):
         raise SystemExit(1)
-
-
-def _write(out: pathlib.Path, outcomes: dict[str, str]) -> None:
-    """Write the outcome of each piece so far."""
-    (out / "pieces.json").write_text(json.dumps(outcomes, indent=1) + "\n")
 
 
 if __name__ == "__main__":

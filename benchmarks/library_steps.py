@@ -1,12 +1,12 @@
 """The library's own steps, built exactly as training, evaluation and prediction build them, for timing."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from network import Network, num_parameters, random_pixels
+from network import Network, by_stage, num_parameters, random_pixels
 
 from unet_jax._types import Batch, Sample
 from unet_jax.config import Config
@@ -94,7 +94,15 @@ def compiled(step: Any, *arguments: Any) -> tuple[Any, dict[str, float]]:
     """
     start = time.perf_counter()
     lowered = step.lower(*arguments)
-    program = lowered.compile()
+    lower_s = time.perf_counter() - start
+    program, facts = compile_lowered(lowered)
+    return program, {**facts, "compile_s": facts["compile_s"] + lower_s}
+
+
+def compile_lowered(lowered: Any, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, float]]:
+    """Compile a lowered program with XLA's options, and return it with the same facts as `compiled`."""
+    start = time.perf_counter()
+    program = lowered.compile(compiler_options=options or None)
     facts = {"compile_s": time.perf_counter() - start}
     memory = program.memory_analysis()
     if memory is not None:
@@ -109,6 +117,26 @@ def compiled(step: Any, *arguments: Any) -> tuple[Any, dict[str, float]]:
     if cost and "bytes accessed" in cost:
         facts["bytes_accessed"] = float(cost["bytes accessed"])
     return program, facts
+
+
+def state_with(program: Program, network: Network, weights: Sequence[np.ndarray]) -> TrainState:
+    """Return a program's first state with given weights, in Keras's order (`network.random_weights`)."""
+    params: dict[str, Any] = {}
+    stats: dict[str, Any] = {}
+    for name, arrays in by_stage(network, weights).items():
+        stage, _, index = name.partition("/")
+        conv = {"kernel": arrays[0], "bias": arrays[1]}
+        if not index:
+            params[stage] = conv
+            continue
+        params.setdefault(stage, {})[f"conv{index}"] = conv
+        params[stage][f"norm{index}"] = {"scale": arrays[2], "bias": arrays[3]}
+        stats.setdefault(stage, {})[f"norm{index}"] = {"mean": arrays[4], "var": arrays[5]}
+    shapes = jax.eval_shape(program.init, jax.random.key(0))
+    wanted = jax.tree.structure((shapes.params, shapes.batch_stats))
+    assert wanted == jax.tree.structure((params, stats)), "the network of network.py differs from the library's"
+    params, stats = jax.device_put((params, stats))
+    return TrainState(jax.device_put(np.int32(0)), params, stats, jax.jit(program.tx.init)(params))
 
 
 def reason(error: Exception) -> str:

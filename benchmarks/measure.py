@@ -4,14 +4,10 @@ On a busy machine the time of one variant means little. So variants take turns, 
 benchmarks compare ratios of times of the same round.
 """
 
-import contextlib
 import datetime
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,9 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from facts import commit, driver, machine, version_of
 
 import unet_jax
-from unet_jax.data.threads import num_cores
 from unet_jax.runs.info import current_versions
 
 Step = Callable[[], object]
@@ -137,7 +133,7 @@ def record(benchmark: str, options: Mapping[str, Any], packages: Sequence[str] =
     return {
         "benchmark": benchmark,
         "date": datetime.date.today().isoformat(),
-        "commit": commit(),
+        "commit": commit(pathlib.Path(unet_jax.__file__).parent),
         "device": jax.devices()[0].device_kind,
         "num_devices": jax.device_count(),
         "driver": driver(),
@@ -146,44 +142,6 @@ def record(benchmark: str, options: Mapping[str, Any], packages: Sequence[str] =
         "versions": {name: version for name, version in versions.items() if version},
         "options": dict(options),
     }
-
-
-def version_of(package: str) -> str:
-    """Return the version of an installed package; empty if it is not installed."""
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(package)
-    return ""
-
-
-def commit() -> str:
-    """Return the commit of the library, with a plus if files have changed since then; empty without git."""
-    folder = str(pathlib.Path(unet_jax.__file__).parent)
-    head = _said("git", "-C", folder, "rev-parse", "--short", "HEAD")
-    changed = _said("git", "-C", folder, "status", "--porcelain", "--", ".")
-    return head + ("+" if changed else "")
-
-
-def driver() -> str:
-    """Return the driver version of the NVIDIA GPUs; empty if there are none."""
-    return _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0]
-
-
-def machine() -> str:
-    """Return architecture, number of cores and processor."""
-    return f"{platform.machine()}, {num_cores()} cores, {_processor()}"
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
-        return next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "")
-    return platform.processor()
-
-
-def _said(*command: str) -> str:
-    try:
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
 
 
 def peak_bytes() -> int | None:

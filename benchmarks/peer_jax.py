@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from library_steps import packed_batch
+from library_steps import packed_batch, state_with
 from measure import peak_bytes
-from network import by_stage
 from peer import Peer, Task
-from textbook import TextbookUNet, make_textbook_step
+from textbook import TextbookUNet, make_textbook_step, textbook_variables
 
 from unet_jax.config.dicts import replace
 from unet_jax.config.presets import PRESETS
@@ -49,22 +48,7 @@ class Product:
             "optim.learning_rate": task.learning_rate,
         }
         program = build(replace(PRESETS["seed"](), {**values, **settings}), network.num_classes, 1000)
-        params: dict[str, Any] = {}
-        stats: dict[str, Any] = {}
-        for name, arrays in by_stage(network, weights).items():
-            stage, _, index = name.partition("/")
-            conv = {"kernel": arrays[0], "bias": arrays[1]}
-            if not index:
-                params[stage] = conv
-                continue
-            params.setdefault(stage, {})[f"conv{index}"] = conv
-            params[stage][f"norm{index}"] = {"scale": arrays[2], "bias": arrays[3]}
-            stats.setdefault(stage, {})[f"norm{index}"] = {"mean": arrays[4], "var": arrays[5]}
-        state = jax.jit(program.init)(jax.random.key(0))
-        wanted = jax.tree.structure((state.params, state.batch_stats))
-        assert wanted == jax.tree.structure((params, stats)), "the network of network.py differs from the library's"
-        params, stats = jax.device_put((params, stats))
-        self.state = type(state)(state.step, params, stats, state.opt_state)
+        self.state = state_with(program, network, weights)
         self.program, self.image = program, jax.device_put(image)
         self.batch = jax.device_put(packed_batch(program, image, label))
 
@@ -92,15 +76,8 @@ class Textbook:
         network, dtype = task.network, jnp.dtype(task.dtype)
         convs = network.num_convs_down, network.num_convs_up
         self.model = TextbookUNet(network.widths, network.center_width, network.num_classes, *convs, dtype)
-        params: dict[str, Any] = {}
-        stats: dict[str, Any] = {}
-        for i, arrays in enumerate(by_stage(network, weights).values()):
-            params[f"Conv_{i}"] = {"kernel": arrays[0], "bias": arrays[1]}
-            if len(arrays) > 2:
-                params[f"BatchNorm_{i}"] = {"scale": arrays[2], "bias": arrays[3]}
-                stats[f"BatchNorm_{i}"] = {"mean": arrays[4], "var": arrays[5]}
+        params, stats = textbook_variables(network, weights)
         tx = optax.adam(task.learning_rate)
-        params, stats = jax.device_put((params, stats))
         self.state = (params, stats, jax.jit(tx.init)(params))
         self.batch = jax.device_put((image, label))
         self.step = make_textbook_step(self.model, tx)

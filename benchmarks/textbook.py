@@ -3,13 +3,15 @@
 Only the optimizer comes from the library, so a comparison with this baseline compares formulations.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from network import Network, by_stage
 
 PyTree = Any
 
@@ -44,6 +46,18 @@ class TextbookUNet(nn.Module):
             x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
             x = block(jnp.concatenate([skip, x], axis=-1), width, self.num_convs_up)
         return nn.Conv(self.num_classes, (1, 1))(x.astype(jnp.float32))
+
+
+def textbook_variables(network: Network, weights: Sequence[np.ndarray]) -> tuple[PyTree, PyTree]:
+    """Return the parameters and the running statistics with given weights, in Keras's order, on the device."""
+    params: dict[str, Any] = {}
+    stats: dict[str, Any] = {}
+    for i, arrays in enumerate(by_stage(network, weights).values()):
+        params[f"Conv_{i}"] = {"kernel": arrays[0], "bias": arrays[1]}
+        if len(arrays) > 2:
+            params[f"BatchNorm_{i}"] = {"scale": arrays[2], "bias": arrays[3]}
+            stats[f"BatchNorm_{i}"] = {"mean": arrays[4], "var": arrays[5]}
+    return jax.device_put((params, stats))
 
 
 def make_textbook_step(model: TextbookUNet, tx: optax.GradientTransformation) -> Callable[..., Any]:

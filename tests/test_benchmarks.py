@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -198,17 +199,103 @@ def test_prediction_in_small(tmp_path):
 
 @pytest.mark.slow
 def test_the_gpu_command_keeps_what_is_done(tmp_path):
-    report = run("gpu.py", "--small", "--out", str(tmp_path), "--only", "profile", "losses", "step_float32")
-    assert report["pieces"] == {"step_float32": "done", "losses": "done", "profile": "done"}
-    profile = json.loads((tmp_path / "profile.json").read_text())
-    assert profile["files"] and (Path(profile["folder"]) / profile["files"][0]).stat().st_size > 0
+    """Without PYTHONPATH; a second call finds everything done."""
+    out = tmp_path / "gpu.json"
+    options = ("--small", "--minutes", "20", "--out", str(out), "--cache", str(tmp_path / "cache"))
+    report = run("gpu.py", *options, "--only", "profile", "losses", "end", PYTHONPATH="")
+    assert report["pieces"] == {"profile": "done", "losses": "done", "end_to_end": "done"}
+    kept = json.loads(out.read_text())
+    assert [row["variant"] for row in kept["results"] if row["piece"] == "losses"][:2] == ["4 levels", "focal"]
+    assert all(row["ms"] > 0 for row in kept["results"]) and kept["results"][0]["top"][0]["ms"] > 0
+    run("gpu.py", *options, "--only", "losses")
+    assert json.loads(out.read_text())["results"] == kept["results"]
 
 
-def test_a_piece_that_fails_or_is_late_stops_no_other(tmp_path):
+WORKER = """
+import json, os, sys, time
+sys.path.insert(0, {folder!r})
+from gpu_worker import end_with_parent
+
+end_with_parent()
+say = lambda **message: print(json.dumps(message), flush=True)
+say(facts={{"device": "a chip", "versions": {{"jax": "1"}}, "pid": os.getpid()}})
+for line in sys.stdin:
+    for variant in json.loads(line)["variants"]:
+        for program in variant["programs"]:
+            time.sleep(variant["sleep_s"].get(program, 0))
+            if variant["name"] == "wrong":
+                sys.exit("it went wrong")
+            say(row={{"variant": variant["name"], "program": program, "ms": 1.0}})
+        say(finished={{"variant": variant["name"]}})
+    say(done=True)
+"""
+
+
+@pytest.fixture
+def gpu_worker(tmp_path):
+    """A script that answers like `gpu_worker.py`, and a function that makes a piece of it."""
     gpu = importlib.import_module("gpu")
-    (tmp_path / "late.py").write_text("import time; time.sleep(60)")
-    (tmp_path / "wrong.py").write_text("raise SystemExit(3)")
-    late = gpu.Piece("late", str(tmp_path / "late.py"), (), 1.0)
-    assert gpu.run(late, tmp_path) == "stopped after 1 s"
-    wrong = gpu.Piece("wrong", str(tmp_path / "wrong.py"), (), 60.0)
-    assert gpu.run(wrong, tmp_path) == "failed with status 3, see wrong.log"
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER.format(folder=str(FOLDER)))
+
+    def piece(name, limit_s, **variants):
+        both = {"kind": "steps", "programs": ["train", "predict"]}
+        made = [{"name": n, **both, "sleep_s": seconds} for n, seconds in variants.items()]
+        return gpu.Piece(name, str(script), tuple(made), limit_s)
+
+    return gpu, piece
+
+
+def test_a_piece_that_is_late_or_fails_keeps_what_it_has_and_stops_no_other(gpu_worker, tmp_path):
+    gpu, piece = gpu_worker
+    slow = piece("slow", 3.0, first={}, second={"predict": 60.0}, third={})
+    pieces = [slow, piece("bad", 60.0, good={}, wrong={}), piece("last", 60.0, only={})]
+    results = gpu.Results(tmp_path / "out.json", {"code": "abc"})
+    outcomes = gpu.run(gpu.Options(), pieces, results, tmp_path)
+    assert outcomes == {"slow": "stopped after 3 s", "bad": "failed: its process ended with status 1", "last": "done"}
+    kept = json.loads((tmp_path / "out.json").read_text())
+    measured = [(row["piece"], row["variant"], row["program"]) for row in kept["results"]]
+    of_slow = [("slow", "first", "train"), ("slow", "first", "predict"), ("slow", "second", "train")]
+    assert measured[:3] == of_slow and len(measured) == 3 + 2 + 2
+    assert "it went wrong" in kept["pieces"]["bad"]["log"] and kept["device"] == "a chip"
+    # Another call takes up what is left; with other code, everything.
+    for code, left in (("abc", {"second": ["predict"], "third": ["train", "predict"]}), ("new", 3)):
+        again = gpu.Results(tmp_path / "out.json", {"code": code})
+        again.begin(slow.worker, {"device": "a chip", "versions": {"jax": "1"}, "pid": 0})
+        variants = again.left(slow)
+        assert left == (len(variants) if code == "new" else {v["name"]: v["programs"] for v in variants})
+
+
+def test_killing_the_gpu_command_ends_its_worker(gpu_worker, tmp_path):
+    worker = gpu_worker[1]("any", 1.0, only={}).worker
+    driver = f"""
+import pathlib, sys, time
+sys.path.insert(0, {str(FOLDER)!r})
+import gpu, os
+worker = gpu.Worker({worker!r}, dict(os.environ), pathlib.Path({str(tmp_path / "log")!r}))
+print(worker.next_message(time.monotonic() + 60.0)["facts"]["pid"], flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", driver], stdout=subprocess.PIPE, text=True) as process:
+        pid = int(process.stdout.readline())
+        assert Path(f"/proc/{pid}").exists()
+        process.kill()
+        process.wait()
+        for _ in range(100):
+            if not Path(f"/proc/{pid}").exists() or "State:\tZ" in Path(f"/proc/{pid}/status").read_text():
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail("the worker still runs")
+
+
+def test_another_network_in_pytorch_is_named():
+    table = importlib.import_module("gpu_table")
+    ours = {"piece": "seed", "variant": "unet_jax, batch 8", "program": "train", "images_per_s": 600.0}
+    ours["losses"] = [1.0, 0.9]
+    theirs = {**ours, "piece": "seed_torch", "variant": "PyTorch, batch 8", "images_per_s": 300.0}
+    theirs["losses"] = [1.01, 0.91]
+    rates = "unet_jax, batch 8: 600 images/s; PyTorch, batch 8: 300 images/s"
+    assert table.summary({"results": [ours, theirs]}) == [f"seed, train: 2.00 times the best of PyTorch ({rates})"]
+    wrong = {**theirs, "losses": [1.01, 0.99]}
+    assert any(line.startswith("NOT THE SAME: losses") for line in table.summary({"results": [ours, wrong]}))

@@ -1,0 +1,66 @@
+"""Compile every JAX program of `gpu.py` for a GPU that is not there, and print how long that takes.
+
+`python benchmarks/gpu.py --rehearse h100` starts it. It needs the packages of the extra `plan-gpu`, no GPU and no
+driver. Nothing is autotuned without a card, which there takes additional time.
+"""
+
+import hashlib
+import os
+import sys
+import time
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # the times are those of compilation
+
+from gpu_pieces import list_pieces
+from gpu_programs import lower
+from gpu_timing import reason
+from rich.console import Console
+from rich.table import Table
+
+from unet_jax.devices.mesh import make_mesh
+from unet_jax.plan.gpu_program import list_kernels
+from unet_jax.plan.gpu_targets import gpu_target
+
+
+def main(kind: str, wanted: list[str]) -> None:
+    """Compile the programs of the wanted pieces, each once, and print a table; status 1 if one does not compile."""
+    mesh = make_mesh(gpu_target(kind).devices)
+    table = Table("piece", "variant", "program", "lower s", "compile s", "kernels", "GB", "memory GB", title=kind)
+    seen: set[str] = set()
+    num_failed, total_s = 0, 0.0
+    for piece in (piece for piece in list_pieces() if piece.worker == "jax" and piece.name in wanted):
+        for variant in piece.variants:
+            start = time.perf_counter()
+            programs = lower(variant, mesh)
+            lower_s = (time.perf_counter() - start) / len(programs)
+            for name, (lowered, _) in programs.items():
+                flags = variant.get("flags", {})
+                if variant["kind"] == "profile":
+                    flags = {"xla_gpu_enable_command_buffer": ""}
+                digest = hashlib.sha256(f"{flags}\n{lowered.as_text()}".encode()).hexdigest()
+                if digest in seen:
+                    continue
+                seen.add(digest)
+                start = time.perf_counter()
+                try:
+                    program = lowered.compile(compiler_options=flags or None)
+                except Exception as error:
+                    num_failed += 1
+                    cells = [reason(error)[:60]]
+                else:
+                    compile_s = time.perf_counter() - start
+                    total_s += compile_s
+                    kernels, memory = list_kernels(program.as_text()), program.memory_analysis()
+                    num_bytes = sum(kernel.num_bytes for kernel in kernels)
+                    needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+                    cells = [f"{compile_s:.1f}", str(len(kernels)), f"{num_bytes / 1e9:.2f}", f"{needed / 1e9:.2f}"]
+                table.add_row(piece.name, variant["name"], name, f"{lower_s:.1f}", *cells)
+                print(piece.name, variant["name"], name, *cells, flush=True)
+    Console(width=130).print(table)
+    print(f"{len(seen)} programs, {total_s:.0f} s of compilation, {num_failed} failed")
+    raise SystemExit(1 if num_failed else 0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
