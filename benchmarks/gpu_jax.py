@@ -1,10 +1,11 @@
 """Measurements of the variants of `gpu_pieces.py` in JAX, for `gpu_worker.py`."""
 
+import functools
 import itertools
 import math
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from bench_end_to_end import first_batch, open_feed, photo_settings, summary_of,
 from etils import epath
 from gpu_pieces import Variant
 from gpu_profile import kernels_of, trace
-from gpu_programs import NUM_CALLS, build_program, config_of, lower, network_of, textbook_of
+from gpu_programs import NUM_CALLS, SEPARATE_KERNELS, build_program, config_of, lower, network_of, textbook_of
 from gpu_timing import NUM_BLOCKS, convolution_rates, time_blocks
 from library_steps import compile_lowered, packed_batch, state_with
 from measure import peak_bytes
@@ -61,19 +62,23 @@ def _ceilings(variant: Variant) -> Iterator[Row]:
     for name, (lowered, shapes) in lower(variant, _mesh()).items():
         program, _ = compile_lowered(lowered, options)
         arguments = _random_arguments(shapes)
+        launch = _copy_in_place(program, arguments) if name == "copy" else functools.partial(program, *arguments)
+        row = {"program": name, **time_blocks(launch, jax.block_until_ready, 0.1)}
         if name == "copy":
-            box = [arguments]
-
-            def launch(program: Any = program, box: list[Any] = box) -> Any:
-                box[0] = (program(*box[0]),)  # in place
-                return box[0]
-
-            row = time_blocks(launch, jax.block_until_ready, 0.1)
-            yield {"program": name, **row, "bytes_per_s": 2e3 * variant["copied_bytes"] / row["ms"]}
+            yield {**row, "bytes_per_s": 2e3 * variant["copied_bytes"] / row["ms"]}
         else:
-            launch = lambda program=program, arguments=arguments: program(*arguments)  # noqa: E731
-            row = time_blocks(launch, jax.block_until_ready, 0.1)
-            yield {"program": name, **row, "flops_per_s": 2e3 * variant["matrix"] ** 3 / row["ms"]}
+            yield {**row, "flops_per_s": 2e3 * variant["matrix"] ** 3 / row["ms"]}
+
+
+def _copy_in_place(program: Any, arguments: tuple[Any, ...]) -> Callable[[], Any]:
+    """Return a function that calls a program with its last result, which it may overwrite."""
+    box = [arguments]
+
+    def launch() -> Any:
+        box[0] = (program(*box[0]),)
+        return box[0]
+
+    return launch
 
 
 def _convolution(variant: Variant) -> Iterator[Row]:
@@ -81,7 +86,7 @@ def _convolution(variant: Variant) -> Iterator[Row]:
     for name, (lowered, shapes) in lower(variant, _mesh()).items():
         program, compiled = compile_lowered(lowered)
         arguments = _random_arguments(shapes)
-        row = time_blocks(lambda: program(*arguments), jax.block_until_ready, variant["block_s"])  # noqa: B023
+        row = time_blocks(functools.partial(program, *arguments), jax.block_until_ready, variant["block_s"])
         row["ms"] /= NUM_CALLS
         yield {"program": name, **row, "compile_s": compiled["compile_s"], **convolution_rates(variant, row["ms"])}
 
@@ -158,7 +163,7 @@ def _steps(variant: Variant) -> Iterator[Row]:
 def _profile(variant: Variant) -> Iterator[Row]:
     """Profile training steps, as they are and without command buffers, under which every kernel has its name."""
     lowered = lower(variant, _mesh())["train"]
-    plain = {"xla_gpu_enable_command_buffer": ""} if jax.default_backend() == "gpu" else {}
+    plain = SEPARATE_KERNELS if jax.default_backend() == "gpu" else {}
     for name, flags in {"as it is": {}, "no command buffers": plain}.items():
         program, _ = compile_lowered(lowered.program, flags)
         launch, wait = _train_launcher(program, variant)

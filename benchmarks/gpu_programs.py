@@ -25,6 +25,7 @@ from unet_jax.program.initial_state import state_shapes
 NUM_STEPS = 1000  # number of steps of the imaginary run that schedules of the optimizer are made for
 LEARNING_RATE = 1e-4
 NUM_CALLS = 4  # convolutions in one program, so that the time of its launch does not count
+SEPARATE_KERNELS = {"xla_gpu_enable_command_buffer": ""}  # launches that a profile shows by name
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 

@@ -13,8 +13,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # the times are those of compilation
 
 from gpu_pieces import list_pieces
-from gpu_programs import lower
+from gpu_programs import SEPARATE_KERNELS, lower
 from gpu_timing import reason
+from library_steps import compile_lowered
 from rich.console import Console
 from rich.table import Table
 
@@ -37,24 +38,21 @@ def main(kind: str, wanted: list[str]) -> None:
             for name, (lowered, _) in programs.items():
                 flags = variant.get("flags", {})
                 if variant["kind"] == "profile":
-                    flags = {"xla_gpu_enable_command_buffer": ""}
+                    flags = SEPARATE_KERNELS
                 digest = hashlib.sha256(f"{flags}\n{lowered.as_text()}".encode()).hexdigest()
                 if digest in seen:
                     continue
                 seen.add(digest)
-                start = time.perf_counter()
                 try:
-                    program = lowered.compile(compiler_options=flags or None)
+                    program, facts = compile_lowered(lowered, flags)
                 except Exception as error:
                     num_failed += 1
                     cells = [reason(error)[:60]]
                 else:
-                    compile_s = time.perf_counter() - start
-                    total_s += compile_s
-                    kernels, memory = list_kernels(program.as_text()), program.memory_analysis()
-                    num_bytes = sum(kernel.num_bytes for kernel in kernels)
-                    needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-                    cells = [f"{compile_s:.1f}", str(len(kernels)), f"{num_bytes / 1e9:.2f}", f"{needed / 1e9:.2f}"]
+                    total_s += facts["compile_s"]
+                    kernels = list_kernels(program.as_text() or "")
+                    gigabytes = sum(kernel.num_bytes for kernel in kernels) / 1e9, facts["memory_bytes"] / 1e9
+                    cells = [f"{facts['compile_s']:.1f}", str(len(kernels)), *(f"{value:.2f}" for value in gigabytes)]
                 table.add_row(piece.name, variant["name"], name, f"{lower_s:.1f}", *cells)
                 print(piece.name, variant["name"], name, *cells, flush=True)
     Console(width=130).print(table)

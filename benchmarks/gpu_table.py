@@ -17,6 +17,9 @@ _AGREE = 0.05  # bfloat16 rounds in other places in every framework; another net
 def print_tables(report: Report) -> None:
     """Print all rows, the slowest kernels, what failed, and a summary."""
     console = Console(width=150)
+    for i, session in enumerate(report["sessions"]):
+        told = (session.get(name, "") for name in ("worker", "device", "driver", "date", "commit", "versions"))
+        print(f"session {i}:", *told)
     console.print(_rows_table(report))
     for row in report["results"]:
         if row.get("top"):
@@ -30,10 +33,7 @@ def print_tables(report: Report) -> None:
 
 
 def _rows_table(report: Report) -> Table:
-    title = (
-        f"{report.get('device')}, driver {report.get('driver')}, {report.get('date')}, commit {report.get('commit')}"
-    )
-    table = Table("piece", "variant", "program", title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table("piece", "variant", "program", box=box.SIMPLE_HEAD, pad_edge=False)
     columns = ("ms", "images/s", "TFLOP/s", "GB/s", "of copy", "over floor", "GB", "compile s", "session")
     for column in columns:
         table.add_column(column, justify="right")
@@ -95,6 +95,8 @@ def summary(report: Report) -> list[str]:
             if other:
                 ratio = row["ms"] / other["ms"]
                 lines.append(f"convolution {row['variant']}, {row['program']}: {ratio:.2f} of PyTorch's time")
+        if "fraction_median" in row:
+            lines.append(f"training from {row['variant']}: {row['fraction_median']:.3f} of the rate of the step alone")
     for piece in ("seed", "float32", "original"):
         for program in ("train", "predict"):
             ours, theirs = _best(report, (piece,), program), _best(report, _of_torch(piece), program)
