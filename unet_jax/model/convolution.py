@@ -2,12 +2,14 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from unet_jax._formulations import by_platform
 from unet_jax.config.packing import Factor, num_subpixels
 from unet_jax.model.packing import PackedKernel, halve, pack_kernel, unpack
 from unet_jax.model.patches import correlate_patches
@@ -40,7 +42,7 @@ def convolve(x: Float[Array, "b h w c"], packed: PackedKernel) -> Float[Array, "
     if _is_known(x) and (x.shape[1] < kernel.shape[0] or x.shape[2] < kernel.shape[1]):
         return by_patches(x, kernel)
     if _has_few_pixels(x, kernel):
-        return jax.lax.platform_dependent(x, kernel, cpu=by_patches, default=by_library)
+        return by_platform(by_library, x, kernel, small_grids_as_products=by_patches)
     return by_library(x, kernel)
 
 
@@ -62,9 +64,9 @@ def convolve_joined(
 ) -> Float[Array, "b h w d"]:
     """Convolve the concatenation of x and the 2x2 nearest-neighbour up-sampled `below`; nothing is packed.
 
-    On CPUs the result is the sum of two convolutions, with the kernel's input channels divided between them, so that
-    neither the up-sampled nor the concatenated array is created (docs/cpu.md). On other devices the two arrays are
-    created and convolved; this was not measured on GPUs.
+    On CPUs and GPUs the result is the sum of two convolutions, with the kernel's input channels divided between them,
+    so that neither the up-sampled nor the concatenated array is created (docs/cpu.md, docs/gpu.md). On other devices,
+    and where there are few pixels, the two arrays are created and convolved.
 
     Args:
       x: activations at the resolution of the result, such as a skip connection.
@@ -82,19 +84,27 @@ def convolve_joined(
     """
     if _has_few_pixels(x, kernel):
         return _convolve_concatenated(x, below, kernel)
-    return jax.lax.platform_dependent(x, below, kernel, cpu=_sum_of_convolutions, default=_convolve_concatenated)
+    ways = {"joined_by_blocks": _convolve_apart_by_blocks}
+    if _has_many_pixels(x):
+        ways["joined_by_transposition"] = _convolve_apart_by_transposition
+    return by_platform(_convolve_concatenated, x, below, kernel, **ways)
+
+
+def _has_many_pixels(x: Array) -> bool:
+    """Return whether images have so many pixels that activations, and not kernels, take the time (docs/gpu.md)."""
+    return _is_known(x) and x.shape[1] * x.shape[2] >= 64 * 64
 
 
 def convolve_below(below: Float[Array, "b h/2 w/2 c"], kernel: Float[Array, "kh kw c d"]) -> Float[Array, "b h w d"]:
     """Convolve the 2x2 nearest-neighbour up-sampled `below` alone; nothing is packed. See `convolve_joined`."""
 
-    def by_blocks(below: Array, kernel: Array) -> Array:
-        return unpack(convolve_upsampled(below, kernel, (1, 1), (2, 2)), (2, 2))
-
     def of_upsampled(below: Array, kernel: Array) -> Array:
         return convolve(upsample(below), pack_kernel(kernel, (1, 1), (1, 1)))
 
-    return jax.lax.platform_dependent(below, kernel, cpu=by_blocks, default=of_upsampled)
+    ways = {"joined_by_blocks": _convolve_below_by_blocks}
+    if _is_known(below) and below.shape[1] * below.shape[2] >= 32 * 32:
+        ways["joined_by_transposition"] = _convolve_below_by_transposition
+    return by_platform(of_upsampled, below, kernel, **ways)
 
 
 def _convolve_concatenated(x: Array, below: Array, kernel: Array) -> Array:
@@ -102,12 +112,62 @@ def _convolve_concatenated(x: Array, below: Array, kernel: Array) -> Array:
     return convolve(jnp.concatenate([x, upsample(below)], axis=-1), pack_kernel(kernel, (1, 1), (1, 1)))
 
 
-def _sum_of_convolutions(x: Array, below: Array, kernel: Array) -> Array:
+def _convolve_apart(of_below: Callable[[Array, Array], Array], x: Array, below: Array, kernel: Array) -> Array:
     """Convolve x and `below` each with its part of the kernel, and add the results."""
-    # `below` is convolved at its own resolution, to the four pixels of each 2x2 block at once: packed by (2, 2).
     own = x.shape[3]
-    of_below = convolve_upsampled(below, kernel[:, :, own:], (1, 1), (2, 2))
-    return convolve(x, pack_kernel(kernel[:, :, :own], (1, 1), (1, 1))) + unpack(of_below, (2, 2))
+    part = of_below(below, kernel[:, :, own:])
+    return convolve(x, pack_kernel(kernel[:, :, :own], (1, 1), (1, 1))) + part
+
+
+def _convolve_below_by_blocks(below: Array, kernel: Array) -> Array:
+    """Convolve `below` at its own resolution, to the four pixels of each 2x2 block at once: packed by (2, 2)."""
+    return unpack(convolve_upsampled(below, kernel, (1, 1), (2, 2)), (2, 2))
+
+
+def _convolve_below_by_transposition(below: Array, kernel: Array) -> Array:
+    """Convolve `below` by a transposed convolution of stride 2, whose kernel has one row and column more.
+
+    Two taps side by side read the same pixel of `below` for one of two output pixels. So the kernel becomes the sum of
+    itself and itself moved by one, in rows and in columns, and 3x3 taps become 2x2 for each output pixel.
+    """
+    wide = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)  # not a matrix product: the GPU's compiler fails at a tiny one
+    for axis in (0, 1):
+        after, before = ([(0, 0)] * axis + [pad] + [(0, 0)] * (3 - axis) for pad in ((0, 1), (1, 0)))
+        wide = jnp.pad(wide, after) + jnp.pad(wide, before)
+    return _convolve_transposed(below, wide.astype(below.dtype))
+
+
+@jax.custom_vjp
+def _convolve_transposed(x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw d c"]) -> Float[Array, "b 2h 2w d"]:
+    """Compute the transposed convolution of stride 2: the gradient of the input of `_convolve_strided`.
+
+    It is written as that gradient, because XLA then calls cuDNN's kernel for gradients, and not a convolution of an
+    input with zeros between its pixels (docs/gpu.md).
+    """
+    b, h, w, _ = x.shape
+    zeros = jnp.zeros((b, 2 * h, 2 * w, kernel.shape[2]), x.dtype)  # a convolution is linear, so any input will do
+    return jax.vjp(lambda z: _convolve_strided(z, kernel), zeros)[1](x)[0]
+
+
+def _convolve_strided(z: Array, kernel: Array) -> Array:
+    margin = kernel.shape[0] // 2 - 1
+    padding = [(margin, margin)] * 2
+    return jax.lax.conv_general_dilated(z, kernel, (2, 2), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _convolve_transposed_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _convolve_transposed(x, kernel), (x, kernel)
+
+
+def _convolve_transposed_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = kept
+    return _convolve_strided(gradient, kernel), *jax.vjp(lambda k: _convolve_strided(gradient, k), kernel)[1](x)
+
+
+_convolve_transposed.defvjp(_convolve_transposed_forward, _convolve_transposed_backward)
+
+_convolve_apart_by_blocks = functools.partial(_convolve_apart, _convolve_below_by_blocks)
+_convolve_apart_by_transposition = functools.partial(_convolve_apart, _convolve_below_by_transposition)
 
 
 def convolve_upsampled(
