@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from unet_jax._formulations import by_platform
 from unet_jax.config.packing import Factor
 from unet_jax.model.convolution import convolve
 from unet_jax.model.packing import halve, pack_kernel
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def max_pool(x: Float[Array, "b h w c"], factor: Factor = (1, 1)) -> Float[Array, "b h2 w2 c2"]:
     """Return the largest value of each 2x2 block of pixels.
 
@@ -33,6 +33,13 @@ def max_pool(x: Float[Array, "b h w c"], factor: Factor = (1, 1)) -> Float[Array
       >>> max_pool(jnp.arange(8.0).reshape(1, 2, 4, 1)).tolist()
       [[[[5.0], [7.0]]]]
     """
+    if factor == (1, 1):
+        return by_platform(functools.partial(_max_pool, factor=factor), x, winner_in_int8=_max_pool_int8)
+    return _max_pool(x, factor)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _max_pool(x: Array, factor: Factor) -> Array:
     return _max_pool_forward(x, factor)[0]
 
 
@@ -56,7 +63,31 @@ def _max_pool_backward(factor: Factor, winner: Array, gradient: Array) -> tuple[
     return (_join(upper, lower, 1, packed=factor[0] > 1),)
 
 
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+@jax.custom_vjp
+def _max_pool_int8(x: Array) -> Array:
+    """Compute `max_pool` of activations that are not packed, and keep one byte per block for the gradient."""
+    return _max_pool_int8_forward(x)[0]
+
+
+def _max_pool_int8_forward(x: Array) -> tuple[Array, Array]:
+    # Without the barrier, XLA fuses the winner's computation into the gradient, and x is read again there.
+    largest, winner = _max_pool_forward(x, (1, 1))
+    return jax.lax.optimization_barrier((largest, winner.astype(jnp.int8)))
+
+
+def _max_pool_int8_backward(winner: Array, gradient: Array) -> tuple[Array]:
+    # One comparison with the position of each pixel in its block; a concatenation of four would be passes of their own.
+    b, h, w, c = gradient.shape
+    position = jnp.arange(4, dtype=jnp.int8).reshape(1, 1, 2, 1, 2, 1)
+    is_winner = winner[:, :, None, :, None, :] == position
+    gradient = jnp.where(is_winner, gradient[:, :, None, :, None, :], jnp.zeros((), gradient.dtype))
+    return (gradient.reshape(b, 2 * h, 2 * w, c),)
+
+
+_max_pool_int8.defvjp(_max_pool_int8_forward, _max_pool_int8_backward)
 
 
 def max_pool_3x3(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:

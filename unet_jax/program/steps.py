@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, UInt8, UInt16
 
+from unet_jax._formulations import by_platform
 from unet_jax._types import Batch, PyTree
 from unet_jax.losses import term_gradients
 from unet_jax.metrics import Counts, counts_from_logits
@@ -201,10 +202,22 @@ def _make_gradients(apply_fn: ApplyFn, loss_fn: LossFn, seed: int | None) -> Cal
 
 def _update(state: TrainState, tx: optax.GradientTransformation, gradients: _Gradients) -> tuple[TrainState, Metrics]:
     """Apply one update of the optimizer, and return the new state and the metrics of the step."""
+    grads = by_platform(lambda grads: grads, gradients.grads, flat_gradients=_flat_barrier)
+    gradients = gradients._replace(grads=grads)
     updates, opt_state = tx.update(gradients.grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {"loss": gradients.loss, **gradients.terms, "grad_norm": optax.tree.norm(gradients.grads)}
     return TrainState(state.step + 1, params, gradients.batch_stats, opt_state), metrics
+
+
+def _flat_barrier(grads: PyTree) -> PyTree:
+    """Return the gradients behind a barrier, which they pass as vectors.
+
+    Without it, a GPU's compiler fuses the optimizer with the transposition of a kernel's gradient. The fused kernel
+    cannot write in place, so parameters and the optimizer's state are copied (docs/gpu.md).
+    """
+    flat = jax.lax.optimization_barrier(jax.tree.map(jnp.ravel, grads))
+    return jax.tree.map(lambda vector, grad: vector.reshape(grad.shape), flat, grads)
 
 
 def make_eval_step(
