@@ -85,8 +85,8 @@ class ConvStage(nn.Module):
         is_linear: bool = False,
     ) -> Array:
         """Convolve x, which is packed by `factor`, normalise it, and activate it unless `is_linear`."""
-        config = self.config
-        y, bias = Conv(
+        config, slope = self.config, 1.0 if is_linear else self.config.negative_slope
+        convolve = Conv(
             conv.outputs,
             kernel_size=conv.kernel_size,
             kernel_init=KERNEL_INITS[config.kernel_init],
@@ -97,12 +97,16 @@ class ConvStage(nn.Module):
             below_factor=self.below_factor,
             stride=conv.stride,
             name=conv.name,
-        )(x, below)
-        y = checkpoint_name(y, CONVOLUTION)
-        slope = 1.0 if is_linear else config.negative_slope
+        )
         if config.norm == "batch":
-            how = config.batch_norm_momentum, conv.norm_eps, config.batch_norm_variance
-            return BatchNorm(*how, self.factor, slope, name=conv.norm)(y, bias, train)
+            how = config.batch_norm_momentum, conv.norm_eps, config.batch_norm_variance, self.factor, slope
+            norm = BatchNorm(conv.outputs, *how, name=conv.norm)
+            if not train:
+                return norm.normalize(*convolve(x, below, norm.slope()))
+            y, bias = convolve(x, below)
+            return norm(checkpoint_name(y, CONVOLUTION), bias)
+        y, bias = convolve(x, below)
+        y = checkpoint_name(y, CONVOLUTION)
         if config.norm == "group":
             group_norm = GroupNorm(
                 num_groups=None,

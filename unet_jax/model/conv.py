@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from unet_jax._formulations import by_platform
 from unet_jax.config.packing import Factor, num_subpixels
 from unet_jax.model.convolution import (
     convolve,
@@ -16,6 +17,7 @@ from unet_jax.model.convolution import (
     convolve_upsampled,
     repack_by_convolution,
 )
+from unet_jax.model.normalization import add_bias, foldable_kernel
 from unet_jax.model.packing import halve, pack_kernel, pack_strided_kernel
 from unet_jax.model.pooling import convolve_pooled
 
@@ -38,6 +40,8 @@ class Conv(nn.Module):
     sum of two convolutions, with the kernel's input channels divided between them, so that neither the up-sampled
     nor the concatenated array is created. Unpacked, `convolve_joined` computes it. Without x, the input is
     `below` alone, up-sampled.
+
+    If `slope` is given, `BatchNorm.normalize` must follow, whose slope it is.
 
     Attributes:
       features: number of output channels d of the unpacked network.
@@ -65,7 +69,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"] | None, below: Array | None = None
+        self, x: Float[Array, "b h w c"] | None, below: Array | None = None, slope: Array | None = None
     ) -> tuple[Float[Array, "b h w features"], Float[Array, " d"]]:
         factor_in = self.pooled_from or self.factor_in or self.factor
         below_factor = self.below_factor or halve(self.factor)
@@ -74,6 +78,8 @@ class Conv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, own + lower, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
+        if slope is not None:
+            kernel = foldable_kernel(kernel, slope)
         if below is not None and self.factor == (1, 1):
             below = repack_by_convolution(below, below_factor, (1, 1)).astype(self.dtype)
             if x is None:
@@ -90,3 +96,39 @@ class Conv(nn.Module):
         if below is not None:
             y = y + convolve_upsampled(below.astype(self.dtype), kernel[:, :, own:], below_factor, self.factor)
         return y, bias
+
+
+class Head(nn.Module):
+    """The output layer: a 1x1 convolution with bias, computed in float32.
+
+    Attributes:
+      num_classes: number of output channels k of the unpacked network.
+      kernel_init: initialiser of the kernel `[1 1 c k]`.
+      factor: packing of the result.
+      factor_in: packing of x.
+    """
+
+    num_classes: int
+    kernel_init: nn.initializers.Initializer
+    factor: Factor
+    factor_in: Factor
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+        channels = x.shape[-1] // num_subpixels(self.factor_in)
+        kernel = self.param("kernel", self.kernel_init, (1, 1, channels, self.num_classes), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.num_classes,), jnp.float32)
+
+        def by_convolution(x: Array, kernel: Array) -> Array:
+            return convolve(x.astype(jnp.float32), pack_kernel(kernel, self.factor_in, self.factor))
+
+        few = {"head_by_sums": _sums_over_channels} if self.num_classes <= 4 else {}
+        ways = few if self.factor == self.factor_in == (1, 1) else {}
+        return add_bias(by_platform(by_convolution, x, kernel, **ways), bias)
+
+
+def _sums_over_channels(x: Array, kernel: Array) -> Array:
+    """Compute a 1x1 convolution as one sum of products for each class, which is fused with what surrounds it."""
+    x = x.astype(jnp.float32)
+    sums = [jnp.sum(x * kernel[0, 0, :, i][None, None, None, :], axis=-1) for i in range(kernel.shape[-1])]
+    return jnp.stack(sums, axis=-1)

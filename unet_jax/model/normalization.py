@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from unet_jax._formulations import by_platform
 from unet_jax.config.packing import Factor, num_subpixels
 
 STATISTICS = "statistics"
@@ -35,8 +36,8 @@ def activate(x: Float[Array, "..."], negative_slope: float) -> Float[Array, "...
 class BatchNorm(nn.Module):
     """Batch normalisation over batch, height and width, followed by ReLU, leaky ReLU, or nothing.
 
-    x is the result of a convolution without its bias `conv_bias`. With `train=True` x is normalised with the statistics
-    of the batch, and the running statistics move towards them. With `train=False` x is normalised with the running
+    x is the result of a convolution without its bias `conv_bias`. A call, for training, normalises x with the
+    statistics of the batch, and moves the running statistics towards them. `normalize` normalises x with the running
     statistics, which do not change.
 
     The batch is always normalised with its biased variance. The running variance moves towards the same biased
@@ -49,6 +50,7 @@ class BatchNorm(nn.Module):
     Reference: Ioffe and Szegedy, Batch Normalization, 2015 (arXiv:1502.03167).
 
     Attributes:
+      features: number of channels d of the unpacked network.
       momentum: share of the old running statistics that is kept at each step.
       eps: number added to the variance.
       variance: target of the running variance, see above.
@@ -56,35 +58,62 @@ class BatchNorm(nn.Module):
       negative_slope: slope of the activation below 0, as in `activate`.
     """
 
+    features: int
     momentum: float = 0.99
     eps: float = 1e-3
     variance: Literal["biased", "keras2.1"] = "biased"
     factor: Factor = (1, 1)
     negative_slope: float = 0.0
 
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w c"], conv_bias: Float[Array, " d"], train: bool
-    ) -> Float[Array, "b h w c"]:
-        channels = conv_bias.shape[0]
-        scale = self.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
-        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
-        if not train:
-            count = num_subpixels(self.factor)
-            slope = scale * jax.lax.rsqrt(running_var.value + self.eps)
-            offset = bias + (conv_bias - running_mean.value) * slope
-            y = x.astype(jnp.float32) * over_subpixels(slope, count) + over_subpixels(offset, count)
-            return activate(y, self.negative_slope).astype(x.dtype)
-        outputs: Any = batch_norm(x, scale, bias, running_mean.value - conv_bias, self.eps, self.negative_slope)
+    def setup(self) -> None:
+        self.scale = self.param("scale", nn.initializers.ones_init(), (self.features,), jnp.float32)
+        self.bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
+        self.running_mean = self.variable("batch_stats", "mean", jnp.zeros, (self.features,), jnp.float32)
+        self.running_var = self.variable("batch_stats", "var", jnp.ones, (self.features,), jnp.float32)
+
+    def __call__(self, x: Float[Array, "b h w c"], conv_bias: Float[Array, " d"]) -> Float[Array, "b h w c"]:
+        """Normalise x with the statistics of the batch, and move the running statistics towards them."""
+        shift = self.running_mean.value - conv_bias
+        outputs: Any = batch_norm(x, self.scale, self.bias, shift, self.eps, self.negative_slope)
         y, mean, var = outputs
         if not self.is_initializing():
             mean, var = jax.lax.stop_gradient(mean + conv_bias), jax.lax.stop_gradient(var)
-            var = var * _variance_correction(x.size // channels, self.eps, self.variance)
-            running_mean.value = self.momentum * running_mean.value + (1.0 - self.momentum) * mean
-            running_var.value = self.momentum * running_var.value + (1.0 - self.momentum) * var
+            var = var * _variance_correction(x.size // self.features, self.eps, self.variance)
+            self.running_mean.value = self.momentum * self.running_mean.value + (1.0 - self.momentum) * mean
+            self.running_var.value = self.momentum * self.running_var.value + (1.0 - self.momentum) * var
         return y
+
+    def slope(self) -> Float[Array, " d"]:
+        """Return what each channel is multiplied by when it is normalised with the running statistics."""
+        return self.scale * jax.lax.rsqrt(self.running_var.value + self.eps)
+
+    def normalize(self, x: Float[Array, "b h w c"], conv_bias: Float[Array, " d"]) -> Float[Array, "b h w c"]:
+        """Normalise x, the convolution with the kernel of `foldable_kernel`, with the running statistics."""
+        slope = self.slope()
+        offset = self.bias + (conv_bias - self.running_mean.value) * slope
+        count = num_subpixels(self.factor)
+
+        def scale_and_shift(x: Array, slope: Array, offset: Array) -> Array:
+            y = x.astype(jnp.float32) * over_subpixels(slope, count) + over_subpixels(offset, count)
+            return activate(y, self.negative_slope).astype(x.dtype)
+
+        def shift_only(x: Array, slope: Array, offset: Array) -> Array:
+            return activate(x + over_subpixels(offset, count).astype(x.dtype), self.negative_slope)
+
+        return by_platform(scale_and_shift, x, slope, offset, norm_in_kernel=shift_only)
+
+
+def foldable_kernel(kernel: Float[Array, "kh kw c d"], slope: Float[Array, " d"]) -> Float[Array, "kh kw c d"]:
+    """Return the kernel of a convolution that `BatchNorm.normalize` follows.
+
+    It is the kernel itself, or, where batch normalisation is folded into it, the kernel times the slope of each output
+    channel. Then the convolution, its bias and ReLU are one pass, which cuDNN has as one call.
+    """
+
+    def fold(kernel: Array, slope: Array) -> Array:
+        return kernel * slope[None, None, None, :]
+
+    return by_platform(lambda kernel, slope: kernel, kernel, slope, norm_in_kernel=fold)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))

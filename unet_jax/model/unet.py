@@ -13,8 +13,8 @@ from unet_jax.config.encoders import input_statistics
 from unet_jax.config.packing import num_subpixels
 from unet_jax.model.architecture import list_stages
 from unet_jax.model.blocks import ConvStage, rematerialized
-from unet_jax.model.conv import KERNEL_INITS, Conv
-from unet_jax.model.normalization import add_bias, over_subpixels
+from unet_jax.model.conv import KERNEL_INITS, Head
+from unet_jax.model.normalization import over_subpixels
 from unet_jax.model.packing import level_factors, logits_factor, pack, unpack
 
 
@@ -121,11 +121,8 @@ class UNet(nn.Module):
             results[level], factor_in = x, factor
         heads = [("head", logits_factor(config, self.num_classes, backend))]
         heads += [(f"head{level}", (1, 1)) for level in range(1, num_heads + 1)]
-        head = functools.partial(Conv, self.num_classes, kernel_size=1, kernel_init=KERNEL_INITS[config.kernel_init])
-        return [
-            add_bias(*head(factor=factor, factor_in=factors[level], name=name)(results[level]))
-            for level, (name, factor) in enumerate(heads)
-        ]
+        head = functools.partial(Head, self.num_classes, KERNEL_INITS[config.kernel_init])
+        return [head(factor, factors[level], name=name)(results[level]) for level, (name, factor) in enumerate(heads)]
 
 
 def _normalized(images: Array, config: ModelConfig, num_channels: int) -> Array:
