@@ -31,6 +31,7 @@ from unet_jax.devices.mesh import make_mesh
 from unet_jax.inference.calibration_file import save_calibration
 from unet_jax.inference.evaluate import evaluate_run, select_records
 from unet_jax.metrics.calibration import Calibration, fit_calibration, histogram
+from unet_jax.runs.info import load_info
 from unet_jax.study import run as running
 from unet_jax.study import tables, workers
 from unet_jax.study.compare import Winner
@@ -41,12 +42,15 @@ from unet_jax.study.over_sets import combine
 from unet_jax.study.over_sets_words import conclusion_over_sets
 from unet_jax.study.page import make_page
 from unet_jax.study.plots import groups_within
+from unet_jax.study.report import write_results
 from unet_jax.study.results import read_results
 from unet_jax.study.run import examples_path, run_study, scores_path, with_split
 from unet_jax.study.scores import read_scores
+from unet_jax.study.search import Tune
 from unet_jax.study.shared_program import SharedPrograms
 from unet_jax.study.study_file import load_studies, load_study
 from unet_jax.study.words import conclusion
+from unet_jax.training.loop import TrainResult
 from unet_jax.training.non_finite import NonFiniteLossError
 
 BCE, FOCAL = (Variant(n, LossConfig(terms=(LossTermConfig(n),))) for n in ("bce", "focal"))
@@ -472,6 +476,61 @@ def test_a_study_without_a_test_split_scores_val_and_says_so(done, synthetic_roo
     said = conclusion(resolved, read_results(done[0]))
     assert "of the split val and were not held out: the best checkpoints were chosen by them" in said
     assert examples_path(done[0], BCE, 0).exists()
+
+
+def test_a_tuned_study_from_trials_to_page(done, tmp_path, monkeypatch):
+    """Training is replaced: trials have made-up scores, and runs are those of the finished study."""
+    rates = {"config.optim.learning_rate": (0.01, 0.02)}
+    study = dataclasses.replace(done[0], out=str(tmp_path / "tuned"), tune=Tune(rates, "grid"))
+    trained = []
+
+    def train(config, path, **_):
+        trained.append(path.relative_to(study.out).parts)
+        rate = config.optim.learning_rate
+        if "tune" in trained[-1]:
+            path.mkdir(parents=True)
+            assert config.seed == 1_000_000 and scores_path(study, BCE, 0).exists() is False
+            if (path.parts[-2], rate) == ("focal", 0.02):
+                raise NonFiniteLossError("step 3: loss is nan")
+            return TrainResult(path, 4, 4, {"dice": 0.5 + 0.01 * rate, "loss": 0.1})
+        shutil.copytree(epath.Path(done[0].out) / path.relative_to(study.out), path)
+        values = json.loads((path / "run.json").read_text())
+        del values["digest"]
+        values["config"]["optim"]["learning_rate"] = rate
+        (path / "run.json").write_text(json.dumps(values))
+        return None
+
+    monkeypatch.setattr(workers, "train", train)
+    monkeypatch.setattr(running, "measure_costs", lambda *_: None)
+    monkeypatch.setattr(running, "_score", lambda *_: None)  # the scores were copied with the run
+    text = io.StringIO()
+    run_study(study, display=GridDisplay(Console(file=text, width=200)), mesh=ONE_DEVICE)
+    assert len(trained) == 9 + 6 and trained[:2] == [("tune", "bce", "trial0"), ("tune", "bce2", "trial0")]
+    said = text.getvalue()
+    assert "tuning, round 1 of 1: 9 trials, scored on val" in said and "9/9  focal  trial 2  diverged" in said
+    chosen = {v.name: load_info(study.run_path(v, 7)).config.optim.learning_rate for v in study.variants}
+    assert chosen == {"bce": 0.02, "bce2": 0.02, "focal": 0.01}
+    monkeypatch.setattr(workers, "train", lambda *_, **__: pytest.fail("trained"))
+    run_study(study, display=quiet(), mesh=ONE_DEVICE)
+    results = write_results(study)
+    assert [found.chosen for found in results.tuning] == [2, 2, 0]
+    out = epath.Path(study.out)
+    html, methods = (out / "study.html").read_text(), " ".join((out / "methods.md").read_text().split())
+    for part in ("Tuning</h2>", "optim.learning_rate = 0.02", "+0.0001", "diverged", "moved by"):
+        assert part in html
+    assert "No variant was tuned" not in html + methods and "2 combinations of a grid besides" in methods
+    assert "Tuning chose optim.learning_rate = 0.02 for bce (+0.0001 Dice on val)" in methods
+    rows = list(csv.DictReader(io.StringIO((out / "tuning.csv").read_text())))
+    assert len(rows) == 9 and sum(row["chosen"] == "chosen" for row in rows) == 3
+    again = load_study(out / "study.toml", out="x", config={"data.root": "R"})
+    assert again.tune == study.tune and again.config.optim.learning_rate == 0.01
+    moved = dataclasses.replace(study, tune=Tune({"config.optim.learning_rate": (0.01, 0.03)}, "grid"))
+    (out / "tune/bce/trial2").mkdir(exist_ok=True)
+    shutil.copy(out / "runs/bce/seed0/run.json", out / "tune/bce/trial2")
+    with pytest.raises(
+        InputError, match=r"(?s)bce/trial2: holds a run with other settings:.*learning_rate: was 0.02, now 0.03"
+    ):
+        run_study(moved, display=quiet(), mesh=ONE_DEVICE)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from unet_jax._types import InputError
 from unet_jax.config import Config, LossConfig
 from unet_jax.config.checks import require
 from unet_jax.config.dicts import replace
+from unet_jax.study.search import Space, Tune, with_loss_values
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
 _VARIED_DATA = (
@@ -41,6 +42,8 @@ class Variant:
     """Loss that the variant's runs minimise."""
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Values that replace the study's, by dotted name, such as "model.norm" or "augment.rotate"."""
+    tune: Space = dataclasses.field(default_factory=dict)
+    """Settings that are tuned for this variant besides those of `Study.tune`."""
 
     def __post_init__(self) -> None:
         for setting in self.settings:
@@ -58,6 +61,17 @@ class Variant:
                 why = reason.get(setting, reason.get(section, ""))
             if why:
                 raise InputError(f"config.{setting} cannot differ between variants: {why}.")
+
+    def with_values(self, values: Mapping[str, Any]) -> "Variant":
+        """Return the variant with values of a trial, by setting: "config.NAME" or "loss.NAME".
+
+        Raises:
+          InputError: a name does not exist, or a value cannot be used.
+        """
+        settings = {name.removeprefix("config."): v for name, v in values.items() if name.startswith("config.")}
+        of_loss = {name.removeprefix("loss."): v for name, v in values.items() if name.startswith("loss.")}
+        loss = with_loss_values(self.loss, of_loss) if of_loss else self.loss
+        return dataclasses.replace(self, loss=loss, settings={**self.settings, **settings})
 
 
 def check_folder_names(field: str, names: Sequence[str]) -> None:
@@ -104,6 +118,9 @@ class Study:
     dataset: str = ""
     """Name of the data set among those of a file with several; empty if there is only one."""
 
+    tune: Tune | None = None
+    """Search for each variant's settings, before its runs; None: all variants have the settings that they name."""
+
     def __post_init__(self) -> None:
         writers = self.config.train.writers
         require(not writers, "train.writers", writers, "empty: rows do not say of which run they are")
@@ -119,6 +136,11 @@ class Study:
         for seed in self.seeds:
             ok = type(seed) is int and 0 <= seed < 2**31
             require(ok, "study.seeds", seed, "whole numbers from 0 to 2**31 - 1")
+        for variant in self.variants:
+            ok = self.tune is not None or not variant.tune
+            require(ok, f"variant {variant.name!r}: tune", dict(variant.tune), "left out, or the study needs [tune]")
+        ok = self.tune is None or self.tune.seed not in self.seeds
+        require(ok, "tune.seed", self.tune and self.tune.seed, "none of the seeds of the study")
         ok = self.split in ("train", "val", "test", "auto")
         require(ok, "study.split", self.split, "one of 'train', 'val', 'test', 'auto'")
 
@@ -129,6 +151,33 @@ class Study:
         except InputError as error:
             raise InputError(f"variant {variant.name!r}: {error}") from error
         return dataclasses.replace(config, seed=seed, loss=variant.loss)
+
+    def draws(self, variant: Variant) -> list[dict[str, Any]]:
+        """Return the values of each trial of a variant, by setting; trial 0 has none, which are those of the file.
+
+        Raises:
+          InputError: the study is not tuned, the variant has nothing to tune, or another number of trials than others.
+        """
+        if self.tune is None:
+            raise InputError("the study is not tuned: it has no table [tune].")
+        draws = self.tune.draws(variant.name, variant.tune)
+        first = self.variants[0]
+        expected = len(self.tune.draws(first.name, first.tune))
+        if len(draws) != expected:
+            raise InputError(
+                f"variants {first.name!r} and {variant.name!r} would have {expected - 1} and {len(draws) - 1} trials. "
+                f"With tune.method = 'random' and tune.trials, all have the same number."
+            )
+        return draws
+
+    def check_draws(self) -> None:
+        """Raise `InputError` if a value of a trial cannot be used."""
+        for variant in self.variants if self.tune is not None else ():
+            for number, values in enumerate(self.draws(variant)):
+                try:
+                    self.run_config(variant.with_values(values), 0)
+                except InputError as error:
+                    raise InputError(f"trial {number} of the variant {variant.name!r} ({values}): {error}") from error
 
     def run_path(self, variant: Variant, seed: int) -> epath.Path:
         """Return the run directory of one variant and one seed: OUT/runs/VARIANT/seedN."""

@@ -26,21 +26,22 @@ class GridDisplay(Display):
         self._bars: dict[str, str] = {}  # newest progress text of each run that is being computed
         self._names: Sequence[str] = ()
         self._columns: Sequence[str] = ()
+        self._total = 0
         self._num_done = 0
         self._log: epath.Path | None = None
         self._shown: set[str] = set()
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def grid(self, names: Sequence[str], columns: Sequence[str], log: epath.Path) -> Iterator[None]:
+    def grid(self, cells: Sequence[tuple[str, str]], log: epath.Path) -> Iterator[None]:
         """Show the grid of variants and runs during the `with` block, and write the runs' lines to the file `log`.
 
         Args:
-          names: names of the variants, one for each row.
-          columns: what the runs of a variant are called, such as "seed 0".
+          cells: row and column of each run: the name of its variant, and what it is called there, such as "seed 0".
           log: file to write to.
         """
-        self._names, self._columns, self._log = names, columns, log
+        self._names, self._columns = (list(dict.fromkeys(cell[i] for cell in cells)) for i in (0, 1))
+        self._total, self._log = len(cells), log
         self._cells, self._num_done = {}, 0
         with contextlib.ExitStack() as stack:
             if self.console.is_terminal:
@@ -66,8 +67,7 @@ class GridDisplay(Display):
             self._num_done += 1
             self._cells[name, column] = result
             self._bars.pop(f"{name} {column}", None)
-            total = len(self._names) * len(self._columns)
-            self.line(f"{self._num_done}/{total}  {name}  {column}  {result}")
+            self.line(f"{self._num_done}/{self._total}  {name}  {column}  {result}")
 
     def line_of(self, run: str, text: str) -> None:
         """Write a line of a run to the log file, and show it if it is a new warning."""

@@ -11,6 +11,7 @@ from unet_jax.config.dicts import check_same_run
 from unet_jax.report.display import Display
 from unet_jax.runs.info import info_path, load_info
 from unet_jax.runs.loss_code import check_loss_code
+from unet_jax.training.loop import TrainResult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Job:
     """Run directory."""
     result: epath.Path
     """File with the scores."""
-    score: Callable[["Job", Mesh, Display], None]
+    score: Callable[["Job", TrainResult, Mesh, Display], None]
     """Function that scores the trained run and writes `result`."""
     describe: Callable[[epath.Path], str]
     """Function from `result` to a few words about it."""

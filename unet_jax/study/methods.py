@@ -7,6 +7,7 @@ from unet_jax.report.estimates_table import p_equals
 from unet_jax.study.compare import PRIMARY, Row
 from unet_jax.study.config import Study
 from unet_jax.study.results import Results
+from unet_jax.study.tuning_words import tuned_how, tuning_found
 from unet_jax.study.words import (
     TITLES,
     conclusion,
@@ -15,7 +16,6 @@ from unet_jax.study.words import (
     length,
     network,
     not_held_out,
-    untuned,
     what_is_equal,
 )
 
@@ -42,6 +42,7 @@ def methods_text(study: Study, results: Results) -> str:
     averaged = f", averaged over the {len(classes)} classes ({', '.join(classes)})" if len(classes) > 1 else ""
     chosen = "mean validation Dice" if train.monitor == "dice" else "validation loss"
     num_compared = len(results.names) - 1
+    tuned = " ".join(filter(None, (tuned_how(study), tuning_found(results.tuning))))
     one = len(study.seeds) == 1
     seeds = f"{'one seed' if one else f'{len(study.seeds)} seeds'} ({', '.join(map(str, study.seeds))})"
     methods = (
@@ -50,7 +51,7 @@ def methods_text(study: Study, results: Results) -> str:
         f"{network(study)}. Each variant was trained with {seeds} for {length(study)} in batches of "
         f"{train.batch_size} with the optimizer {optim.name} (learning rate {optim.learning_rate:g}), with unet_jax "
         f"{versions.get('unet_jax', '?')} and jax {versions.get('jax', '?')}. {what_is_equal(study)} "
-        f"{'Settings that a variant names replace these. ' if kind(study) == 'variants' else ''}{untuned(study)} The "
+        f"{'Settings that a variant names replace these. ' if kind(study) == 'variants' else ''}{tuned} The "
         f"checkpoint with the best {chosen} was scored on the {len(results.scores.ids)} images of the split "
         f"{study.split}, at each image's own size. {not_held_out(study)}"
     ).rstrip()

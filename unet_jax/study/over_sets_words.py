@@ -7,7 +7,8 @@ from unet_jax.report.estimates_table import p_equals, p_text
 from unet_jax.study.compare import MIN_SEEDS, PRIMARY
 from unet_jax.study.config import Study
 from unet_jax.study.over_sets import RULE_OVER_SETS, ResultsOverSets
-from unet_jax.study.words import TITLES, length, network, untuned
+from unet_jax.study.tuning_words import tuned_how
+from unet_jax.study.words import TITLES, length, network
 
 _FEW = 10
 _REFERENCES = """\
@@ -78,7 +79,7 @@ def caveats_over_sets(studies: Sequence[Study], results: ResultsOverSets) -> lis
     """Return the rule of verdicts over data sets and their limits, as sentences."""
     lines = [
         RULE_OVER_SETS,
-        *filter(None, [few_sets(results), untuned(studies[0])]),
+        *filter(None, [few_sets(results), tuned_how(studies[0])]),
         "On a single data set, a variant is called better or worse by the rule of that data set's own page, over its "
         "images and seeds. Images of several data sets are never pooled: a large one would decide alone, and scores of "
         "different tasks have different scales.",
@@ -123,7 +124,7 @@ def methods_over_sets(studies: Sequence[Study], results: ResultsOverSets) -> str
     methods = (
         f"We compared {len(results.names)} variants ({', '.join(results.names)}) on {len(results.datasets)} data sets: "
         f"{sets}. Each variant was trained on each data set with the seeds {', '.join(map(str, first.seeds))}. "
-        f"{untuned(first)} Methods and results on each data set stand in sets/NAME/methods.md."
+        f"{tuned_how(first)} Methods and results on each data set stand in sets/NAME/methods.md."
     )
     score = results.scores[PRIMARY]
     friedman = (

@@ -16,6 +16,7 @@ from unet_jax.study.examples import example_positions
 from unet_jax.study.page_parts import document, folded, listed, picture, table
 from unet_jax.study.results import Results
 from unet_jax.study.scores import SCORES
+from unet_jax.study.tuning_words import tuning_section
 from unet_jax.study.words import TITLES, caveats, conclusion, data_name, kind, network, what_is_equal
 
 
@@ -44,6 +45,7 @@ def make_page(
     )
     sections = [
         ("Limits", listed(caveats(study, results))),
+        *([("Tuning", tuning_section(results.tuning))] if results.tuning else []),
         (
             "Differences to the baseline",
             picture(pictures["differences"], f"paired differences to {study.baseline}")

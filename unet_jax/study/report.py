@@ -3,6 +3,7 @@
 OUT/results.csv      all scores of every image, class, variant and seed
 OUT/table.csv        means, standard deviations over seeds, and comparisons with the baseline
 OUT/table.md, .tex   the main table for a page or a paper, as Markdown and as LaTeX (booktabs)
+OUT/tuning.csv       trials of a tuned study
 OUT/methods.md       methods and results in prose, for a paper
 OUT/reproduce.sh     script that trains and scores the study again, with its study.toml and splits.csv
 OUT/pictures/        learning curves, differences, ranking
@@ -30,6 +31,8 @@ from unet_jax.study.results import Results, read_results
 from unet_jax.study.run import evaluations, examples_path, with_split
 from unet_jax.study.scores import SCORES
 from unet_jax.study.tables import class_cells, class_columns, latex_table, markdown_table
+from unet_jax.study.tuning import with_tuning
+from unet_jax.study.tuning_words import TUNING_COLUMNS, tuning_rows
 
 
 def write_results(study: Study, command: str = "") -> Results:
@@ -47,7 +50,8 @@ def write_results(study: Study, command: str = "") -> Results:
     Raises:
       InputError: a run is not done yet.
     """
-    study = with_split(study)
+    as_given = with_split(study)
+    study = with_tuning(as_given)
     results, out = read_results(study), epath.Path(study.out)
     by_image = csv_text(("variant", "seed", "id", "class", *SCORES), _image_rows(study, results))
     replace_text(out / "results.csv", by_image)
@@ -55,7 +59,9 @@ def write_results(study: Study, command: str = "") -> Results:
     replace_text(out / "table.md", markdown_table(results))
     replace_text(out / "table.tex", latex_table(results))
     replace_text(out / "methods.md", methods_text(study, results))
-    write_reproduction(study, results)
+    write_reproduction(as_given, results)
+    if results.tuning:
+        replace_text(out / "tuning.csv", csv_text(TUNING_COLUMNS, tuning_rows(results.tuning)))
     folder = out / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.png" for name in ("differences", "ranking", "curves")}

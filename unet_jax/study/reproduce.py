@@ -1,6 +1,7 @@
 """Files that repeat a study: its settings as study.toml, its splits, and reproduce.sh, which runs it again."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from unet_jax.config.loss import LossConfig, LossTermConfig
 from unet_jax.config.toml_file import format_toml, format_value
 from unet_jax.study.config import Study
 from unet_jax.study.results import Results
+from unet_jax.study.search import Range, Space
 from unet_jax.study.study_file import SETS
 
 _LOCAL = ("root", "splits", "cache_dir")
@@ -69,6 +71,10 @@ def study_toml(study: Study, datasets: Mapping[str, Mapping[str, Any]] | None = 
         "devices_per_run": study.devices_per_run,
     }
     lines = [format_toml({"study": top, "config": config})]
+    if study.tune is not None:
+        search = {f.name: getattr(study.tune, f.name) for f in dataclasses.fields(study.tune) if f.name != "space"}
+        search = {name: value for name, value in search.items() if (name, value) not in (("trials", 0), ("halving", 0))}
+        lines.append(format_toml({"tune": search}) + "\n".join(_space(study.tune.space)) + "\n")
     for name, fields in (datasets or {}).items():
         values = {"name": name, **fields}
         lines += ["[[dataset]]", *(f"{key} = {format_value(v)}" for key, v in values.items() if v is not None), ""]
@@ -76,8 +82,21 @@ def study_toml(study: Study, datasets: Mapping[str, Mapping[str, Any]] | None = 
         lines += ["[[variant]]", f"name = {format_value(variant.name)}"]
         lines += [f"{name} = {format_value(value)}" for name, value in _loss(variant.loss, study.config.loss).items()]
         lines += [f"config.{name} = {format_value(value)}" for name, value in variant.settings.items()]
+        lines += [f"tune.{line}" for line in _space(variant.tune)]
         lines.append("")
     return "\n".join(lines)
+
+
+def _space(space: Space) -> list[str]:
+    """Return tuned settings as lines of TOML."""
+    values = {name: dataclasses.asdict(v) if isinstance(v, Range) else v for name, v in space.items()}
+    return [f"{_key(name)} = {format_value(value)}" for name, value in values.items()]
+
+
+def _key(name: str) -> str:
+    """Return a dotted name as a key of TOML, with quotes where a part of it is no bare key."""
+    parts = name.split(".")
+    return ".".join(part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else format_value(part) for part in parts)
 
 
 def _loss(loss: LossConfig, shared: LossConfig) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from unet_jax.study.config import Study
 from unet_jax.study.cost import Cost, read_costs
 from unet_jax.study.run import scores_path, with_split
 from unet_jax.study.scores import SCORES, ScoreTable, read_scores, stack_scores
+from unet_jax.study.tuning import Tuned, read_tuning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Results:
     """P-value of Friedman's test that all variants have the same average rank; nan for fewer than three variants."""
     costs: dict[str, Cost]
     """Time and memory of a training step, by name of the variant; empty if they were not measured."""
+    tuning: tuple[Tuned, ...]
+    """Result of the tuning of each variant; empty if the study is not tuned."""
     info: RunInfo
     """Description of the first run: splits, class names, versions."""
 
@@ -84,5 +87,6 @@ def read_results(study: Study) -> Results:
         rank_tests.critical_difference(*by_image.shape[::-1]),
         rank_tests.friedman_p_value(by_image),
         read_costs(study),
+        read_tuning(study),
         load_info(study.run_path(study.variants[0], study.seeds[0])),
     )

@@ -39,8 +39,12 @@ from unet_jax.study.display import GridDisplay
 from unet_jax.study.examples import draw_example, example_positions, save_examples
 from unet_jax.study.jobs import Job, check_jobs
 from unet_jax.study.scores import read_scores, score_run, write_scores
+from unet_jax.study.tuning import check_trials, tune_study, with_tuning
 from unet_jax.study.workers import make_workers, work_through
+from unet_jax.training.loop import TrainResult
 from unet_jax.training.non_finite import NonFiniteLossError
+
+_REMEDY = "Give the variant another name, remove the folder, or choose another study.out."
 
 
 def scores_path(study: Study, variant: Variant, seed: int) -> epath.Path:
@@ -121,8 +125,12 @@ def _run(study: Study, display: GridDisplay, mesh: Mesh, *, is_open: bool) -> No
     out.mkdir(parents=True, exist_ok=True)
     for text in warnings(study, is_open=is_open):
         display.line(f"WARNING: {text}")
+    if study.tune is not None:
+        tune_study(study, make_workers(study, mesh, display), display)
+        study = with_tuning(study)
+        check_jobs(list_jobs(study), _REMEDY)
     workers, jobs = make_workers(study, mesh, display), list_jobs(study)
-    with display.grid([v.name for v in study.variants], [f"seed {s}" for s in study.seeds], out / "log.txt"):
+    with display.grid([(job.row, job.column) for job in jobs], out / "log.txt"):
         work_through(jobs, workers, lambda job: _check_paired(study, job.path))
     diverged = [reason for worker in workers for reason in worker.diverged]
     if diverged:
@@ -161,7 +169,9 @@ def list_jobs(study: Study) -> list[Job]:
     ]
 
 
-def _score(study: Study, variant: Variant, seed: int, job: Job, mesh: Mesh, display: Display) -> None:
+def _score(
+    study: Study, variant: Variant, seed: int, job: Job, trained: TrainResult, mesh: Mesh, display: Display
+) -> None:
     """Score the best checkpoint of a trained run on the study's split, and write the scores."""
     run = load_run(job.path, mesh=mesh)
     _, layout, records = select_records(run, study.config.data, study.split)
@@ -207,7 +217,10 @@ def check_study(study: Study) -> None:
                     f"the data set has {len(layout.class_names)} classes: {', '.join(layout.class_names)}."
                 )
         make_loss(variant.loss)  # imports the user's own losses, which may fail
-    check_jobs(list_jobs(study), "Give the variant another name, remove the folder, or choose another study.out.")
+    if study.tune is None:
+        check_jobs(list_jobs(study), _REMEDY)
+    else:
+        check_trials(study)
 
 
 def _check_paired(study: Study, path: epath.Path) -> None:

@@ -23,6 +23,9 @@ from unet_jax.program.build import Program, build, loss_numbers, make_steps
 from unet_jax.program.state import TrainState
 from unet_jax.program.steps import EvalStep, TrainStep
 
+_MOST_KEPT = 32
+"""Number of compiled steps that are kept for later runs. The trials of a tuned study may each have their own."""
+
 
 def structure(config: LossConfig) -> str:
     """Describe a loss without its numbers, as JSON text; losses with equal texts can share a compiled step.
@@ -58,9 +61,10 @@ class SharedPrograms:
 
     def __call__(self, config: Config, num_classes: int, num_steps: int) -> Program:
         key = _key(config, num_classes, num_steps)
-        if key not in self._steps:
-            self._steps[key] = _Steps(config, num_classes, num_steps)
-        steps = self._steps[key]
+        steps = self._steps.pop(key, None) or _Steps(config, num_classes, num_steps)
+        self._steps[key] = steps  # the newest is the last
+        if len(self._steps) > _MOST_KEPT:
+            del self._steps[next(iter(self._steps))]
         as_arrays = jax.tree.map(np.float32, loss_numbers(config.loss))
         numbers = put_replicated(as_arrays, self._mesh)
         return steps.program._replace(

@@ -14,6 +14,7 @@ from unet_jax.config.dicts import config_from_dict, replace
 from unet_jax.config.presets import PRESETS
 from unet_jax.config.toml_file import flatten_tables, in_folder, read_toml
 from unet_jax.study.config import Study, Variant, check_folder_names
+from unet_jax.study.search import Range, Tune
 
 SETS = "sets"
 """Folder of a study over several data sets that has a folder for each of them."""
@@ -97,7 +98,7 @@ def _studies(
     values: dict[str, Any], folder: epath.Path, out: str, overrides: dict[str, Any], roots: dict[str, str]
 ) -> tuple[Study, ...]:
     """Make the studies from the parsed file; relative paths start at `folder`."""
-    _check_names("table", values, ("study", "config", "dataset", "variant"))
+    _check_names("table", values, ("study", "config", "dataset", "tune", "variant"))
     study, tables = _table("study", values.get("study", {})), values.get("variant", [])
     _check_names("study field", study, _STUDY_FIELDS)
     for name in ("out", "baseline", "preset", "split"):
@@ -117,6 +118,7 @@ def _studies(
     rest: dict[str, Any] = {"split": "auto"} | {
         name: study[name] for name in ("split", "devices_per_run") if name in study
     }
+    rest["tune"] = _tune(values["tune"]) if "tune" in values else None
     results = []
     for name, settings in sets.items():
         try:
@@ -129,6 +131,7 @@ def _studies(
         result = Study(where, config, variants, tuple(seeds), baseline, dataset=name, **rest)
         for variant in variants:
             result.run_config(variant, seeds[0])  # an unknown setting or value of a variant is found here
+        result.check_draws()
         results.append(result)
     return tuple(results)
 
@@ -194,8 +197,9 @@ def _variant(table: Any, index: int, loss: LossConfig) -> Variant:
     name = table.pop("name", "")
     require(isinstance(name, str) and bool(name), f"variant {index + 1}: name", name, "given as text")
     settings = flatten_tables(_table("variant.config", table.pop("config", {})))
+    tune = _space(_table("variant.tune", table.pop("tune", {})))
     try:
-        _check_names("field", table, (*_LOSS_FIELDS, "config"))
+        _check_names("field", table, (*_LOSS_FIELDS, "config", "tune"))
         terms = table.get("terms", [])
         ok = isinstance(terms, list) and all(isinstance(term, dict) for term in terms)
         require(ok, "terms", terms, 'a list of tables, as in [{name = "bce"}, {name = "tversky", weight = 0.5}]')
@@ -205,9 +209,37 @@ def _variant(table: Any, index: int, loss: LossConfig) -> Variant:
         for term in terms:
             _check_names("field of a term", term, typing.get_type_hints(LossTermConfig))
             require("name" in term, "terms", term, "tables that each have a name")
-        return Variant(name, config_from_dict(table, LossConfig, "loss.") if table else loss, settings)
+        return Variant(name, config_from_dict(table, LossConfig, "loss.") if table else loss, settings, tune)
     except InputError as error:
         raise InputError(f"variant {name!r}: {error}") from error
+
+
+def _tune(table: Any) -> Tune:
+    """Make the search from the [tune] table."""
+    table = dict(_table("tune", table))
+    _check_names("tune field", table, ("method", "trials", "halving", "seed", "config"))
+    space = _space({"config": table.pop("config", {})})
+    return Tune(space, **table)
+
+
+def _space(table: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, ...] | Range]:
+    """Return the values that a setting may have, by dotted name that begins with "config." or "loss."."""
+    if not prefix:
+        _check_names("kind of tuned settings", table, ("config", "loss"))
+    space: dict[str, tuple[Any, ...] | Range] = {}
+    for key, value in table.items():
+        name = prefix + key
+        if isinstance(value, dict) and {"low", "high"} & set(value):
+            _check_names(f"field of tune.{name}:", value, ("low", "high", "log"))
+            require({"low", "high"} <= set(value), f"tune.{name}", value, "given with low and high")
+            space[name] = Range(**value)
+        elif isinstance(value, dict):
+            space |= _space(value, f"{name}.")
+        else:
+            ok = isinstance(value, list) and len(value) > 0
+            require(ok, f"tune.{name}", value, "a list of values, or {low = ..., high = ...}")
+            space[name] = tuple(tuple(item) if isinstance(item, list) else item for item in value)
+    return space
 
 
 def _table(name: str, value: Any) -> dict[str, Any]:

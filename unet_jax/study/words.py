@@ -8,6 +8,7 @@ from unet_jax.study.compare import PRIMARY, RULE, few_seeds
 from unet_jax.study.config import Study
 from unet_jax.study.results import Results
 from unet_jax.study.scores import SCORES
+from unet_jax.study.tuning_words import tuned_how, tuning_limits
 
 TITLES = {
     "dice": "Dice",
@@ -17,15 +18,6 @@ TITLES = {
     "brier": "Brier score",
     "ece": f"Expected calibration error with {NUM_BINS} bins",
 }
-UNTUNED = (
-    "No variant was tuned: all were trained with the settings of the study's file, which may suit one of them better "
-    "than another."
-)
-
-
-def untuned(study: Study) -> str:
-    """Say what the comparison lacks if no variant was tuned."""
-    return UNTUNED
 
 
 def not_held_out(study: Study) -> str:
@@ -63,7 +55,8 @@ def caveats(study: Study, results: Results) -> list[str]:
     """Return the rule of verdicts and the limits of the study, as sentences."""
     lines = [
         RULE,
-        untuned(study),
+        tuned_how(study),
+        *tuning_limits(results.tuning),
         f"Intervals over images are from the BCa bootstrap with {NUM_RESAMPLES} resamples of the images. The p-values "
         "are from the sign-flip permutation test over images. Holm's correction is for the number of variants, "
         "separately in each score and class. There are many scores and classes below, so some differences look "

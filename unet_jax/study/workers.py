@@ -55,13 +55,15 @@ class Worker:
     def _train_and_score(self, job: Job, stop_at: Callable[[int], bool] | None) -> None:
         display = self._display.cell(job.row, job.column)
         try:
-            train(job.config, job.path, display=display, mesh=self.mesh, make_program=self.programs, stop_at=stop_at)
+            trained = train(
+                job.config, job.path, display=display, mesh=self.mesh, make_program=self.programs, stop_at=stop_at
+            )
         except NonFiniteLossError:
             if job.on_divergence is None:
                 raise
             job.on_divergence(job)
             return
-        job.score(job, self.mesh, display)
+        job.score(job, trained, self.mesh, display)
 
 
 def make_workers(study: Study, mesh: Mesh, display: GridDisplay) -> list[Worker]:
