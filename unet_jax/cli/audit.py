@@ -11,6 +11,7 @@ from etils import epath
 from unet_jax._files import replace_text
 from unet_jax.cli.options import check_root
 from unet_jax.config import DataConfig
+from unet_jax.config.placeholders import File
 from unet_jax.config.settings import check_used
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class _Audit:
     """
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    page: str = "audit.html"
+    page: File = "audit.html"
     """HTML file to write, which needs no other file: pictures, gray levels, sizes, copies, everything refused by name.
     Empty: none."""
 

@@ -14,6 +14,7 @@ from unet_jax.cli.options import check_root
 from unet_jax.config import Config
 from unet_jax.config.choices import Choice
 from unet_jax.config.dicts import flatten_config, replace
+from unet_jax.config.placeholders import File
 from unet_jax.config.presets import auto as auto_preset
 from unet_jax.config.processes import Processes
 from unet_jax.report.choices_table import choices_table, flags_of, settings_of
@@ -52,7 +53,7 @@ class TrainAuto:
     that were chosen when it began.
     """
 
-    out: str
+    out: File
     """Run directory, local or in a bucket. The same command continues a run that was stopped."""
     processes: Annotated[Processes, tyro.conf.arg(name="")]
     config: Annotated[Config, tyro.conf.arg(name="")]

@@ -23,6 +23,7 @@ from unet_jax.cli.options import (
     score,
     select,
 )
+from unet_jax.config.placeholders import OptionalFile
 from unet_jax.config.predict import PredictConfig
 
 
@@ -41,7 +42,7 @@ class _Compare:
     """Checkpoints to score: best (the best on val) or last (the newest)."""
     calibrated: bool = False
     """Use the temperatures and thresholds that unet-jax calibrate has fitted, of both runs."""
-    csv: str | None = None
+    csv: OptionalFile = None
     """CSV file to write, with both scores of every image and class, and their difference."""
     what: SCORING = dataclasses.field(default_factory=ScoreOptions)
     how: HOW = dataclasses.field(default_factory=PredictConfig)

@@ -24,6 +24,7 @@ from unet_jax.cli.options import (
     score,
     select,
 )
+from unet_jax.config.placeholders import OptionalFile
 from unet_jax.config.predict import PredictConfig
 
 
@@ -43,7 +44,7 @@ class _Evaluate:
     """Checkpoint to score: best (the best on val) or last (the newest)."""
     calibrated: bool = False
     """Use the temperatures, thresholds and rules for objects that unet-jax calibrate has fitted."""
-    csv: str | None = None
+    csv: OptionalFile = None
     """CSV file to write, with the scores of every image."""
     what: SCORING = dataclasses.field(default_factory=ScoreOptions)
     how: HOW = dataclasses.field(default_factory=PredictConfig)

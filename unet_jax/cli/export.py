@@ -10,6 +10,7 @@ import tyro
 
 from unet_jax._types import InputError
 from unet_jax.cli.options import HOW, RUN, DeviceOptions, check_run, load, say_difference
+from unet_jax.config.placeholders import Dir, File, Files, Names
 from unet_jax.config.predict import PredictConfig
 
 if TYPE_CHECKING:
@@ -25,11 +26,11 @@ class _Export:
     to: Literal["onnx", "stablehlo", "tflite", "safetensors", "bioimageio"]
     """Kind of file: onnx (most other programs), stablehlo (jax without this run), tflite (phones and small devices),
     safetensors (the weights only), bioimageio (a package for Fiji and others)."""
-    out: str
+    out: File
     """File to write."""
-    images: tuple[str, ...] = ()
+    images: Files = ()
     """Image files or folders to check the export with. By default the run's validation images."""
-    data_root: str = ""
+    data_root: Dir = ""
     """Folder of the data set with the validation images. By default the one that the run was trained on."""
     num_images: int = 50
     """Largest number of images to check with, and to quantize with; 0 = all."""
@@ -46,7 +47,7 @@ class _Export:
     """stablehlo: kinds of devices to export for. By default cpu, cuda and tpu."""
     license: str = ""
     """Licence of the weights for the metadata, as an SPDX identifier such as CC-BY-4.0."""
-    authors: tuple[str, ...] = ()
+    authors: Names = ()
     """Names of the authors for the metadata."""
     description: str = ""
     """A sentence for the metadata on what the network is for."""

@@ -19,6 +19,7 @@ from unet_jax.cli.options import (
     say_difference,
     select,
 )
+from unet_jax.config.placeholders import OptionalFile
 from unet_jax.config.predict import PredictConfig
 
 
@@ -35,7 +36,7 @@ class _FoldScores:
     """Checkpoint to score: best (the best on val) or last (the newest)."""
     calibrated: bool = False
     """Use the temperatures, thresholds and rules for objects that unet-jax calibrate has fitted."""
-    csv: str | None = None
+    csv: OptionalFile = None
     """CSV file to write, with the rows of the table."""
     how: HOW = dataclasses.field(default_factory=PredictConfig)
     devices: ON_DEVICES = dataclasses.field(default_factory=DeviceOptions)

@@ -9,6 +9,7 @@ from etils import epath
 from unet_jax._files import replace_text
 from unet_jax._types import InputError
 from unet_jax.config import DataConfig
+from unet_jax.config.placeholders import Dir, Regex
 from unet_jax.data.folds import fold_rows, make_folds
 from unet_jax.data.layout import find_layout
 from unet_jax.data.splits import assign_splits, group_of, splits_text
@@ -21,13 +22,13 @@ class _Folds:
     Images of a test split (folders, or --data.splits) are in no fold and stay test.
     """
 
-    root: tyro.conf.Positional[str]
+    root: tyro.conf.Positional[Dir]
     """Folder of the data set (docs/data.md)."""
     num_folds: tyro.conf.Positional[int]
     """Number of folds."""
-    out: str = "folds"
+    out: Dir = "folds"
     """Folder to write fold0.csv, fold1.csv ... to."""
-    group_key: str = ""
+    group_key: Regex = ""
     """Regular expression whose first group in an id names what must stay together, such as a patient: '^([^_]*)_'."""
     seed: int = 0
     """Seed that decides which image is in which fold."""

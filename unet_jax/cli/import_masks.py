@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from unet_jax._types import InputError
+from unet_jax.config.placeholders import Dir, Names, OptionalDir, Renamings
 
 if TYPE_CHECKING:
     from unet_jax.interop.annotations.import_masks import ImportedMasks
@@ -23,19 +24,19 @@ class _ImportMasks:
 
     annotations: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE...")]
     """Annotation files, or folders that are searched for them at any depth."""
-    out: str
+    out: Dir
     """Folder to make. There must be none of this name."""
-    images: str | None = None
+    images: OptionalDir = None
     """Folder that is searched for the images at any depth. By default images/ beside the annotations, or their own
     folder."""
     format: Literal["auto", "coco", "labelme", "label-studio", "via", "qupath", "yolo", "kaggle"] = "auto"
     """Format of the annotations. It is recognised from the content unless it is given."""
-    classes: tuple[str, ...] = ()
+    classes: Names = ()
     """Classes to import. By default all."""
-    rename: tuple[str, ...] = ()
+    rename: Renamings = ()
     """New names of classes, as OLD=NEW. Classes of one new name are united. OLD is empty for objects without a
     class."""
-    leave_out: tuple[str, ...] = ()
+    leave_out: Names = ()
     """Kinds of shapes to leave out, above all those without area, such as point, polyline or box."""
     unannotated: Literal["auto", "empty", "skip"] = "auto"
     """Treatment of images that nobody annotated: empty (masks without a pixel) or skip (leave them out). auto means

@@ -9,6 +9,7 @@ from etils import epath
 
 from unet_jax._types import InputError
 from unet_jax.cli.options import RUN, check_run
+from unet_jax.config.placeholders import File, Names, RunDir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,15 +18,15 @@ class _Import:
 
     file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
     """Keras file to read."""
-    out: str
+    out: RunDir
     """Run directory to make."""
-    classes: tuple[str, ...] = ()
+    classes: Names = ()
     """Names of the classes, in the order of the output channels. By default class0, class1, ..."""
     channels: Literal["bgr", "rgb"] = "bgr"
     """Order of the colour channels in the images that the Keras network was trained on. cv2.imread returns bgr."""
     image_size: int | None = None
     """Height and width in pixels that images were resized to. Needed if the file does not contain it."""
-    check: tuple[str, str] | None = None
+    check: Annotated[tuple[str, str] | None, tyro.conf.arg(metavar="IMAGE PROBS.npy")] = None
     """Image of that size, and a file of numpy.save with the probabilities that Keras computed for it: IMAGE PROBS.npy.
     The import is refused if the network's own differ."""
 
@@ -36,7 +37,7 @@ class _Export:
 
     run: RUN
     """Run directory."""
-    out: str
+    out: File
     """File to write. Its name must end in .weights.h5."""
     channels: Literal["bgr", "rgb"] = "bgr"
     """Order of the colour channels in the images that the Keras program will give to the network."""

@@ -16,6 +16,7 @@ from etils import epath
 
 from unet_jax._types import InputError
 from unet_jax.config import Config, DataConfig
+from unet_jax.config.placeholders import OptionalFile, Regex
 from unet_jax.config.predict import PredictConfig
 from unet_jax.config.processes import Processes
 from unet_jax.data.listing import first_group
@@ -40,7 +41,7 @@ class DataOptions:
 
     root: Annotated[str, tyro.conf.arg(metavar="DIR")] = ""
     """Folder of the data set (docs/data.md). By default the one that the run was trained on."""
-    splits: str | None = None
+    splits: OptionalFile = None
     """CSV file with the columns id,split. By default the splits that were recorded when the run began."""
     mask_orientation: Literal["auto", "shown", "stored"] | None = None
     """Pixels that masks were drawn on, where an image is shown turned (docs/data.md). By default as in the run."""
@@ -70,7 +71,7 @@ class ScoreOptions:
     The name objects stands for precision, recall, F1 and panoptic quality of connected objects."""
     nsd_tolerance: float | None = None
     """Distance in pixels up to which the score nsd accepts a border. By default 2."""
-    group_key: str = ""
+    group_key: Regex = ""
     """Regular expression whose first group in an id names what belongs together, such as a patient: '^([^_]*)_'.
     The intervals then say what to expect of other groups."""
 

@@ -19,6 +19,7 @@ from unet_jax.cli.options import (
     load_all,
     say_difference,
 )
+from unet_jax.config.placeholders import Dir
 from unet_jax.config.predict import OutputConfig, PredictConfig
 
 
@@ -34,7 +35,7 @@ class _Predict:
     inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[RUN...] IMAGE...")]
     """Image files, or folders that are searched for image files at any depth.
     Folders with a run.json are further runs, which predict together with the first."""
-    out: str
+    out: Dir
     """Folder to write to: masks CLASS/ID.png (0 or 255), and pictures overlay/ID.png."""
     checkpoint: Literal["best", "last"] = "best"
     """Checkpoint to use: best (the best on val) or last (the newest)."""

@@ -8,6 +8,7 @@ from etils import epath
 
 from unet_jax._files import replace_text
 from unet_jax.cli.options import RUN
+from unet_jax.config.placeholders import File
 from unet_jax.runs.folder import check_is_run
 
 
@@ -17,7 +18,7 @@ class _Report:
 
     run: RUN
     """Run directory. The run may still be training."""
-    out: str = ""
+    out: File = ""
     """HTML file to write. By default report.html in the run."""
 
 

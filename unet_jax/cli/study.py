@@ -10,6 +10,7 @@ import tyro
 
 from unet_jax._types import InputError
 from unet_jax.cli.options import check_root
+from unet_jax.config.placeholders import Dir, OptionalDir, OptionalFile
 from unet_jax.study.config import Study
 from unet_jax.study.study_file import load_studies
 
@@ -18,9 +19,9 @@ from unet_jax.study.study_file import load_studies
 class _StudyData:
     """Data set of the study, if it is to be another one than the TOML file names."""
 
-    root: str | None = None
+    root: OptionalDir = None
     """Folder of the data set."""
-    splits: str | None = None
+    splits: OptionalFile = None
     """CSV file with the columns id,split."""
 
 
@@ -31,7 +32,7 @@ class _Study:
     file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STUDY.toml")]
     """TOML file that describes the study (docs/studies.md); with --power, also the folder of a finished study."""
     data: _StudyData
-    out: str = ""
+    out: Dir = ""
     """Folder for the runs and the results. By default the one that the TOML file names."""
     roots: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=DIR")] = ()
     """Folders of data sets by name, if the TOML file names several."""

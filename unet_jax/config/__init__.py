@@ -12,6 +12,7 @@ from unet_jax.config.loss import LossTermConfig as LossTermConfig
 from unet_jax.config.loss import RampConfig as RampConfig
 from unet_jax.config.model import ModelConfig as ModelConfig
 from unet_jax.config.optim import OptimConfig as OptimConfig
+from unet_jax.config.placeholders import RunDir
 from unet_jax.config.train import TrainConfig as TrainConfig
 
 
@@ -21,7 +22,7 @@ class Config:
 
     seed: int = 0
     """Seed of the first weights, the order of the images and the augmentation."""
-    init_from: str = ""
+    init_from: RunDir = ""
     """Run whose best weights training starts from, in the place of random ones. The network must be the same.
     Its output layer is used too if the classes are the same."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from unet_jax.config.checks import check_types, is_plain_name, require, require_fraction
+from unet_jax.config.placeholders import Dir, Names, OptionalFile, Pattern, Patterns, Regex, Values
 from unet_jax.config.settings import setting
 
 
@@ -11,17 +12,17 @@ from unet_jax.config.settings import setting
 class DataConfig:
     """The place of images and masks, and the way they become arrays of one size."""
 
-    root: str = setting("", may_change=True)
+    root: Dir = setting("", may_change=True)
     """Folder with images/ID.ext and masks/CLASS/ID.ext, or with train/, val/ and test/ folders of that layout."""
-    classes: tuple[str, ...] = ()
+    classes: Names = ()
     """Class names in the order of the output channels. Empty: the mask folders, sorted by name."""
-    splits: str | None = setting(None, may_change=True)
+    splits: OptionalFile = setting(None, may_change=True)
     """CSV file with the columns id,split (train, val or test). If it names no val, a part of train becomes val."""
     val_fraction: float = 0.2
     """Share of the training images that become val if no split says which. A hash of the id decides."""
     split_seed: int = 0
     """Seed of that hash: another number chooses other val images."""
-    group_key: str = ""
+    group_key: Regex = ""
     """Regular expression that is matched with the id of an image.
     Images that share its first group, such as a patient or a slide, stay together when val is split off.
     Example: '^(patient[0-9]+)_'."""
@@ -56,25 +57,25 @@ class DataConfig:
     """Two percentiles that become black and white."""
     intensity_limits: tuple[float, ...] = setting((), only_if={"intensity": ("limits",)})
     """Numbers that become black and white: LOW HIGH for all channels, or for each channel in turn."""
-    image_pattern: str = ""
+    image_pattern: Pattern = ""
     """Path of an image below root, with {id} in it, if images are not in images/: 'train/IMG_{id}.JPG'."""
-    image_patterns: tuple[str, ...] = setting((), not_with=("image_pattern",))
+    image_patterns: Patterns = setting((), not_with=("image_pattern",))
     """NAME=path with {id}, for images of which each channel is a file of its own, in the order of the channels:
     'dapi=images/{id}_w1.tif' 'gfp=images/{id}_w2.tif'."""
-    mask_patterns: tuple[str, ...] = ()
+    mask_patterns: Patterns = ()
     """CLASS=path with {id}, one for each class: 'cell=train_mask/{id}_cell.png'.
     All files of one image that match a * are united: 'cell=masks/{id}_*.png'."""
-    image_key: str = ""
+    image_key: Regex = ""
     """Regular expression that is matched with the id of a mask. Its first group is the id of the image."""
-    index_map: str = ""
+    index_map: Pattern = ""
     """Path with {id} of one file per image that holds all classes.
     Its values are class numbers (see index_values), or its colours are classes (see index_colors)."""
-    index_values: tuple[str, ...] = ()
+    index_values: Values = ()
     """CLASS=values of the index map that belong to the class, also ranges: 'cell=1,2' 'nucleus=2' 'car=26000-26999'."""
-    index_colors: tuple[str, ...] = ()
+    index_colors: Values = ()
     """CLASS=red,green,blue of the index map, from 0 to 255: 'cell=128,64,128'. A class may have several entries.
     Black is outside."""
-    ignore_values: tuple[str, ...] = setting((), only_with=("index_map",))
+    ignore_values: Values = setting((), only_with=("index_map",))
     """Values of the index map that mean 'not annotated': '255'. With index_colors they are colours: '224,224,192'.
     Such pixels have no part in loss and scores. Pixels can also be ignored by masks in ignore/ (docs/data.md)."""
     missing_masks: Literal["error", "empty", "unknown"] = "error"
@@ -96,7 +97,7 @@ class DataConfig:
     cache: Literal["auto", "memory", "disk", "none"] = setting("auto", may_change=True)
     """Place for decoded, resized samples: memory, or files that later runs find again.
     auto is memory below 2 GiB and disk above."""
-    cache_dir: str = setting("", may_change=True)
+    cache_dir: Dir = setting("", may_change=True)
     """Folder of the disk cache. Empty: unet_jax in the user's cache folder (XDG_CACHE_HOME or ~/.cache)."""
     rebuild_cache: bool = setting(False, may_change=True, only_if={"cache": ("disk", "auto")})
     """Build the disk cache again, even if there is one. Use it where one is found that cannot be used."""

@@ -6,6 +6,7 @@ from typing import Literal
 from unet_jax.config.checks import check_types, require
 from unet_jax.config.encoders import ENCODERS
 from unet_jax.config.packing import parse_packing
+from unet_jax.config.placeholders import File
 from unet_jax.config.settings import setting
 
 _OWN, _KNOWN = {"encoder": ("none",)}, {"encoder": tuple(ENCODERS)}
@@ -37,7 +38,7 @@ class ModelConfig:
     result (of a 1x1 convolution and normalisation, where channels differ), as in nnU-Net's residual encoder."""
     encoder: Literal["none", "vgg11_bn", "vgg13_bn", "vgg16_bn", "resnet18", "resnet34", "resnet50"] = "none"
     """Encoder of a known classifier, in the place of one by widths and numbers of convolutions (docs/networks.md)."""
-    encoder_weights: str = setting("", may_change=True, only_if=_KNOWN)
+    encoder_weights: File = setting("", may_change=True, only_if=_KNOWN)
     """File with the encoder's first weights, with names of torchvision or timm (.safetensors) or of Keras (.h5).
     It is read when a run begins. Empty: random weights."""
     encoder_input: Literal["auto", "imagenet", "caffe", "none"] = setting("auto", only_if=_KNOWN)

@@ -2,12 +2,14 @@
 
 import dataclasses
 
+from unet_jax.config.placeholders import Address
+
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
     """Address and number of the processes that run one command. Cloud TPU pods and SLURM need none of it."""
 
-    coordinator: str = ""
+    coordinator: Address = ""
     """HOST:PORT where process 0 waits for the others. Give all three options to every process, or none of them.
     One machine, Cloud TPU pods and SLURM need none."""
     num_processes: int = 0

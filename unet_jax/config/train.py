@@ -6,6 +6,7 @@ from typing import Literal
 
 from unet_jax._types import InputError
 from unet_jax.config.checks import check_types, require
+from unet_jax.config.placeholders import Functions
 from unet_jax.config.settings import setting
 
 _NUM_EVALUATIONS = 20
@@ -64,7 +65,7 @@ class TrainConfig:
     0 never does. See docs/losses.md. It costs one backward pass per term and class."""
     tensorboard: bool = setting(False, may_change=True)
     """Write TensorBoard files as well. Needs the package tensorboardX."""
-    writers: tuple[str, ...] = setting((), may_change=True)
+    writers: Functions = setting((), may_change=True)
     """Functions of your own, as 'module:function', that are called with each row of metrics.jsonl, a dictionary.
     See docs/python.md for W&B, MLflow and trackio. What they raise is a warning and does not end the run."""
 
