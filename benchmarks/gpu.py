@@ -62,6 +62,10 @@ class Late(Exception):
     """The time of a piece is over."""
 
 
+class Ended(Exception):
+    """A worker cannot measure any more; the message says why."""
+
+
 class Worker:
     """Running process that measures, in JAX or in PyTorch.
 
@@ -90,13 +94,13 @@ class Worker:
         self._messages.put("")  # it has ended
 
     def next_message(self, deadline: float) -> dict[str, Any]:
-        """Return its next message; raise `Late` after the deadline, and `EOFError` if the process has ended."""
+        """Return its next message; raise `Late` after the deadline, and `Ended` if the process has ended."""
         try:
             line = self._messages.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
             raise Late from None
         if not line:
-            raise EOFError(f"its process ended with status {self._process.wait()}")
+            raise Ended(f"its process ended with status {self._process.wait()}")
         return json.loads(line)
 
     def ask(self, request: dict[str, Any]) -> None:
@@ -151,6 +155,8 @@ def run_piece(piece: Piece, workers: Workers, results: Results, deadline: float)
     start, failures, log = time.monotonic(), 0, ""
     try:
         worker, device = workers.get(piece.worker, deadline)
+        if device["device"] == "cpu" and not results.small:
+            raise Ended("it finds no GPU (--small tries everything on a CPU)")
         results.begin(piece.worker, device)
         left = results.left(piece)
         worker.ask({"variants": left})
@@ -167,7 +173,7 @@ def run_piece(piece: Piece, workers: Workers, results: Results, deadline: float)
             log = workers.end(piece.worker)
     except Late:
         outcome, log = f"stopped after {time.monotonic() - start:.0f} s", workers.end(piece.worker)
-    except (EOFError, json.JSONDecodeError) as error:
+    except (Ended, json.JSONDecodeError) as error:
         outcome, log = f"failed: {error}", workers.end(piece.worker)
     results.close(piece.name, outcome, time.monotonic() - start, "" if outcome == "done" else log)
     return outcome

@@ -27,6 +27,11 @@ class Results:
             self.report |= json.loads(path.read_text())
         self._session = -1
 
+    @property
+    def small(self) -> bool:
+        """True if sizes are tiny, which a CPU can measure too."""
+        return bool(self._common.get("small"))
+
     def begin(self, worker: str, device: dict[str, Any]) -> None:
         """Begin to write rows of a worker on a device."""
         session = {**self._common, "worker": worker, **device}

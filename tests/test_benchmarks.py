@@ -218,7 +218,7 @@ from gpu_worker import end_with_parent
 
 end_with_parent()
 say = lambda **message: print(json.dumps(message), flush=True)
-say(facts={{"device": "a chip", "versions": {{"jax": "1"}}, "pid": os.getpid()}})
+say(facts={{"device": os.environ.get("CHIP", "a chip"), "versions": {{"jax": "1"}}, "pid": os.getpid()}})
 for line in sys.stdin:
     for variant in json.loads(line)["variants"]:
         for program in variant["programs"]:
@@ -246,7 +246,7 @@ def gpu_worker(tmp_path):
     return gpu, piece
 
 
-def test_a_piece_that_is_late_or_fails_keeps_what_it_has_and_stops_no_other(gpu_worker, tmp_path):
+def test_a_piece_that_is_late_or_fails_keeps_what_it_has_and_stops_no_other(gpu_worker, tmp_path, monkeypatch):
     gpu, piece = gpu_worker
     slow = piece("slow", 3.0, first={}, second={"predict": 60.0}, third={})
     pieces = [slow, piece("bad", 60.0, good={}, wrong={}), piece("last", 60.0, only={})]
@@ -264,6 +264,8 @@ def test_a_piece_that_is_late_or_fails_keeps_what_it_has_and_stops_no_other(gpu_
         again.begin(slow.worker, {"device": "a chip", "versions": {"jax": "1"}, "pid": 0})
         variants = again.left(slow)
         assert left == (len(variants) if code == "new" else {v["name"]: v["programs"] for v in variants})
+    monkeypatch.setenv("CHIP", "cpu")
+    assert "finds no GPU" in gpu.run(gpu.Options(), [slow], results, tmp_path)["slow"]
 
 
 def test_killing_the_gpu_command_ends_its_worker(gpu_worker, tmp_path):
