@@ -67,12 +67,12 @@ def test_a_dollar_in_a_name_is_no_formula(tmp_path):
 @pytest.mark.parametrize("has_font", [False, True])
 def test_names_that_the_font_lacks_are_drawn_without_a_warning(tmp_path, monkeypatch, has_font):
     """Warnings are errors in the tests. The second font stands for an installed one: DejaVu's own file."""
-    own = pictures._characters(pictures.findfont(pictures._FONT))
+    own = pictures._characters(pictures.font_manager.findfont(pictures._FONT))
     assert "a" in own and "細" not in own and pictures._BOX in own
     monkeypatch.setattr(pictures, "_FALLBACKS", ("No Such Font", "DejaVu Serif") if has_font else ())
     if has_font:
         monkeypatch.setattr(pictures, "_characters", lambda path: own if "Serif" in path else own - {"a"})
-    figure = pictures.Figure()
+    figure = pictures.mpl_figure.Figure()
     text = figure.text(0.5, 0.5, "a" if has_font else "細胞 a")
     pictures.save_figure(figure, epath.Path(tmp_path / "a.png"))
     assert text.get_text() == ("a" if has_font else "□□ a")

@@ -4,7 +4,10 @@
 """
 
 import numpy as np
-from scipy import ndimage
+from etils import epy
+
+with epy.lazy_imports():  # imported when it is used, because importing it takes long
+    from scipy import ndimage
 
 
 def signed_distance_map(mask: np.ndarray) -> np.ndarray:

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epy
 from jaxtyping import Array, Float
-from scipy import special
 
 from unet_jax._types import InputError, PyTree
 from unet_jax.config import ModelConfig
@@ -29,6 +29,9 @@ from unet_jax.program.tile_stream import Failure, Network, Patch, blended, cut, 
 from unet_jax.program.tiles import Tiling
 from unet_jax.runs.ensemble import Trained, image_formats, members_of
 from unet_jax.runs.load import Run
+
+with epy.lazy_imports():  # imported when it is used, because importing it takes long
+    from scipy import special
 
 T = TypeVar("T")
 

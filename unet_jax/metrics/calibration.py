@@ -9,11 +9,14 @@ import dataclasses
 from collections.abc import Iterable
 
 import numpy as np
+from etils import epy
 from jaxtyping import Bool, Float, Int
-from scipy import optimize, special
 
 from unet_jax.metrics.counts import Counts, dice
 from unet_jax.metrics.object_rules import ObjectRules
+
+with epy.lazy_imports():  # imported when it is used, because importing it takes long
+    from scipy import optimize, special
 
 _LARGEST_LOGIT = 16.0  # about that of the largest float32 probability below 1, which is 16.6
 _NUM_BINS = 1280

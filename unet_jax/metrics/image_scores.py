@@ -7,8 +7,11 @@ MONAI.
 import math
 
 import numpy as np
+from etils import epy
 from jaxtyping import Bool, Float
-from scipy import ndimage
+
+with epy.lazy_imports():  # imported when it is used, because importing it takes long
+    from scipy import ndimage
 
 NUM_BINS = 15
 """Number of bins of the calibration error."""

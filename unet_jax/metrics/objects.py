@@ -9,8 +9,12 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from etils import epy
 from jaxtyping import Bool, Float, Int
-from scipy import sparse
+
+with epy.lazy_imports():  # imported when it is used, because importing it takes long
+    from scipy import sparse
+    from scipy.sparse import csgraph
 
 
 class Objects(NamedTuple):
@@ -69,7 +73,7 @@ class ObjectFinder:
         parts = np.concatenate([np.zeros((0, 7), np.int64), *self._parts])
         pairs = np.concatenate([np.zeros((0, 2), np.int64), *self._pairs]) - 1
         graph = sparse.coo_array((np.ones(len(pairs), bool), pairs.T), shape=2 * (len(parts),)).tocsr()
-        count, owner = sparse.csgraph.connected_components(graph, directed=False) if len(parts) else (0, [])
+        count, owner = csgraph.connected_components(graph, directed=False) if len(parts) else (0, [])
         sums = np.zeros((count, 3), np.int64)
         np.add.at(sums, owner, parts[:, :3])
         first = np.full((count, 2), np.iinfo(np.int64).max)

@@ -3,10 +3,13 @@
 import math
 
 import numpy as np
+from etils import epy
 from jaxtyping import Float
-from scipy import stats
 
 from unet_jax.metrics.statistics import CONFIDENCE, NUM_RESAMPLES, sign_flip_p_values
+
+with epy.lazy_imports():  # imported when it is used, because importing it takes long
+    from scipy import stats
 
 
 def average_ranks(values: Float[np.ndarray, "n v"], *, more_is_better: bool) -> Float[np.ndarray, " v"]:

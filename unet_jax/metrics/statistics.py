@@ -10,8 +10,11 @@ from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
 import numpy as np
+from etils import epy
 from jaxtyping import Float
-from scipy import stats
+
+with epy.lazy_imports():  # imported when it is used, because importing it takes long
+    from scipy import stats
 
 NUM_RESAMPLES = 10_000
 """Default number of bootstrap resamples and of random sign flips."""

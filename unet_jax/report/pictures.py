@@ -6,17 +6,18 @@ from typing import Any
 
 import cv2
 import numpy as np
-from etils import epath
+from etils import epath, epy
 from jaxtyping import Bool, UInt, UInt8
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
-from matplotlib.patches import Patch
-from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator
 
 from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.pixels import write_png
+
+with epy.lazy_imports():  # imported when it is used, because importing it takes long
+    from matplotlib import figure as mpl_figure
+    from matplotlib import font_manager, ticker
+    from matplotlib import patches as mpl_patches
+    from matplotlib import text as mpl_text
+    from matplotlib.backends import backend_agg
 
 # RGB colours that can be distinguished without red-green vision (Okabe and Ito, 2008).
 _COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
@@ -191,7 +192,7 @@ def save_grid(
       ignored: where classes are ignored, `[h w k]` bool; None: nowhere.
     """
     rows = len(images)
-    figure = Figure(figsize=(10.0, 2.6 * rows + 0.5), layout="constrained")
+    figure = mpl_figure.Figure(figsize=(10.0, 2.6 * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, 4, squeeze=False)
     unknown = ignored or [None] * rows
     for row, (image, truth, predicted, hidden) in enumerate(zip(images, truths, predictions, unknown, strict=True)):
@@ -208,11 +209,11 @@ def save_grid(
         axes[row][0].set_ylabel(titles[row], fontsize=8)
     for axis, name in zip(axes[0], (image_title, "truth", "prediction", "error"), strict=True):
         axis.set_title(name, fontsize=9)
-    patches = [Patch(color=_unit(class_color(k)), label=name) for k, name in enumerate(class_names)]
-    patches.append(Patch(color=_unit(_FALSE_POSITIVE), label="error: false positive"))
-    patches.append(Patch(color=_unit(_FALSE_NEGATIVE), label="error: false negative"))
+    patches = [mpl_patches.Patch(color=_unit(class_color(k)), label=name) for k, name in enumerate(class_names)]
+    patches.append(mpl_patches.Patch(color=_unit(_FALSE_POSITIVE), label="error: false positive"))
+    patches.append(mpl_patches.Patch(color=_unit(_FALSE_NEGATIVE), label="error: false negative"))
     if ignored:
-        patches.append(Patch(facecolor="white", edgecolor=_unit(_IGNORED), hatch="////", label="ignored"))
+        patches.append(mpl_patches.Patch(facecolor="white", edgecolor=_unit(_IGNORED), hatch="////", label="ignored"))
     figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=8, frameon=False)
     save_figure(figure, path)
 
@@ -227,7 +228,7 @@ def save_curves(path: epath.Path, rows: Sequence[dict[str, Any]], class_names: S
     """
     evaluations = [row for row in rows if "eval/loss" in row]
     epochs = [row["epoch"] for row in evaluations]
-    figure = Figure(figsize=(10.0, 3.6), layout="constrained")
+    figure = mpl_figure.Figure(figsize=(10.0, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, label in (("train/loss", "training"), ("eval/loss", "validation")):
         left.plot(epochs, [_number(row.get(name)) for row in evaluations], marker=".", label=label)
@@ -239,7 +240,7 @@ def save_curves(path: epath.Path, rows: Sequence[dict[str, Any]], class_names: S
     right.set(xlabel="epoch", ylabel="mean per-image validation Dice", ylim=(0.0, 1.0))
     right.legend(frameon=False)
     for axis in (left, right):
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
     save_figure(figure, path)
 
@@ -249,14 +250,14 @@ def _number(value: Any) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _choose_font(text: Text) -> None:
+def _choose_font(text: "mpl_text.Text") -> None:
     """Let a text fall back on an installed font for characters that matplotlib's own lacks, or show them as boxes."""
-    missing = set(text.get_text()) - _characters(findfont(_FONT)) - {"\n"}
+    missing = set(text.get_text()) - _characters(font_manager.findfont(_FONT)) - {"\n"}
     if not missing:
         return
     for name in _FALLBACKS:
         try:
-            if missing <= _characters(findfont(name, fallback_to_default=False)):
+            if missing <= _characters(font_manager.findfont(name, fallback_to_default=False)):
                 text.set_fontfamily([_FONT, name])
                 return
         except ValueError:  # not installed
@@ -267,18 +268,18 @@ def _choose_font(text: Text) -> None:
 @functools.lru_cache(maxsize=16)
 def _characters(path: str) -> set[str]:
     """Return the characters that a font file has."""
-    return {chr(code) for code in get_font(path).get_charmap()}
+    return {chr(code) for code in font_manager.get_font(path).get_charmap()}
 
 
-def save_figure(figure: Figure, path: epath.Path) -> None:
+def save_figure(figure: "mpl_figure.Figure", path: epath.Path) -> None:
     """Write a figure as PNG: drawn on the Agg canvas, which needs no display, and written by `write_png`.
 
     `write_png` can write to buckets, which matplotlib cannot. A "$" in an id or in a class's name is no formula.
     """
-    for text in figure.findobj(Text):
+    for text in figure.findobj(mpl_text.Text):
         text.set_parse_math(False)  # type: ignore[attr-defined]
         _choose_font(text)  # type: ignore[arg-type]
     figure.set_dpi(_DPI)
-    canvas = FigureCanvasAgg(figure)
+    canvas = backend_agg.FigureCanvasAgg(figure)
     canvas.draw()
     write_png(path, np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3]))

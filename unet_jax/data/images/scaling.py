@@ -7,11 +7,14 @@ with OpenCV's weights: by area where neither side grows, else bilinearly.
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from scipy import sparse
+from etils import epy
 
 from unet_jax.data.fit import scaled_size
 from unet_jax.data.images.rows import ImageRows
 from unet_jax.data.pixels import resize_columns
+
+with epy.lazy_imports():  # imported when it is used, because importing it takes long
+    from scipy import sparse
 
 _BLOCK_BYTES = 2**25  # of a block of the result
 
@@ -76,7 +79,7 @@ def resize_rows(
         held, start = held[unused:], start + unused
 
 
-def _row_weights(num_rows: int, height: int, *, by_area: bool) -> sparse.csr_array:
+def _row_weights(num_rows: int, height: int, *, by_area: bool) -> "sparse.csr_array":
     """Return the weight of each of `num_rows` rows in each of `height` new rows."""
     ratio = num_rows / height
     if not by_area:
