@@ -1,7 +1,7 @@
 """What `gpu.py` measures, the most important first: pieces, and the variants of each piece.
 
 A variant is a dictionary that the worker understands (`gpu_jax.py`, `gpu_torch.py`). To measure something else, add a
-variant to a piece: for example to FLAGS, or to CHANGES with settings of the model.
+variant to a piece: for example to FLAGS, or one with `settings` of the model.
 """
 
 import dataclasses
@@ -64,8 +64,15 @@ FLAGS: dict[str, dict[str, Any]] = {
 }
 """XLA's options that only a card can judge, by name."""
 
-CHANGES: dict[str, dict[str, Any]] = {}
-"""Changes of the network that a setting turns on, as settings by name, such as {"remat": {"model.remat": "conv"}}."""
+FORMULATIONS: dict[str, list[str]] = {
+    "head_by_sums": ["train"],
+    "joined_by_transposition": ["train"],
+    "winner_in_int8": ["train"],
+    "flat_gradients": ["train"],
+    "norm_in_kernel": ["predict"],
+}
+"""What the library computes in its own way on GPUs (`unet_jax/_formulations.py`), each left out once, with the programs
+that it is for."""
 
 PACKINGS = ("1x2", "2")
 LOSSES = ("focal", "lovasz_hinge", "soft_cldice")
@@ -99,7 +106,9 @@ def list_pieces(*, small: bool = False) -> list[Piece]:
         _steps("PyTorch compiled", sizes.seed, sizes, high),
     ]
     original = {"image_size": sizes.original_size, "num_convs_up": 2, "num_classes": 1}
-    changes = [{**short, "name": name, "settings": settings} for name, settings in CHANGES.items()]
+    changes = [{**short, "name": f"without {name}", "without": [name], "programs": programs}
+               for name, programs in FORMULATIONS.items()]  # fmt: skip
+    none = {**short, "name": "without all of them", "without": list(FORMULATIONS), "programs": both}
     packings = [{**short, "name": f"packing {p}", "settings": {"model.packing": p}} for p in PACKINGS]
     flagged = [{**short, "name": name, "flags": options} for name, options in flags.items()]
     losses = [{**short, "name": name, "loss": name} for name in LOSSES]
@@ -112,7 +121,7 @@ def list_pieces(*, small: bool = False) -> list[Piece]:
         Piece("seed_torch", "torch", tuple(torch_seed), 150.0),
         # The program is in the cache by now, and what comes later is judged by it.
         Piece("profile", "jax", ({**seed[0], "kind": "profile", "name": "seed"},), 60.0),
-        Piece("changes", "jax", (base, *changes) if changes else (), 90.0),
+        Piece("changes", "jax", ({**base, "programs": both}, none, *changes), 150.0),
         Piece("packing", "jax", (base, *packings), 90.0),
         Piece("flags", "jax", (base, *flagged), 120.0),
         Piece("float32", "jax", (_steps("unet_jax", sizes.seed, sizes, low, dtype="float32", programs=both),), 90.0),
@@ -128,7 +137,7 @@ def list_pieces(*, small: bool = False) -> list[Piece]:
     ]  # fmt: skip
     # Tiny sizes are for CPUs, on which the compilers of both take longer.
     scale = 5.0 if small else 1.0
-    return [dataclasses.replace(piece, limit_s=scale * piece.limit_s) for piece in pieces if piece.variants]
+    return [dataclasses.replace(piece, limit_s=scale * piece.limit_s) for piece in pieces]
 
 
 def _steps(implementation: str, widths: tuple[int, ...], sizes: Sizes, batch_size: int, **values: Any) -> Variant:

@@ -3,7 +3,9 @@
 The benchmark runs these programs, and its rehearsal compiles the same ones for a GPU that is not there.
 """
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +16,7 @@ from jax.sharding import Mesh
 from network import Network
 from textbook import TextbookUNet, make_textbook_step
 
+from unet_jax._formulations import FORMULATIONS
 from unet_jax.config import Config, LossTermConfig
 from unet_jax.config.dicts import replace
 from unet_jax.config.packing import UNPACKED
@@ -78,7 +81,27 @@ def lower(variant: Variant, mesh: Mesh) -> dict[str, Lowered]:
             return _lower_ceilings(variant, mesh)
     if variant["implementation"] == "textbook JAX":
         return _lower_textbook(variant, mesh)
-    return _lower_library(variant, mesh)
+    with _formulations_without(variant.get("without", ()), mesh.devices.flat[0].platform):
+        return _lower_library(variant, mesh)
+
+
+@contextlib.contextmanager
+def _formulations_without(names: Sequence[str], kind: str) -> Iterator[None]:
+    """Lower with the formulations of GPUs except some; without names, with those of the kind of device."""
+    if not names:
+        yield
+        return
+    unknown = set(names) - FORMULATIONS["gpu"]
+    if unknown:
+        raise ValueError(f"{unknown} are not formulations of GPUs, which are {sorted(FORMULATIONS['gpu'])}.")
+    own = FORMULATIONS[kind]
+    FORMULATIONS[kind] = FORMULATIONS["gpu"] - set(names)
+    jax.clear_caches()  # of what was traced with the others
+    try:
+        yield
+    finally:
+        FORMULATIONS[kind] = own
+        jax.clear_caches()
 
 
 def _lower_library(variant: Variant, mesh: Mesh) -> dict[str, Lowered]:

@@ -15,6 +15,7 @@ from etils import epath
 from export_runs import random_run, save_run
 from helpers import environment
 
+from unet_jax._formulations import FORMULATIONS
 from unet_jax.data.images.format import RGB8
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
@@ -289,6 +290,10 @@ time.sleep(60)
             time.sleep(0.05)
         else:
             pytest.fail("the worker still runs")
+
+
+def test_every_formulation_of_gpus_is_left_out_once():
+    assert set(importlib.import_module("gpu_pieces").FORMULATIONS) == FORMULATIONS["gpu"]
 
 
 def test_another_network_in_pytorch_is_named():
