@@ -21,7 +21,7 @@ from etils import epath
 from helpers import ONE_DEVICE, tiny_config
 from rich.console import Console
 
-from unet_jax import InputError, load_run, metrics
+from unet_jax import InputError, Preempted, load_run, metrics
 from unet_jax.cli.main import main
 from unet_jax.config import LossConfig, LossTermConfig
 from unet_jax.config.dicts import config_differences, replace
@@ -32,8 +32,8 @@ from unet_jax.inference.calibration_file import save_calibration
 from unet_jax.inference.evaluate import evaluate_run, select_records
 from unet_jax.metrics.calibration import Calibration, fit_calibration, histogram
 from unet_jax.runs.info import load_info
+from unet_jax.study import launch, tables, workers
 from unet_jax.study import run as running
-from unet_jax.study import tables, workers
 from unet_jax.study.compare import Winner
 from unet_jax.study.config import Study, Variant
 from unet_jax.study.cost import read_costs
@@ -44,7 +44,7 @@ from unet_jax.study.page import make_page
 from unet_jax.study.plots import groups_within
 from unet_jax.study.report import write_results
 from unet_jax.study.results import read_results
-from unet_jax.study.run import examples_path, run_study, scores_path, with_split
+from unet_jax.study.run import examples_path, run_studies, run_study, scores_path, with_split
 from unet_jax.study.scores import read_scores
 from unet_jax.study.search import Tune
 from unet_jax.study.shared_program import SharedPrograms
@@ -501,7 +501,7 @@ def test_a_tuned_study_from_trials_to_page(done, tmp_path, monkeypatch):
         return None
 
     monkeypatch.setattr(workers, "train", train)
-    monkeypatch.setattr(running, "measure_costs", lambda *_: None)
+    monkeypatch.setattr(workers, "measure_costs", lambda *_: None)
     monkeypatch.setattr(running, "_score", lambda *_: None)  # the scores were copied with the run
     text = io.StringIO()
     run_study(study, display=GridDisplay(Console(file=text, width=200)), mesh=ONE_DEVICE)
@@ -729,6 +729,65 @@ def test_a_run_of_another_process_is_waited_for_and_taken_over_if_that_is_killed
     assert epath.Path(f"{missing}.lock").exists() == finishes  # a killed process leaves its file, which locks nothing
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # submitit leaves its logs open
+def test_runs_as_jobs_of_a_cluster(done, tmp_path, monkeypatch):
+    """With submitit's executor for debugging, which calls the function of a job in this process."""
+    study = dataclasses.replace(done[0], out=str(tmp_path / "again"))
+    missing = [(BCE_2, 0), (FOCAL, 0), (FOCAL, 7)]
+    for variant, seed in itertools.product(study.variants, study.seeds):
+        if (variant, seed) not in missing:
+            shutil.copytree(done[0].run_path(variant, seed), study.run_path(variant, seed))
+    trained = []
+
+    def train(config, path, **_):
+        trained.append(path.relative_to(study.out).parts[1:])
+        if len(trained) == 1:
+            raise Preempted(path, 3)  # the cluster wants the node: the run is submitted again
+        if trained[-1] == ("focal", "seed0"):
+            raise NonFiniteLossError("step 3: loss is nan")
+        shutil.copytree(epath.Path(done[0].out) / path.relative_to(study.out), path)
+
+    monkeypatch.setattr(workers, "train", train)
+    monkeypatch.setattr(running, "_score", lambda *_: None)
+    monkeypatch.setattr(workers, "measure_costs", lambda *_: trained.append("costs"))
+    monkeypatch.setattr(launch, "_POLL_S", 0.0)
+    text = io.StringIO()
+
+    def run():
+        def crew(study, display):
+            return launch.Cluster(study, display, {"timeout_min": 5}, cluster="debug")
+
+        run_studies((study,), display=GridDisplay(Console(file=text, width=200)), make_crew=crew)
+
+    with pytest.raises(NonFiniteLossError, match=r"1 of 6 runs diverged, and the others are done:\n  focal, seed 0"):
+        run()
+    assert trained == [("bce2", "seed0"), ("focal", "seed0"), ("focal", "seed7"), ("bce2", "seed0")]
+    said = text.getvalue()
+    assert "3 jobs submitted" in said and "1 jobs submitted" in said and "6/6  bce2  seed 0  Dice 0." in said
+    shutil.copytree(done[0].run_path(FOCAL, 0), study.run_path(FOCAL, 0))
+    run()
+    assert trained[4:] == ["costs"] and all_files(study) == all_files(done[0])
+    with pytest.raises(InputError, match=r"--slurm: .*partitio"):
+        launch.Cluster(study, quiet(), {"slurm_partitio": "gpu"}, cluster="debug")
+    with pytest.raises(InputError, match=r"--launcher slurm cannot be used here: .*srun"):
+        launch.Cluster(study, quiet(), {})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--slurm", "timeout_min"], "--slurm timeout_min: is not KEY=VALUE"),
+        (["--slurm", "a=1"], "has no effect without --launcher"),
+        (["--roots", "=R"], "--roots =R: is not NAME=DIR"),
+    ],
+)
+def test_options_that_cannot_be_used_are_named(tmp_path, capsys, given, said):
+    (tmp_path / "study.toml").write_text(TOML.format(out="out", root="R"))
+    with pytest.raises(SystemExit):
+        main(["study", str(tmp_path / "study.toml"), *given])
+    assert said in capsys.readouterr().err
+
+
 def test_a_missing_file_ends_without_a_traceback(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         main(["study", str(tmp_path / "none.toml")])
@@ -752,8 +811,8 @@ def test_runs_side_by_side_are_the_same(done, tmp_path, stopped):
 def test_devices_of_a_run(done):
     for size, count in ((1, 5), (2, 2), (4, 1)):
         study = dataclasses.replace(done[0], devices_per_run=size)
-        meshes = [w.mesh for w in workers.make_workers(study, make_mesh(jax.devices()[:5]), quiet())]
+        meshes = [w.mesh for w in workers.Workers(study, make_mesh(jax.devices()[:5]), quiet()).workers]
         assert [m.size for m in meshes] == [size] * count
         assert len({d.id for m in meshes for d in m.devices.flat}) == size * count
     with pytest.raises(InputError, match="devices_per_run is 4, but there are 3 devices"):
-        workers.make_workers(dataclasses.replace(done[0], devices_per_run=4), make_mesh(jax.devices()[:3]), quiet())
+        workers.Workers(dataclasses.replace(done[0], devices_per_run=4), make_mesh(jax.devices()[:3]), quiet())

@@ -1,10 +1,11 @@
 """The command `unet-jax study`: parse the options, run the study, print the comparison."""
 
 import dataclasses
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -13,6 +14,10 @@ from unet_jax.cli.options import check_root
 from unet_jax.config.placeholders import Dir, OptionalDir, OptionalFile
 from unet_jax.study.config import Study
 from unet_jax.study.study_file import load_studies
+
+if TYPE_CHECKING:
+    from unet_jax.study.display import GridDisplay
+    from unet_jax.study.jobs import Crew
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +44,10 @@ class _Study:
     epochs: int | None = None
     """Number of epochs, in the place of the length that the TOML file gives (train.num_epochs or train.num_steps).
     A small number is good for a first try."""
+    launcher: Literal["here", "slurm"] = "here"
+    """Place of the runs: here, on the devices of this machine, or one job of SLURM each (extra slurm)."""
+    slurm: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Parameters of the jobs as submitit names them: timeout_min=240 gpus_per_node=1 slurm_partition=gpu."""
     power: bool = False
     """Train nothing: say from the runs of the finished study how many seeds and images a study needs to tell
     differences of 0.005, 0.01 and 0.02."""
@@ -50,6 +59,7 @@ def study(args: Sequence[str]) -> None:
     if options.power:
         _power(options)
         return
+    parameters = _parameters(options)
     studies = _load(options, options.file, options.out)
     for loaded in studies:
         check_root(loaded.config.data.root)
@@ -64,7 +74,7 @@ def study(args: Sequence[str]) -> None:
     from unet_jax.study.words import conclusion
 
     enable_compilation_cache()
-    run_studies(studies, display=GridDisplay())
+    run_studies(studies, display=GridDisplay(), make_crew=_crew(options, parameters))
     console = Console(width=max(150, Console().width))
     if len(studies) > 1:
         over_sets = write_over_sets(studies, _command(options))
@@ -79,6 +89,23 @@ def study(args: Sequence[str]) -> None:
         print(conclusion(loaded, results))
         print(f"page: {loaded.out}/study.html; tables: results.csv, table.csv, table.md, table.tex, cost.csv")
     print("for a paper: methods.md; to repeat it: reproduce.sh")
+
+
+def _parameters(options: _Study) -> dict[str, int | str]:
+    """Return the parameters of the cluster's jobs."""
+    given = dict(_pair(text, "--slurm", "KEY=VALUE, a parameter of submitit") for text in options.slurm)
+    if given and options.launcher == "here":
+        raise InputError("--slurm has no effect without --launcher slurm: add it.")
+    return {name: int(text) if re.fullmatch(r"-?[0-9]+", text) else text for name, text in given.items()}
+
+
+def _crew(options: _Study, parameters: dict[str, int | str]) -> "Callable[[Study, GridDisplay], Crew] | None":
+    """Return what makes the crew of a study; None: workers in this process."""
+    if options.launcher == "here":
+        return None
+    from unet_jax.study.launch import Cluster
+
+    return lambda study, display: Cluster(study, display, parameters)
 
 
 def _power(options: _Study) -> None:
@@ -100,13 +127,16 @@ def _power(options: _Study) -> None:
 
 def _load(options: _Study, file: str, out: str) -> Sequence[Study]:
     """Read the study of each data set."""
-    roots = {}
-    for text in options.roots:
-        name, is_given, root = text.partition("=")
-        if not (name and is_given and root):
-            raise InputError(f"--roots {text}: is not NAME=DIR, the name of a data set in the file and its folder.")
-        roots[name] = root
+    roots = dict(_pair(text, "--roots", "NAME=DIR, the name of a data set and its folder") for text in options.roots)
     return load_studies(file, out=out, config=_overrides(options), roots=roots)
+
+
+def _pair(text: str, option: str, wanted: str) -> tuple[str, str]:
+    """Return the two sides of a text with an equals sign."""
+    name, is_given, value = text.partition("=")
+    if not (name and is_given and value):
+        raise InputError(f"{option} {text}: is not {wanted}.")
+    return name, value
 
 
 def _overrides(options: _Study) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from etils import epath
 from jax.sharding import Mesh
@@ -11,6 +12,7 @@ from unet_jax.config.dicts import check_same_run
 from unet_jax.report.display import Display
 from unet_jax.runs.info import info_path, load_info
 from unet_jax.runs.loss_code import check_loss_code
+from unet_jax.study.config import Study
 from unet_jax.training.loop import TrainResult
 
 
@@ -44,6 +46,18 @@ class Job:
     def lock(self) -> epath.Path:
         """Path of the lock of the process that does the job."""
         return self.path.parent / f"{self.path.name}.lock"
+
+
+class Crew(Protocol):
+    """Whatever does the jobs of a study: workers in this process, or the jobs of a cluster."""
+
+    def work_through(self, jobs: Sequence[Job], after: Callable[[Job], None]) -> list[str]:
+        """Do all jobs that are not done yet, call `after` for each, and return the reasons of those that diverged."""
+        ...
+
+    def finish(self, study: Study) -> None:
+        """Do what follows when all runs are done: time the training steps of all variants."""
+        ...
 
 
 def check_jobs(jobs: Sequence[Job], remedy: str) -> None:

@@ -14,7 +14,7 @@ OUT/cost.csv                      time and memory of a training step; written wh
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from etils import epath
@@ -34,13 +34,12 @@ from unet_jax.runs.info import info_path, load_info
 from unet_jax.runs.load import load_run
 from unet_jax.study.compare import MIN_SEEDS, few_seeds
 from unet_jax.study.config import Study, Variant
-from unet_jax.study.cost import measure_costs
 from unet_jax.study.display import GridDisplay
 from unet_jax.study.examples import draw_example, example_positions, save_examples
-from unet_jax.study.jobs import Job, check_jobs
+from unet_jax.study.jobs import Crew, Job, check_jobs
 from unet_jax.study.scores import read_scores, score_run, write_scores
 from unet_jax.study.tuning import check_trials, tune_study, with_tuning
-from unet_jax.study.workers import make_workers, work_through
+from unet_jax.study.workers import Workers
 from unet_jax.training.loop import TrainResult
 from unet_jax.training.non_finite import NonFiniteLossError
 
@@ -91,7 +90,13 @@ def run_study(study: Study, *, display: GridDisplay | None = None, mesh: Mesh | 
     run_studies((study,), display=display, mesh=mesh)
 
 
-def run_studies(studies: Sequence[Study], *, display: GridDisplay | None = None, mesh: Mesh | None = None) -> None:
+def run_studies(
+    studies: Sequence[Study],
+    *,
+    display: GridDisplay | None = None,
+    mesh: Mesh | None = None,
+    make_crew: Callable[[Study, GridDisplay], Crew] | None = None,
+) -> None:
     """Do what `run_study` does, for the studies of several data sets, one after the other.
 
     All of them are checked before the first run begins. Runs that diverge on one data set do not stop the others.
@@ -99,46 +104,53 @@ def run_studies(studies: Sequence[Study], *, display: GridDisplay | None = None,
     Args:
       studies: studies from `load_studies`.
       display, mesh: the same as in `run_study`.
+      make_crew: function that makes what does the jobs of a study, such as `unet_jax.study.launch.Cluster`; by default
+        workers in this process, with the devices of `mesh`.
 
     Raises:
       InputError, NonFiniteLossError, Preempted: the same as in `run_study`.
     """
-    mesh, display = mesh or make_mesh(), display or GridDisplay()
+    display = display or GridDisplay()
+    if make_crew is None:
+        make_crew = functools.partial(_workers, mesh or make_mesh())
     resolved = []
     for study in studies:
-        make_workers(study, mesh, display)  # checks the devices
+        make_crew(study, display)  # checks the devices
         resolved.append(with_split(study))
         check_study(resolved[-1])
     diverged = []
     for study, open_study in zip(resolved, studies, strict=True):
         try:
-            _run(study, display, mesh, is_open=open_study.split == "auto")
+            _run(study, display, make_crew, is_open=open_study.split == "auto")
         except NonFiniteLossError as error:
             diverged.append(f"{study.dataset}: {error}" if study.dataset else str(error))
     if diverged:
         raise NonFiniteLossError("\n".join(diverged))
 
 
-def _run(study: Study, display: GridDisplay, mesh: Mesh, *, is_open: bool) -> None:
+def _workers(mesh: Mesh, study: Study, display: GridDisplay) -> Crew:
+    return Workers(study, mesh, display)
+
+
+def _run(study: Study, display: GridDisplay, make_crew: Callable[[Study, GridDisplay], Crew], *, is_open: bool) -> None:
     """Do the runs of a checked study and measure costs."""
     out = epath.Path(study.out)
     out.mkdir(parents=True, exist_ok=True)
     for text in warnings(study, is_open=is_open):
         display.line(f"WARNING: {text}")
     if study.tune is not None:
-        tune_study(study, make_workers(study, mesh, display), display)
+        tune_study(study, make_crew(study, display), display)
         study = with_tuning(study)
         check_jobs(list_jobs(study), _REMEDY)
-    workers, jobs = make_workers(study, mesh, display), list_jobs(study)
+    crew, jobs = make_crew(study, display), list_jobs(study)
     with display.grid([(job.row, job.column) for job in jobs], out / "log.txt"):
-        work_through(jobs, workers, lambda job: _check_paired(study, job.path))
-    diverged = [reason for worker in workers for reason in worker.diverged]
+        diverged = crew.work_through(jobs, lambda job: _check_paired(study, job.path))
     if diverged:
         raise NonFiniteLossError(
             "\n  ".join([f"{len(diverged)} of {len(jobs)} runs diverged, and the others are done:", *diverged]) + "\n"
             "Remove their variants from the study to compare the others, or start a new study with other settings."
         )
-    measure_costs(study, workers[0].programs, workers[0].mesh, display)
+    crew.finish(study)
 
 
 def warnings(study: Study, *, is_open: bool) -> list[str]:

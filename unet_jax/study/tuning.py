@@ -23,9 +23,8 @@ from unet_jax.report.display import Display
 from unet_jax.study.checked_table import checked_csv, read_checked
 from unet_jax.study.config import Study, Variant
 from unet_jax.study.display import GridDisplay
-from unet_jax.study.jobs import Job, check_jobs
+from unet_jax.study.jobs import Crew, Job, check_jobs
 from unet_jax.study.search import Range
-from unet_jax.study.workers import Worker, work_through
 from unet_jax.training.loop import TrainResult
 
 _COLUMNS = ("trial", "val_dice")
@@ -119,7 +118,7 @@ def check_trials(study: Study) -> None:
             make_loss(job.config.loss)
 
 
-def tune_study(study: Study, workers: Sequence[Worker], display: GridDisplay) -> None:
+def tune_study(study: Study, crew: Crew, display: GridDisplay) -> None:
     """Do all trials that are not done yet, round after round."""
     assert study.tune is not None
     num_trials = len(study.draws(study.variants[0]))
@@ -131,7 +130,7 @@ def tune_study(study: Study, workers: Sequence[Worker], display: GridDisplay) ->
         length = "" if part == 1.0 else f" for 1/{round(1.0 / part)} of the length"
         display.line(f"tuning, round {rung + 1} of {len(rungs)}: {len(jobs)} trials{length}, scored on val")
         with display.grid([(job.row, job.column) for job in jobs], epath.Path(study.out) / "log.txt"):
-            work_through(jobs, workers, lambda job: None)
+            crew.work_through(jobs, lambda job: None)
 
 
 def read_tuning(study: Study) -> tuple[Tuned, ...]:

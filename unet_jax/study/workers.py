@@ -12,6 +12,7 @@ from unet_jax.devices.mesh import make_mesh
 from unet_jax.program.build import check_divisible
 from unet_jax.runs.lock import try_lock
 from unet_jax.study.config import Study
+from unet_jax.study.cost import measure_costs
 from unet_jax.study.display import GridDisplay
 from unet_jax.study.jobs import Job
 from unet_jax.study.shared_program import SharedPrograms
@@ -66,39 +67,51 @@ class Worker:
         job.score(job, trained, self.mesh, display)
 
 
-def make_workers(study: Study, mesh: Mesh, display: GridDisplay) -> list[Worker]:
-    """Make a worker for each part of `study.devices_per_run` devices.
+class Workers:
+    """Crew of a study that does its jobs in this process, on the devices that it has."""
 
-    Raises:
-      InputError: there are too few devices, or batches cannot be divided over those of a run.
-    """
-    size = study.devices_per_run
-    if size > mesh.size:
-        raise InputError(f"study.devices_per_run is {size}, but there are {mesh.size} devices: use at most that many.")
-    devices = list(mesh.devices.flat)
-    space, starts = study.config.train.devices_per_image, range(0, len(devices) - size + 1, size)
-    meshes = [make_mesh(devices[i : i + size], space=space) for i in starts]
-    for variant in study.variants:
-        check_divisible(study.run_config(variant, study.seeds[0]), meshes[0])
-    return [Worker(own, display) for own in meshes]
+    def __init__(self, study: Study, mesh: Mesh, display: GridDisplay):
+        """Make a worker for each part of `study.devices_per_run` devices.
 
+        Raises:
+          InputError: there are too few devices, or batches cannot be divided over those of a run.
+        """
+        size, most = study.devices_per_run, mesh.size
+        if size > most:
+            raise InputError(f"study.devices_per_run is {size}, but there are {most} devices: use at most that many.")
+        devices = list(mesh.devices.flat)
+        space, starts = study.config.train.devices_per_image, range(0, len(devices) - size + 1, size)
+        meshes = [make_mesh(devices[i : i + size], space=space) for i in starts]
+        for variant in study.variants:
+            check_divisible(study.run_config(variant, study.seeds[0]), meshes[0])
+        self.workers = [Worker(own, display) for own in meshes]
+        self._display = display
 
-def work_through(jobs: Sequence[Job], workers: Sequence[Worker], after: Callable[[Job], None]) -> None:
-    """Do all jobs that are not done yet. When it returns, each one is done or has diverged.
+    def work_through(self, jobs: Sequence[Job], after: Callable[[Job], None]) -> list[str]:
+        """Do all jobs that are not done yet, each worker the next one when it has finished one.
 
-    Args:
-      jobs: the jobs, in the order in which they are begun.
-      workers: workers, each of which takes the next job when it has finished one.
-      after: function that is called when a job is done.
+        Args:
+          jobs: the jobs, in the order in which they are begun.
+          after: function that is called when a job is done.
 
-    Raises:
-      Preempted: SIGTERM or Ctrl-C came during training. The runs that were being trained are saved.
-    """
-    waiting = collections.deque(jobs)
-    if len(workers) == 1 or len(jobs) == 1:  # stay in the main thread, where `train` can watch signals itself
-        _work(workers[0], waiting, after, threading.Event())
-    else:
-        _side_by_side(workers[: len(jobs)], waiting, after)
+        Returns:
+          Reasons of the jobs that diverged; all others are done.
+
+        Raises:
+          Preempted: SIGTERM or Ctrl-C came during training. The runs that were being trained are saved.
+        """
+        waiting = collections.deque(jobs)
+        for worker in self.workers:
+            worker.diverged = []
+        if len(self.workers) == 1 or len(jobs) == 1:  # stay in the main thread, where `train` can watch signals itself
+            _work(self.workers[0], waiting, after, threading.Event())
+        else:
+            _side_by_side(self.workers[: len(jobs)], waiting, after)
+        return [reason for worker in self.workers for reason in worker.diverged]
+
+    def finish(self, study: Study) -> None:
+        """Time the training steps of all variants, unless that is done."""
+        measure_costs(study, self.workers[0].programs, self.workers[0].mesh, self._display)
 
 
 def _work(
