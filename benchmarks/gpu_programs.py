@@ -22,7 +22,8 @@ from unet_jax.config.dicts import replace
 from unet_jax.config.packing import UNPACKED
 from unet_jax.config.presets import PRESETS
 from unet_jax.devices.mesh import replicated
-from unet_jax.program.build import Program, batch_shapes, build
+from unet_jax.program.batch_shapes import batch_shapes
+from unet_jax.program.build import Program, build
 from unet_jax.program.initial_state import state_shapes
 
 NUM_STEPS = 1000  # number of steps of the imaginary run that schedules of the optimizer are made for

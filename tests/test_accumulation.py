@@ -17,8 +17,10 @@ from unet_jax.config.dicts import replace
 from unet_jax.config.packing import UNPACKED
 from unet_jax.data.packing import pack_pixels
 from unet_jax.devices.mesh import make_mesh, put_batch, put_replicated
-from unet_jax.program.build import batch_shapes, build, check_divisible, make_loss
+from unet_jax.program.batch_shapes import batch_shapes, check_divisible
+from unet_jax.program.build import build
 from unet_jax.program.initial_state import state_shapes
+from unet_jax.program.objective import make_loss
 from unet_jax.program.steps import unit_range
 from unet_jax.runs.info import RunInfo, info_path, load_info, save_info
 from unet_jax.study.shared_program import SharedPrograms

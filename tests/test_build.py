@@ -17,8 +17,10 @@ from unet_jax.data.packing import pack_pixels
 from unet_jax.data.synthetic import synthetic_sample
 from unet_jax.inference.evaluate import evaluate_run, select_records
 from unet_jax.model.packing import pack, unpack
-from unet_jax.program.build import batch_shapes, build, make_loss
+from unet_jax.program.batch_shapes import batch_shapes
+from unet_jax.program.build import build
 from unet_jax.program.initial_state import state_shapes
+from unet_jax.program.objective import make_loss
 
 NUM_CLASSES = 2
 

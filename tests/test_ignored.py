@@ -36,7 +36,7 @@ from unet_jax.metrics import Counts, counts_from_logits, counts_from_masks
 from unet_jax.metrics.calibration import fit_calibration, histogram
 from unet_jax.metrics.scores import Scores
 from unet_jax.program.augment_step import make_augment_step
-from unet_jax.program.build import make_loss
+from unet_jax.program.objective import make_loss
 from unet_jax.program.steps import loss_weight, make_eval_step, make_train_step
 from unet_jax.report.audit_text import remarks
 from unet_jax.study.compare import compare, scored_images, with_mean

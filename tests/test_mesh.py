@@ -33,7 +33,8 @@ from unet_jax.data.sources import FileSource
 from unet_jax.devices.mesh import check_batch_size, check_rows, make_mesh, process_share, put_batch, put_replicated
 from unet_jax.inference.evaluate import evaluate_run
 from unet_jax.model.packing import pack
-from unet_jax.program.build import batch_shapes, build
+from unet_jax.program.batch_shapes import batch_shapes
+from unet_jax.program.build import build
 from unet_jax.program.initial_state import state_shapes
 from unet_jax.training.prefetch import device_batches
 

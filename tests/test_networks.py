@@ -18,8 +18,8 @@ from unet_jax.export.tflite import apply_layers
 from unet_jax.model.architecture import list_convolutions, list_stages
 from unet_jax.model.packing import level_factors, logits_factor, pack, unpack
 from unet_jax.model.receptive_field import receptive_radius
-from unet_jax.program.build import make_supervised_loss
 from unet_jax.program.initial_state import with_prior_bias
+from unet_jax.program.objective import make_supervised_loss
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "networks.npz")
 RESIDUAL = ModelConfig(

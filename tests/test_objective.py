@@ -10,7 +10,7 @@ import pytest
 from unet_jax import InputError, losses
 from unet_jax.config import LossConfig, LossTermConfig, RampConfig
 from unet_jax.losses import Term, deep_supervision, make_objective, ramp, stack_images
-from unet_jax.program.build import make_loss
+from unet_jax.program.objective import make_loss
 
 RNG = np.random.default_rng(0)
 LABELS = (RNG.uniform(size=(3, 8, 8, 2)) > 0.6).astype(np.float32)

@@ -11,7 +11,7 @@ from etils import epath
 from unet_jax import InputError
 from unet_jax.config import DataConfig, LossConfig, LossTermConfig
 from unet_jax.data.splits import read_splits
-from unet_jax.program.build import make_loss
+from unet_jax.program.objective import make_loss
 from unet_jax.study import config as study_config
 from unet_jax.study.study_file import load_studies, load_study
 

@@ -12,7 +12,8 @@ from unet_jax import Batch
 from unet_jax.config import LossConfig, LossTermConfig
 from unet_jax.data.synthetic import synthetic_sample
 from unet_jax.devices.mesh import make_mesh, put_batch, put_replicated
-from unet_jax.program.build import batch_shapes, build
+from unet_jax.program.batch_shapes import batch_shapes
+from unet_jax.program.build import build
 from unet_jax.study.shared_program import SharedPrograms, structure
 
 MESH = make_mesh(jax.devices()[:1])

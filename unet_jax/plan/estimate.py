@@ -25,7 +25,8 @@ from unet_jax.plan.floor import floor
 from unet_jax.plan.gpu_program import SMALL_BYTES, Kernel, list_kernels
 from unet_jax.plan.hlo import Instruction, collectives, parse_entry, stage_of
 from unet_jax.plan.targets import Target
-from unet_jax.program.build import batch_shapes, build, check_divisible
+from unet_jax.program.batch_shapes import batch_shapes, check_divisible
+from unet_jax.program.build import build
 from unet_jax.program.initial_state import state_shapes
 
 LABEL = "the compiler's estimates, not timings"

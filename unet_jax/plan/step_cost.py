@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from unet_jax._types import Batch
 from unet_jax.config import Config
 from unet_jax.plan.choose import StepCost
-from unet_jax.program.build import batch_shapes, build
+from unet_jax.program.batch_shapes import batch_shapes
+from unet_jax.program.build import build
 from unet_jax.program.initial_state import state_shapes
 from unet_jax.program.state import TrainState
 

@@ -6,29 +6,24 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import optax
-from jax.sharding import Mesh
 from jaxtyping import Array
 
-from unet_jax._types import Batch, InputError, PyTree
-from unet_jax.config import Config, LossConfig, LossTermConfig, ModelConfig
-from unet_jax.config.loss_catalogue import LOSSES
-from unet_jax.config.packing import UNPACKED, Factor, Packing, num_subpixels
+from unet_jax._types import PyTree
+from unet_jax.config import Config, ModelConfig
+from unet_jax.config.packing import UNPACKED, Packing, num_subpixels
 from unet_jax.devices.compilation import compiler_options
-from unet_jax.devices.mesh import batch_shardings, check_batch_size, check_rows
-from unet_jax.losses import Term, bce_dice_loss, deep_supervision, make_objective, ramp_factor
 from unet_jax.model import UNet
-from unet_jax.model.packing import level_factors, logits_factor, unpack
+from unet_jax.model.packing import level_factors, logits_factor
 from unet_jax.program.after_update import average_weights, correct_statistics, freeze_encoder, skip_non_finite
 from unet_jax.program.initial_state import init_state, make_model, network_of
+from unet_jax.program.objective import make_loss, make_supervised_loss
 from unet_jax.program.optim import make_optimizer
 from unet_jax.program.own import OURS, Own, OwnNetwork
 from unet_jax.program.predict_step import LogitsStep, make_logits_step, make_predict_step
 from unet_jax.program.state import TrainState, with_ema
 from unet_jax.program.steps import (
     EvalStep,
-    LossFn,
     Options,
     PredictStep,
     TermGradientsStep,
@@ -235,20 +230,6 @@ def _after_update(config: Config, is_own: bool) -> list[Callable[..., TrainStep]
     return additions
 
 
-def check_divisible(config: Config, mesh: Mesh) -> None:
-    """Raise `InputError` if batches, micro-batches or rows of images cannot be divided evenly over the devices."""
-    check_batch_size(config.train.batch_size, mesh)
-    shares, num_parts = mesh.shape["data"], config.train.accumulation
-    unit = shares * num_parts
-    if config.train.batch_size % unit:
-        raise InputError(
-            f"train.batch_size is {config.train.batch_size}, but must be a multiple of {unit}, so that each of the "
-            f"{num_parts} micro-batches (train.accumulation) has images for each of the {shares} devices: "
-            f"use --train.batch-size {-(-config.train.batch_size // unit) * unit}, or a smaller --train.accumulation."
-        )
-    check_rows(config.data.height_and_width[0], config.model.size_multiple, mesh)
-
-
 def make_term_gradients(
     config: Config, program: Program, class_names: Sequence[str], num_steps: int
 ) -> TermGradientsStep:
@@ -276,130 +257,3 @@ def make_term_gradients(
     return make_term_gradients_step(
         apply_fn, terms, class_names, num_subpixels=count, compiler_options=compiler_options()
     )
-
-
-def loss_numbers(config: LossConfig) -> dict[str, Any]:
-    """Return the numbers of a loss that may be traced: other values of them need no new compilation.
-
-    Returns:
-      A tree whose leaves are Python numbers.
-    """
-    if not config.terms:
-        return {name: getattr(config, name) for name in ("bce_weight", "dice_weight", "dice_smooth")}
-
-    def numbers(term: LossTermConfig) -> dict[str, Any]:
-        traceable = LOSSES[term.name].numbers if term.name in LOSSES else ()
-        options = {name: value for name, value in term.options.items() if name in traceable}
-        ramp = dataclasses.astuple(term.ramp) if term.ramp else ()
-        return {"weight": term.weight, "options": options, "class_weight": term.class_weight, "ramp": ramp}
-
-    return {"terms": [numbers(term) for term in config.terms]}
-
-
-def make_loss(
-    config: LossConfig, factor: Factor = (1, 1), num_steps: int = 1, numbers: dict[str, Any] | None = None
-) -> LossFn:
-    """Make the objective of a config: its terms, or BCE and Dice if it has none.
-
-    Losses that do not depend on where a pixel lies take packed logits and labels as they are. For other losses, logits
-    and labels are unpacked first.
-
-    Args:
-      config: settings of the loss.
-      factor: rows and columns of the blocks that logits and labels are packed in; (1, 1) = not packed.
-      num_steps: number of updates in the run. Ramps begin and end at fractions of it.
-      numbers: values in the place of the config's own numbers, in a tree like that of `loss_numbers`; they may be
-        traced. By default the config's own.
-
-    Returns:
-      A function `(logits, labels, weight, step) -> (scalar, terms)`.
-    """
-    numbers = numbers or loss_numbers(config)
-    if not config.terms:
-        options = {"dice_reduction": config.dice_reduction, **numbers}
-        return functools.partial(bce_dice_loss, **options, num_subpixels=num_subpixels(factor))
-
-    def term(t: LossTermConfig, own: dict[str, Any]) -> Term:
-        class_weight = own["class_weight"] if t.class_weight else None
-        schedule = (lambda step: ramp_factor(step / num_steps, *own["ramp"])) if t.ramp else None
-        options = {**t.options, **own["options"]}
-        return Term(t.name, own["weight"], options, class_weight, schedule, over=t.over, label=t.label)
-
-    objective = make_objective([term(t, own) for t, own in zip(config.terms, numbers["terms"], strict=True)])
-    if all(t.name in LOSSES and LOSSES[t.name].accepts_packed for t in config.terms):
-        return functools.partial(objective, num_subpixels=num_subpixels(factor))
-    return lambda logits, labels, weight, step=None: objective(
-        unpack(logits, factor), unpack(labels, factor), unpack(weight, factor) if weight.ndim > 1 else weight, step
-    )
-
-
-def make_supervised_loss(
-    config: LossConfig,
-    num_lower: int,
-    factor: Factor = (1, 1),
-    num_steps: int = 1,
-    numbers: dict[str, Any] | None = None,
-) -> LossFn:
-    """Make the objective of deep supervision: the weighted mean of that of `make_loss` over several resolutions.
-
-    Each resolution counts half of the one above it, as in nnU-Net. Terms at the full resolution keep their names, and
-    those of lower ones are named NAME/1, NAME/2, and so on.
-
-    Args:
-      config, factor, num_steps, numbers: the same as in `make_loss`.
-      num_lower: number of lower resolutions, each half of the one before.
-
-    Returns:
-      A function `(logits, labels, weight, step) -> (scalar, terms)`. Its logits are those of `UNet.supervised`. Only
-      the first of them are packed, as are labels and weight.
-    """
-    objective = make_loss(config, (1, 1), num_steps, numbers)
-    supervised = deep_supervision(objective, [0.5**level for level in range(num_lower + 1)])
-
-    def loss_fn(logits: Sequence[Array], labels: Array, weight: Array, step: Any = None) -> tuple[Array, Any]:
-        labels = unpack(labels, factor)
-        weight = unpack(weight, factor) if weight.ndim > 1 else weight
-        total, terms = supervised([unpack(logits[0], factor), *logits[1:]], labels, weight, step)
-        return total, {name.removesuffix("/0"): value for name, value in terms.items()}
-
-    return loss_fn
-
-
-def batch_shapes(
-    config: Config,
-    num_classes: int,
-    packing: Packing,
-    mesh: Mesh,
-    *,
-    num_channels: int = 3,
-    image_dtype: Any = np.uint8,
-    has_valid: bool = False,
-) -> Batch:
-    """Return the shapes, dtypes and shardings of the batch that a training step takes.
-
-    Image and label are packed, the label is uint8, and the weights are float32.
-
-    Args:
-      config: settings of the run.
-      num_classes: output channels.
-      packing: factors that images and labels are packed by.
-      mesh: devices.
-      num_channels: channels of the images.
-      image_dtype: type of their pixels, uint8 or uint16.
-      has_valid: whether the batches say which pixels are ignored.
-
-    Raises:
-      InputError: the batch cannot be divided evenly over micro-batches and devices, or the images' rows over devices.
-    """
-    check_divisible(config, mesh)
-    shardings = batch_shardings(mesh)
-    (height, width), batch_size = config.data.height_and_width, config.train.batch_size
-
-    def pixels(channels: int, factor: Factor, dtype: Any) -> jax.ShapeDtypeStruct:
-        shape = (batch_size, height // factor[0], width // factor[1], num_subpixels(factor) * channels)
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=shardings.image)
-
-    weight = jax.ShapeDtypeStruct((batch_size,), np.float32, sharding=shardings.weight)
-    image = pixels(num_channels, packing.image, image_dtype)
-    label = pixels(num_classes, packing.label, np.uint8)
-    return Batch(image, label, weight, label if has_valid else None)

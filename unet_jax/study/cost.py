@@ -17,7 +17,7 @@ from unet_jax._files import replace_text
 from unet_jax._types import Batch, InputError
 from unet_jax.data.layout import find_layout
 from unet_jax.devices.mesh import put_batch, put_replicated
-from unet_jax.program.build import batch_shapes
+from unet_jax.program.batch_shapes import batch_shapes
 from unet_jax.program.state import TrainState
 from unet_jax.runs.info import load_info
 from unet_jax.study.checked_table import checked_csv, read_checked

@@ -27,7 +27,7 @@ from unet_jax.data.splits import assign_splits
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.inference.evaluate import select_records
 from unet_jax.metrics.scores import mean_score
-from unet_jax.program.build import make_loss
+from unet_jax.program.objective import make_loss
 from unet_jax.report.display import Display
 from unet_jax.report.metrics_file import MetricsFile
 from unet_jax.runs.info import info_path, load_info

@@ -19,7 +19,8 @@ from unet_jax.config import Config, LossConfig
 from unet_jax.config.dicts import config_to_dict
 from unet_jax.devices.compilation import compiler_options
 from unet_jax.devices.mesh import put_replicated
-from unet_jax.program.build import Program, build, loss_numbers, make_steps
+from unet_jax.program.build import Program, build, make_steps
+from unet_jax.program.objective import loss_numbers
 from unet_jax.program.state import TrainState
 from unet_jax.program.steps import EvalStep, TrainStep
 

@@ -18,7 +18,7 @@ from unet_jax._files import replace_text
 from unet_jax._types import InputError
 from unet_jax.config.dicts import replace
 from unet_jax.config.presets import check_settings
-from unet_jax.program.build import make_loss
+from unet_jax.program.objective import make_loss
 from unet_jax.report.display import Display
 from unet_jax.study.checked_table import checked_csv, read_checked
 from unet_jax.study.config import Study, Variant

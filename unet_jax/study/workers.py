@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from unet_jax._types import InputError, Preempted
 from unet_jax.devices.mesh import make_mesh
-from unet_jax.program.build import check_divisible
+from unet_jax.program.batch_shapes import check_divisible
 from unet_jax.runs.lock import try_lock
 from unet_jax.study.config import Study
 from unet_jax.study.cost import measure_costs

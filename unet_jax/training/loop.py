@@ -16,7 +16,8 @@ from unet_jax.config import Config
 from unet_jax.config.choices import Choice
 from unet_jax.data.crops import has_valid
 from unet_jax.devices.mesh import make_mesh
-from unet_jax.program.build import Program, batch_shapes, build, check_divisible, make_term_gradients
+from unet_jax.program.batch_shapes import batch_shapes, check_divisible
+from unet_jax.program.build import Program, build, make_term_gradients
 from unet_jax.program.optim import MakeOptimizer
 from unet_jax.program.own import OURS, Own
 from unet_jax.program.state import TrainState, num_parameters
