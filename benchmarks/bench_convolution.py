@@ -12,7 +12,7 @@ from rich.table import Table
 
 from unet_jax.devices.compilation import compiler_options
 from unet_jax.devices.huge_pages import restart_with_huge_pages
-from unet_jax.model.convolution import _convolve_concatenated, _sum_of_convolutions
+from unet_jax.model.convolution import _convolve_apart_by_blocks, _convolve_concatenated
 from unet_jax.model.patches import correlate_patches
 
 
@@ -70,7 +70,7 @@ def main(options: Options) -> None:
     for layer in options.joined:
         size, c = map(int, layer.split("x"))
         arrays = random(b, size, size, c), random(b, size // 2, size // 2, 2 * c), random(3, 3, 3 * c, c)
-        ways = {"concatenated": _convolve_concatenated, "sum": _sum_of_convolutions}
+        ways = {"concatenated": _convolve_concatenated, "sum": _convolve_apart_by_blocks}
         pairs[f"{layer} joined"] = {way: step_of(function, *arrays) for way, function in ways.items()}
     table = Table("layer", "method", "median ms", "ratio", title=report["device"])
     for layer, steps in pairs.items():
