@@ -17,7 +17,7 @@ from unet_jax.inference.calibrate import calibrate_run, fit_objects
 from unet_jax.inference.calibration_file import calibration_path, save_calibration, way_difference, with_calibration
 from unet_jax.inference.evaluate import evaluate_run, probs_and_truths, select_records
 from unet_jax.inference.fits import way_of
-from unet_jax.metrics.calibration import Calibration, fit_calibration, histogram
+from unet_jax.metrics.calibration import Calibration, dice_curves, fit_calibration, histogram, reliability
 from unet_jax.metrics.object_rules import ObjectRules
 from unet_jax.report.display import Quiet
 
@@ -172,3 +172,35 @@ def test_a_calibration_of_something_else_is_refused(trained, tmp_path):
     file.write_text(json.dumps(values | {"classes": {}}))
     with pytest.raises(InputError, match=r"calibration\.json: is damaged"):
         with_calibration(other)
+
+
+def test_curves_of_thresholds_and_reliability_are_those_of_loops():
+    rng = np.random.default_rng(0)
+    truths = [rng.random((9, 8, 2)) < 0.4 for _ in range(3)]
+    truths[0][..., 1] = False
+    images = [np.clip(truth * 0.3 + rng.random((9, 8, 2)) * 0.7, 0.01, 0.99) for truth in truths]
+    valid = rng.random((9, 8, 2)) < 0.8
+    thresholds = np.array([0.21, 0.5, 0.77])
+    histograms = [
+        histogram(image, truth, valid if i == 1 else None)
+        for i, (image, truth) in enumerate(zip(images, truths, strict=True))
+    ]
+    expected = np.zeros((2, 3))
+    for i, (image, truth) in enumerate(zip(images, truths, strict=True)):
+        for k in range(2):
+            counted = valid[..., k] if i == 1 else np.full((9, 8), True)
+            for t, threshold in enumerate(thresholds):
+                chosen, right = (image[..., k] > threshold)[counted], truth[..., k][counted]
+                total = chosen.sum() + right.sum()
+                expected[k, t] += (2 * (chosen & right).sum() / total if total else 1.0) / 3
+    np.testing.assert_allclose(dice_curves(histograms, thresholds), expected, atol=0.02)  # a bin is 1/40 of a logit
+    bins = reliability(sum(histograms), num_bins=4)
+    p, inside = (
+        np.concatenate([x[..., 0].ravel()[(valid[..., 0] | (i != 1)).ravel()] for i, x in enumerate(of)])
+        for of in (images, truths)
+    )
+    for m in range(4):
+        here = (p >= m / 4) & (p < (m + 1) / 4)
+        np.testing.assert_allclose(bins[0, m], [p[here].mean(), inside[here].mean(), here.sum()], rtol=0.02)
+    nothing = np.zeros_like(histograms[0])
+    assert np.isnan(dice_curves([nothing], thresholds)).all() and np.isnan(reliability(nothing)[..., :2]).all()

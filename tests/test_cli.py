@@ -1,8 +1,11 @@
 """The command line as a person meets it."""
 
+import base64
 import dataclasses
+import hashlib
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +19,11 @@ from unet_jax.config.presets import PRESETS, auto
 from unet_jax.metrics.estimates import MEAN
 from unet_jax.metrics.score_sums import OBJECT_SCORES
 from unet_jax.report.metrics_file import read_history
+from unet_jax.report.val_pictures import read_shown
 from unet_jax.runs.info import load_info, save_info
 from unet_jax.training.report_page import make_page
 
+CLASSES = ("disk", "square", "ring")
 SMALL = (*TINY, "--train.num-pictures", "1")
 
 
@@ -131,24 +136,95 @@ def test_help_of_every_setting(capsys):
 
 
 def test_the_page_of_a_run(run, tmp_path, capsys):
+    written = (Path(run) / "report.html").read_text()  # by the last evaluation
     call("report", run)
     assert f"wrote {run}/report.html" in capsys.readouterr().out
     page = (Path(run) / "report.html").read_text()
-    assert page.count("<polyline") >= 2 + 2 and "data:image/png;base64," in page  # losses and classes
+    assert page.count('class="curve"') == 2 + 3 + 3 + 3 == written.count('class="curve"')  # losses, classes, diagrams
+    shown = read_shown(epath.Path(run) / "pictures" / "evaluation.json", CLASSES)
+    assert {image["rank"] for image in shown["images"]} == {"worst", "best"} and shown["step"] == 4
+    for text in (page, written):
+        assert text.count("data:image/jpeg;base64,") == len(shown["images"]) * (1 + 3) >= 8
     history = read_history(epath.Path(run))
     for row in history:
         assert f"<td>{row['step']}</td>" in page and f"<td>{row['eval/loss']:.4f}</td>" in page
     assert f"<td>{history[-1]['eval/dice']:.4f}</td>" in page and "default-src 'none'" in page
-    assert "http" not in page.replace("http-equiv", "") and "<script" not in page
+    assert "http" not in page.replace("http-equiv", "") and page.count("<script") == 1
+    (script,) = re.findall(r"<script>(.*?)</script>", page, flags=re.S)
+    assert f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in page
     assert "<td>model.widths</td>" in page and len(page) < 5_000_000
     call("report", run, "--out", tmp_path / "deep" / "page.html")
     assert (tmp_path / "deep" / "page.html").read_text() == page
+
+
+def test_the_page_of_a_run_from_somebody_else(run, tmp_path, capsys):
     info = load_info(epath.Path(run))
     hostile = epath.Path(tmp_path / "<b>bold")
     save_info(hostile, dataclasses.replace(info, class_names=("<img src=x>", *info.class_names[1:])))
     page = make_page(hostile)  # nothing is trained there yet
     assert "<img src=x" not in page and "&lt;img src=x&gt;" in page and "<b>" not in page and "No evaluation" in page
     assert "is not a run" in refused(capsys, "report", tmp_path)
+    file = tmp_path / "evaluation.json"
+    good = json.loads((Path(run) / "pictures" / "evaluation.json").read_text())
+    file.write_text(json.dumps(good))
+    assert read_shown(epath.Path(file), CLASSES) == good
+    image = good["images"][0]
+    for change in (
+        {"images": [{**image, "picture": "https://example.org/a.jpg"}]},
+        {"images": [{**image, "picture": 'data:image/jpeg;base64,AA==" onerror="x'}]},
+        {"images": [{**image, "id": 3}]},
+        {"images": 5},
+        {"dice": {"other": []}},
+        {"thresholds": ["<b>"]},
+        {"reliability": {name: [[0.1]] for name in CLASSES}},
+        {"format": 99},
+    ):
+        file.write_text(json.dumps({**good, **change}))
+        assert read_shown(epath.Path(file), CLASSES) == {}, change
+    file.write_text(json.dumps(good)[:-9])
+    assert read_shown(epath.Path(file), CLASSES) == read_shown(epath.Path(tmp_path / "no"), CLASSES) == {}
+
+
+# 20 s on a busy machine: a browser is started twice.
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/usr/bin/chromium").exists(), reason="needs Chromium")
+def test_the_page_in_a_browser(run, tmp_path):
+    """Every part is there, charts zoom, and the browser has no complaint and asks nothing of the network."""
+    call("report", run)
+    page = (Path(run) / "report.html").read_text()
+    (tmp_path / "page.html").write_text(page)
+    dom, said, asked = browse(tmp_path / "page.html", tmp_path)
+    assert "CONSOLE" not in said, said
+    assert not [url for url in asked if not url.startswith(("file:", "data:"))], asked
+    for part in ("classes", "data", "curves", "diagrams", "evaluations", "settings", "time"):
+        assert f'id="{part}"' in dom, part
+    # The rules of the page allow no other script, so they are taken out where one drags over a chart.
+    drag = """<script>
+      const box = document.querySelector("#curves .box"), frame = box.getBoundingClientRect();
+      box.setPointerCapture = () => {};
+      const event = (type, at) => box.dispatchEvent(new PointerEvent(type, {clientX: frame.left + at * frame.width}));
+      event("pointerdown", 0.25); event("pointermove", 0.5); event("pointerup", 0.75);
+    </script></body>"""
+    (tmp_path / "drag.html").write_text(re.sub(r"<meta http-equiv[^>]*>", "", page).replace("</body>", drag))
+    dom, said, _ = browse(tmp_path / "drag.html", tmp_path)
+    assert re.search(r'<svg viewBox="25 [\d.]+ 50 [\d.]+"', dom) and "CONSOLE" not in said, said
+
+
+def browse(page, folder):
+    """Return the page as the browser has it, what it logs, and the addresses that it asks for."""
+    log = folder / "net.json"
+    quiet = ("--disable-background-networking", "--disable-component-update", "--no-first-run", "--disable-sync")
+    done = subprocess.run(
+        [
+            *("/usr/bin/chromium", "--headless", "--no-sandbox", "--disable-gpu", *quiet, "--enable-logging=stderr"),
+            *(f"--user-data-dir={folder}/profile", f"--log-net-log={log}", "--dump-dom", f"file://{page}"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    asked = [url for url in re.findall(r'"url":"([^"]+)"', log.read_text()) if "google" not in url]  # its own
+    return done.stdout, done.stderr, asked
 
 
 def test_typos_are_refused_with_a_suggestion(capsys, data, tmp_path):

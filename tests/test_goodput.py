@@ -8,7 +8,7 @@ from helpers import Interrupting, run, tiny_config
 
 from unet_jax.report.display import Quiet
 from unet_jax.runs.load import open_checkpoints
-from unet_jax.training.goodput import PHASES, Ledger, Pacer
+from unet_jax.training.goodput import PHASES, Ledger, Pacer, Throttle
 
 
 class Clock:
@@ -136,3 +136,16 @@ def test_a_run_that_was_interrupted_has_a_ledger_of_both_starts(synthetic_root, 
     with open_checkpoints(result.path, config) as store:
         saved = store.progress(4)["goodput"]
     assert all(0.0 <= saved[p] <= ledger["seconds"][p] + 1e-3 for p in PHASES)
+
+
+def test_a_throttle_keeps_its_share_of_the_time():
+    clock = [0.0]
+    throttle, done = Throttle(share=0.1, now=lambda: clock[0]), []
+    for second in range(1000):
+        clock[0] = max(clock[0], float(second))
+        if throttle.allows:
+            with throttle.work():
+                clock[0] += 30.0 if not done else 2.0  # the first time compiles
+            done.append(clock[0])
+    assert done[0] == 30.0 and len(done) > 40
+    assert 2.0 * (len(done) - 1) <= 0.1 * clock[0] + 2.0

@@ -59,7 +59,7 @@ class TrainConfig:
     threshold: float = setting(0.5, adjustable=True)
     """Probability above which a pixel belongs to a class."""
     num_pictures: int = setting(4, may_change=True)
-    """Validation images in the picture that each evaluation draws. 0 draws none."""
+    """Validation images in the picture that evaluations draw, besides report.html. 0 draws no picture and no page."""
     log_gradients_every_steps: int = setting(0, may_change=True)
     """Every this many steps, log how strongly each term of the loss and each class pulls at the parameters.
     0 never does. See docs/losses.md. It costs one backward pass per term and class."""

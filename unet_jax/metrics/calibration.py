@@ -172,6 +172,48 @@ def fit_calibration(histograms: Iterable[Int[np.ndarray, "2 k n"]], threshold: f
     )
 
 
+def dice_curves(
+    histograms: Iterable[Int[np.ndarray, "2 k n"]], thresholds: Float[np.ndarray, " t"]
+) -> Float[np.ndarray, "k t"]:
+    """Return the mean Dice over images of the masks above each threshold; NaN for a class without a counted pixel.
+
+    Args:
+      histograms: results of `histogram` for all images, at least one.
+      thresholds: probabilities, in (0, 1). They are rounded to the histograms' bins, 1/40 of a logit.
+
+    Example:
+      >>> probs, truth = np.array([[[0.9], [0.6], [0.2]]]), np.array([[[True], [False], [False]]])
+      >>> print(np.round(dice_curves([histogram(probs, truth)], np.array([0.1, 0.5, 0.8])), 2))
+      [[0.5  0.67 1.  ]]
+    """
+    edges, total, count = special.logit(thresholds), 0.0, 0
+    for counts in histograms:
+        curves = np.stack([np.interp(edges, _EDGES, _dice_by_edge(of_class)) for of_class in np.moveaxis(counts, 1, 0)])
+        total, count = total + curves, count + counts.any(axis=(0, 2)).astype(np.int64)
+    known = np.asarray(count)[:, None]
+    return np.where(known > 0, total / np.maximum(known, 1), np.nan)
+
+
+def reliability(counts: Int[np.ndarray, "2 k n"], num_bins: int = 10) -> Float[np.ndarray, "k m 3"]:
+    """Return mean probability, share inside the class and number of pixels in bins of probability of equal width.
+
+    Args:
+      counts: sum of the results of `histogram` for all images.
+      num_bins: number of bins m. The two shares of an empty bin are NaN.
+
+    Example:
+      >>> probs, truth = np.full((1, 4, 1), 0.75), np.array([[[True], [True], [False], [False]]])
+      >>> print(np.round(reliability(histogram(probs, truth), num_bins=2)[0, 1], 2))  # sure to 75 %, right in 50 %
+      [0.75 0.5  4.  ]
+    """
+    p = special.expit(_CENTERS)
+    of_bin, pixels = np.minimum((p * num_bins).astype(int), num_bins - 1), counts.sum(axis=0)
+    weights = [(p * n, inside, n) for n, inside in zip(pixels, counts[1], strict=True)]
+    sums = np.array([[np.bincount(of_bin, values, num_bins) for values in of_class] for of_class in weights])
+    with np.errstate(invalid="ignore"):
+        return np.stack([sums[:, 0] / sums[:, 2], sums[:, 1] / sums[:, 2], sums[:, 2]], axis=-1)
+
+
 def _fit_temperature(counts: Int[np.ndarray, "2 n"]) -> float:
     """Return the temperature with the smallest cross entropy; 1 if no pixel or every pixel is in the class.
 

@@ -168,6 +168,22 @@ def render_errors(
     return canvas
 
 
+def render_class(
+    image: UInt8[np.ndarray, "h w 3"],
+    truth: Bool[np.ndarray, "h w"],
+    predicted: Bool[np.ndarray, "h w"],
+    color: tuple[int, int, int],
+    ignored: Bool[np.ndarray, "h w"] | None = None,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Show one class on the image in gray: right pixels in its colour, false positives red, false negatives cyan."""
+    canvas = render_errors(
+        image, truth[..., None], predicted[..., None], None if ignored is None else ignored[..., None]
+    )
+    right = truth & predicted
+    canvas[right] = np.round(0.4 * canvas[right] + 0.6 * np.array(color)).astype(np.uint8)
+    return canvas
+
+
 def save_grid(
     path: epath.Path,
     *,

@@ -13,9 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from unet_jax._types import Batch
-from unet_jax.data.crops import GridSource
 from unet_jax.data.pipeline import eval_batches
-from unet_jax.devices.mesh import fetch, process_share, put_batch, put_images
+from unet_jax.devices.mesh import fetch, process_share, put_batch
 from unet_jax.inference.evaluate import evaluate_run
 from unet_jax.metrics import Counts
 from unet_jax.metrics.counts import num_counted
@@ -23,8 +22,8 @@ from unet_jax.metrics.scores import Scores, count_lost
 from unet_jax.program.optim import make_schedule, scale_learning_rate
 from unet_jax.program.state import TrainState, averaged
 from unet_jax.program.steps import EvalStep
-from unet_jax.report.pictures import image_title, to_rgb
 from unet_jax.runs.progress import Progress, should_stop
+from unet_jax.training.drawing import draw
 from unet_jax.training.goodput import Pace
 from unet_jax.training.log import Evaluation
 from unet_jax.training.session import Session
@@ -155,29 +154,23 @@ def evaluate_batches(
     return scores, loss_sum / num_samples if num_samples else math.nan
 
 
-def show_evaluation(session: Session, state: TrainState, evaluation: Evaluation) -> None:
-    """Print an evaluation, and draw curves and the first validation images. A failed picture is only a warning."""
+def show_evaluation(session: Session, state: TrainState, evaluation: Evaluation, *, is_last: bool) -> None:
+    """Print an evaluation, draw curves and validation images, and write report.html. A failure is only a warning.
+
+    Drawing takes at most about 2 % of the time: evaluations that follow each other quickly are drawn now and then, the
+    last one always. Connected processes, whose clocks differ, draw the evaluations 1, 2, 4, 8, ...
+    """
     with session.ledger.phase("evaluation"):
         session.log.show(evaluation)
-        count = min(session.config.train.num_pictures, len(session.info.splits["val"]))
-        if not count:
+        if not session.config.train.num_pictures:
             return
-        source = session.val_source
-        samples = [source.middle_of(i) if isinstance(source, GridSource) else source[i] for i in range(count)]
-        images = np.stack([sample.image for sample in samples])
-        on_devices = put_images(images, session.mesh)
-        shown = averaged(state)
-        probs = fetch(session.program.predict_step(shown.params, shown.batch_stats, on_devices), session.mesh)
-        predictions = np.asarray(probs) > session.config.train.threshold
+        number = evaluation.progress.step // session.info.eval_every_steps
+        allowed = session.throttle.allows if jax.process_count() == 1 else number & (number - 1) == 0
+        if not (is_last or allowed):
+            return
         try:
-            session.log.pictures(
-                [to_rgb(image) for image in images],
-                [sample.mask >= 128 for sample in samples],
-                list(predictions),
-                evaluation.scores,
-                image_title(session.info.image_format),
-                [s.valid < 128 for s in samples if s.valid is not None] or None,
-            )
+            with session.throttle.work(), jax.transfer_guard("allow"):
+                draw(session, state, evaluation, is_last=is_last)
         except Exception as error:  # no failure in a picture is a reason to stop training
             reason = f"{type(error).__name__}: {error}"
             session.display.line(f"WARNING: drawing the pictures of step {evaluation.progress.step} failed ({reason})")

@@ -29,6 +29,36 @@ PHASES = {
 _WRITE_EVERY_S = 30.0
 
 
+class Throttle:
+    """Clock that allows work for people to look at as long as it takes no more than a share of the time.
+
+    The first two times are always allowed: the first one compiles, and the second says what a time costs.
+
+    Args:
+      share: largest share of the time since the beginning.
+      now: function that returns the time in seconds.
+    """
+
+    def __init__(self, share: float, now: Callable[[], float] = time.perf_counter):
+        self._share, self._now, self._begin = share, now, now()
+        self._spent, self._last, self._count = 0.0, 0.0, 0
+
+    @property
+    def allows(self) -> bool:
+        """True if another time would not take too much."""
+        return self._count < 2 or self._spent + self._last <= self._share * (self._now() - self._begin)
+
+    @contextlib.contextmanager
+    def work(self) -> Iterator[None]:
+        """Measure the block."""
+        start = self._now()
+        try:
+            yield
+        finally:
+            self._last, self._count = self._now() - start, self._count + 1
+            self._spent += self._last if self._count > 1 else 0.0
+
+
 class Ledger:
     """Clock for the phases of a run. Exactly one phase counts at any moment, so the phases add up to the wall time.
 

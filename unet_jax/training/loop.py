@@ -235,7 +235,7 @@ def _train_steps(session: Session, train_step: TrainStep, state: TrainState, pro
                 state, progress, evaluation = evaluate(session, state, progress, pace.at(step))
             session.save(state, progress, evaluation)
             if evaluation:
-                show_evaluation(session, state, evaluation)
+                show_evaluation(session, state, evaluation, is_last=progress.finished)
                 call_back(session, state, evaluation)
                 pace.restart(step)
             if progress.finished:

@@ -26,7 +26,7 @@ from unet_jax.runs.checkpoints import CheckpointStore
 from unet_jax.runs.info import RunInfo
 from unet_jax.runs.load import Run
 from unet_jax.runs.progress import Progress
-from unet_jax.training.goodput import Ledger
+from unet_jax.training.goodput import Ledger, Throttle
 from unet_jax.training.log import Evaluation, RunLog
 from unet_jax.training.prefetch import MapIterator, device_batches
 from unet_jax.training.setup import split_source
@@ -72,6 +72,8 @@ class Session:
 
     own: Own = OURS
     """Network and optimizer that were given in the place of the library's."""
+    throttle: Throttle = dataclasses.field(default_factory=lambda: Throttle(share=0.02))
+    """Clock of the pictures and the page, between the first and the last ones."""
 
     @property
     def config(self) -> Config:
