@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 from bench_peers import PeerOptions, Process, Unavailable, prepare
 from measure import finish, record
+from network import Size
 from rich.console import Console
 from rich.table import Table
 
@@ -25,7 +26,7 @@ from rich.table import Table
 class Options(PeerOptions):
     """Start every implementation twice in each round: cold, and again with the caches of the cold start."""
 
-    image_size: int = 128
+    image_size: Size = 128
     num_rounds: int = 2
 
 

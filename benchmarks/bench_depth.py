@@ -18,6 +18,7 @@ import numpy as np
 import tyro
 from etils import epath
 from measure import finish, record
+from network import Size, height_and_width
 from photos import write_photos
 from rich.console import Console
 from rich.table import Table
@@ -40,7 +41,8 @@ folder, root, seconds, *sizes = sys.argv[1:]
 sys.path[:0] = [folder + "/benchmarks", folder]
 import bench_input
 from etils import epath
-num_images, num_classes, image_size, batch_size = map(int, sizes)
+num_images, num_classes, batch_size, height, width = map(int, sizes)
+image_size = height if height == width else (height, width)
 options = bench_input.Options("", num_images, num_classes, image_size, batch_size, (1,), float(seconds))
 loaders = bench_input.make_loaders(options, epath.Path(root))
 print(*bench_input.rate(loaders["ours from the cache, 1 threads"], options, 1, ""))
@@ -55,7 +57,7 @@ class Options:
     """Preset of the augmentation; the checkouts that are compared augment as in preset seed."""
     num_images: int = 24
     num_classes: int = 2
-    image_size: int = 512
+    image_size: Size = 512
     batch_size: int = 4
     seconds: float = 2.0
     """Seconds of each measurement. There is one measurement for each variant in each round."""
@@ -121,7 +123,8 @@ def make_variants(options: Options, folder: epath.Path) -> dict[str, Callable[[]
     for name, checkout in checkouts.items():
 
         def of_checkout(checkout=checkout) -> tuple[float, float]:
-            sizes = (options.num_images, options.num_classes, options.image_size, options.batch_size)
+            of_images = height_and_width(options.image_size)
+            sizes = (options.num_images, options.num_classes, options.batch_size, *of_images)
             arguments = (checkout, str(folder / "8"), str(options.seconds), *map(str, sizes))
             done = subprocess.run(
                 [sys.executable, "-c", _OF_A_CHECKOUT, *arguments], capture_output=True, text=True, check=True

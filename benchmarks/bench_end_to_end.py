@@ -15,6 +15,7 @@ import tyro
 from etils import epath
 from jax.sharding import Mesh
 from measure import finish, record
+from network import Size
 from photos import write_photos
 from rich.console import Console
 from rich.table import Table
@@ -43,7 +44,7 @@ class Options:
     root: str = ""
     """Folder for the image files and the cache. Empty: a temporary folder."""
     preset: str = "seed"
-    image_size: int = 256
+    image_size: Size = 256
     batch_size: int = 8
     num_images: int = 24
     num_classes: int = 1

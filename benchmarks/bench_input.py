@@ -18,6 +18,7 @@ import tyro
 from etils import epath
 from input_peers import plain_grain, seed_generator, torch_albumentations
 from measure import finish, record
+from network import Size, height_and_width
 from photos import write_photos
 from rich.console import Console
 from rich.table import Table
@@ -49,7 +50,7 @@ class Options:
     """Folder for the image files and the cache. Empty: a temporary folder."""
     num_images: int = 24
     num_classes: int = 1
-    image_size: int = 1024
+    image_size: Size = 1024
     batch_size: int = 4
     num_threads: tuple[int, ...] = (1, 2)
     """Numbers of threads of our loader and of plain Grain, and of worker processes of PyTorch's loader."""
@@ -114,7 +115,7 @@ def make_loaders(options: Options, root: epath.Path) -> dict[str, Callable[[], I
             return PrefetchIterator(drawn, lambda pair: jax.block_until_ready(step(*put_rows(pair, mesh))))
         return PrefetchIterator(drawn, lambda pair: jax.block_until_ready(put_rows(pair, mesh)))
 
-    size, batch = options.image_size, options.batch_size
+    size, batch = height_and_width(options.image_size), options.batch_size
     loaders: dict[str, Callable[[], Iterator[Any]]] = {"seed's generator": lambda: seed_generator(files, size, batch)}
     for n in options.num_threads:
         loaders |= {

@@ -5,6 +5,7 @@ import dataclasses
 import tyro
 from library_steps import make_library_steps, reason
 from measure import Step, finish, record, summary, time_in_turns
+from network import Size
 from rich.console import Console
 from rich.table import Table
 
@@ -21,7 +22,7 @@ class Options:
     losses: tuple[str, ...] = ("", "bce", "focal", "tversky", "lovasz_hinge", "topk_bce", "soft_cldice")
     """Names of the catalogue (docs/losses.md). "" is BCE + Dice. Ratios are relative to the first."""
     preset: str = "seed"
-    image_size: int = 128
+    image_size: Size = 128
     batch_size: int = 8
     dtype: str = "float32"
     num_rounds: int = 5

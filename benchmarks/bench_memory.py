@@ -9,6 +9,7 @@ import dataclasses
 import tyro
 from library_steps import LibrarySteps, make_library_steps, reason
 from measure import finish, record, summary, time_in_turns
+from network import Size
 
 from unet_jax.config.dicts import replace
 from unet_jax.config.presets import PRESETS
@@ -22,7 +23,7 @@ class Options:
     """Compare variants of the training step of one preset in one interleaved run."""
 
     preset: str = "small"
-    image_size: int = 128
+    image_size: Size = 128
     batch_size: int = 8
     packing: str = "none"
     dtype: str = "float32"

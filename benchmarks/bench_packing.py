@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 from library_steps import compiled, make_library_steps, reason
 from measure import Step, finish, record, summary, time_in_turns
-from network import random_pixels
+from network import Size, random_pixels
 from rich.console import Console
 from rich.table import Table
 from textbook import TextbookUNet, make_textbook_step
@@ -31,7 +31,7 @@ class Options:
     """Values of model.packing, or textbook for the step of textbook.py. Ratios are relative to the first."""
     widths: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
     center_width: int = 1024
-    image_size: int = 128
+    image_size: Size = 128
     batch_size: int = 8
     dtype: str = "float32"
     num_rounds: int = 10

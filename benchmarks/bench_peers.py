@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import tyro
 from measure import Ceilings, Step, finish, record, summary, time_in_turns
-from network import Network, num_parameters, random_pixels, random_weights, training_flops
+from network import Network, Size, num_parameters, random_pixels, random_weights, training_flops
 from peer import VARIANTS, Task, environment_of
 from rich.console import Console
 from rich.table import Table
@@ -45,7 +45,7 @@ class PeerOptions:
     widths: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
     center_width: int = 1024
     num_classes: int = 2
-    image_size: int = 512
+    image_size: Size = 512
     batch_size: int = 2
     dtype: Literal["float32", "bfloat16"] = "float32"
     learning_rate: float = 1e-4

@@ -11,6 +11,7 @@ import numpy as np
 import tyro
 from library_steps import make_library_steps, reason
 from measure import Step, finish, record, summary, time_in_turns
+from network import Size
 from rich.console import Console
 from rich.table import Table
 
@@ -30,7 +31,7 @@ class Options:
     classes: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     depths: tuple[int, ...] = (3, 4, 5, 6, 7)
     """Numbers of poolings n: the network has the first n of the preset's widths, and the next width as its centre."""
-    image_size: int = 256
+    image_size: Size = 256
     batch_size: int = 1
     num_classes: int = 2
     dtype: str = "float32"

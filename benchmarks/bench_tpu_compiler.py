@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from measure import finish, record
+from network import Size
 from rich.console import Console
 from rich.table import Table
 from textbook import TextbookUNet, make_textbook_step
@@ -41,7 +42,7 @@ class Options:
     images_per_device: int = 8
     widths: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
     center_width: int = 1024
-    image_size: int = 1024
+    image_size: Size = 1024
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     remat: Literal["none", "block"] = "none"
     save: str = ""
@@ -82,7 +83,7 @@ def compile_textbook(config: Config, target: Target) -> dict[str, Any]:
         return variables["params"], variables["batch_stats"], tx.init(variables["params"])
 
     def pixels(channels: int) -> jax.ShapeDtypeStruct:
-        shape = (config.train.batch_size, config.data.image_size, config.data.image_size, channels)
+        shape = (config.train.batch_size, *config.data.height_and_width, channels)
         return jax.ShapeDtypeStruct(shape, np.uint8, sharding=batch_sharding(mesh))
 
     state = jax.tree.map(

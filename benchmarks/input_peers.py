@@ -44,17 +44,19 @@ def _seed_warp(image: np.ndarray, masks: list[np.ndarray], rng: np.random.Genera
     return image, masks
 
 
-def seed_generator(source: FileSource, size: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def seed_generator(
+    source: FileSource, size: tuple[int, int], batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Run the Keras original's loop with its OpenCV calls, in one thread, to float32 (its `NameError` is corrected)."""
     rng = np.random.default_rng(0)
     while True:
         for start in range(0, len(source) - batch_size + 1, batch_size):
             x_batch, y_batch = [], []
             for record in source.records[start : start + batch_size]:
-                image = cv2.resize(cv2.imread(str(record.image)), (size, size))  # type: ignore[arg-type]
+                image = cv2.resize(cv2.imread(str(record.image)), size[::-1])  # type: ignore[arg-type]
                 paths = [str(path) for files in record.masks for path in files]
                 grays = [cv2.imread(path, cv2.IMREAD_GRAYSCALE) for path in paths]
-                masks = [cv2.resize(gray, (size, size)) for gray in grays]  # type: ignore[arg-type]
+                masks = [cv2.resize(gray, size[::-1]) for gray in grays]  # type: ignore[arg-type]
                 image, masks = _seed_warp(_seed_colors(image, rng), masks, rng)
                 x_batch.append(image)
                 y_batch.append(np.stack(masks, axis=-1))
@@ -86,7 +88,7 @@ def plain_grain(source: FileSource, config: DataConfig, batch_size: int, num_thr
 
 
 def torch_albumentations(
-    source: FileSource, size: int, batch_size: int, num_workers: int, cached: Source | None = None
+    source: FileSource, size: tuple[int, int], batch_size: int, num_workers: int, cached: Source | None = None
 ) -> Iterator[Any]:
     """Make a DataLoader with worker processes and albumentations' versions of the changes; pixels stay bytes.
 
@@ -115,7 +117,7 @@ def torch_albumentations(
         ),
         A.HorizontalFlip(p=0.5),
     ]
-    resize = [A.Resize(size, size, interpolation=cv2.INTER_LINEAR, mask_interpolation=cv2.INTER_LINEAR)]
+    resize = [A.Resize(*size, interpolation=cv2.INTER_LINEAR, mask_interpolation=cv2.INTER_LINEAR)]
     transform = A.Compose(changes if cached else resize + changes)
     paths = [(str(r.image), [str(p) for files in r.masks for p in files]) for r in source.records]
 

@@ -52,8 +52,14 @@ Size = int | tuple[int, int]
 """Side of a square, or height and width, in pixels."""
 
 
+def height_and_width(size: Size) -> tuple[int, int]:
+    """Return height and width of a size."""
+    return size if isinstance(size, tuple) else (size, size)
+
+
 def _num_pixels(size: Size) -> int:
-    return size[0] * size[1] if isinstance(size, tuple) else size**2
+    height, width = height_and_width(size)
+    return height * width
 
 
 def forward_flops(network: Network, image_size: Size) -> float:
@@ -108,7 +114,7 @@ def random_weights(network: Network, seed: int = 0) -> list[np.ndarray]:
 def random_pixels(batch_size: int, image_size: Size, num_classes: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Return random images `[b h w 3]` and masks `[b h w k]` of 0 and 255, uint8."""
     rng = np.random.default_rng(seed)
-    shape = (batch_size, *(image_size if isinstance(image_size, tuple) else (image_size, image_size)))
+    shape = (batch_size, *height_and_width(image_size))
     image = rng.integers(0, 256, (*shape, 3), np.uint8)
     return image, rng.integers(0, 2, (*shape, num_classes), np.uint8) * np.uint8(255)
 

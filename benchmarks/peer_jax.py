@@ -34,7 +34,7 @@ class Product:
     def __init__(self, task: Task, settings: dict[str, Any], weights: Any, image: np.ndarray, label: np.ndarray):
         network = task.network
         values = {
-            "data.image_size": image.shape[1],
+            "data.image_size": image.shape[1:3],
             "train.batch_size": len(image),
             "model.widths": network.widths,
             "model.center_width": network.center_width,

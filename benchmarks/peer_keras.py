@@ -11,7 +11,7 @@ from network import Network
 from peer import Peer, Task
 
 
-def get_unet(network: Network, image_size: int) -> keras.Model:
+def get_unet(network: Network, height: int, width: int) -> keras.Model:
     """Build the Keras original's network, with loops for its repetitions.
 
     Unlike the original it scales its input itself and returns logits instead of probabilities.
@@ -24,7 +24,7 @@ def get_unet(network: Network, image_size: int) -> keras.Model:
             x = kl.Activation("relu")(x)
         return x
 
-    inputs = kl.Input(shape=(image_size, image_size, 3), dtype="uint8")
+    inputs = kl.Input(shape=(height, width, 3), dtype="uint8")
     x = kl.Rescaling(1.0 / 255.0)(inputs)
     downs = []
     for filters in network.widths:
@@ -53,7 +53,7 @@ class Keras:
     def __init__(self, task: Task, weights: list[np.ndarray], image: np.ndarray, label: np.ndarray):
         if task.dtype == "bfloat16":
             keras.mixed_precision.set_global_policy("mixed_bfloat16")
-        self.model = get_unet(task.network, image.shape[1])
+        self.model = get_unet(task.network, *image.shape[1:3])
         self.model.set_weights(weights)
         # The loss is one number for the whole batch, so Keras takes no mean over it.
         self.model.compile(keras.optimizers.Adam(task.learning_rate), loss=bce_dice)

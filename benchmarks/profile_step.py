@@ -7,6 +7,7 @@ import jax
 import tyro
 from library_steps import make_library_steps
 from measure import RESULTS, finish, record, summary, time_in_turns
+from network import Size
 
 from unet_jax.config.dicts import replace
 from unet_jax.config.presets import PRESETS
@@ -18,7 +19,7 @@ class Options:
     """Profile the training step of one preset."""
 
     preset: str = "seed"
-    image_size: int = 128
+    image_size: Size = 128
     batch_size: int = 8
     dtype: str = "float32"
     packing: str = "auto"

@@ -124,7 +124,8 @@ def _source(report: Mapping[str, Any]) -> str:
     for name in ("preset", "image_size", "batch_size", "dtype"):
         value = options.get(name)
         if isinstance(value, list):
-            value = ", ".join(map(str, value))
+            one_size = name == "image_size" and all(isinstance(side, int) for side in value)
+            value = ("x" if one_size else ", ").join(map(str, value))  # height x width
         if isinstance(value, (str, int)):
             told.append(f"{name} {value}")
     driver = f", driver {report['driver']}" if report.get("driver") else ""

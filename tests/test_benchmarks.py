@@ -27,6 +27,9 @@ SMALL = network.Network((2, 4), 4, 2)
 TINY = ("--widths", "2", "4", "--center-width", "4", "--image-size", "16", "--num-rounds", "1")
 
 
+RECTANGLE = ("--image-size", "16", "32")
+
+
 def run(script, *arguments, **variables):
     """What the last line says."""
     own = environment(**{"PYTHONPATH": str(FOLDER.parent), **variables})
@@ -65,12 +68,12 @@ def test_a_table_by_hand():
         "versions": {"jax": "1"},
         "date": "2026-01-02",
         "commit": "abc",
-        "options": {"image_size": 8, "losses": ("x",)},
+        "options": {"image_size": [8, 16], "losses": ("x",)},
         "results": [{"loss": "bce", "median_ms": 1.25, "ratio": 2.0}],
         "failed": {"focal": "too large"},
     }
     assert tables.table(report).splitlines() == [
-        "image_size 8; a chip, driver 7.1 (m); jax 1; 2026-01-02, commit abc.",
+        "image_size 8x16; a chip, driver 7.1 (m); jax 1; 2026-01-02, commit abc.",
         "",
         "| loss | median ms | relative to first row | compile s |",
         "| --- | --- | --- | --- |",
@@ -165,19 +168,19 @@ def test_step():
     ("script", "arguments"),
     [
         ("bench_step.py", ("--preset", "small", "--image-size", "16", "--batch-size", "2", "--small-ceilings")),
-        ("bench_packing.py", (*TINY, "--batch-size", "1", "--packing", "textbook", "none", "1x2")),
-        ("bench_memory.py", ("--image-size", "16", "--batch-size", "2", "--remat", "none", "--accumulation", "2")),
-        ("bench_losses.py", ("--preset", "small", "--image-size", "16", "--batch-size", "2", "--losses", "", "focal")),
+        ("bench_packing.py", (*TINY, *RECTANGLE, "--batch-size", "1", "--packing", "textbook", "none", "1x2")),
+        ("bench_memory.py", (*RECTANGLE, "--batch-size", "2", "--remat", "none", "--accumulation", "2")),
+        ("bench_losses.py", ("--preset", "small", *RECTANGLE, "--batch-size", "2", "--losses", "", "focal")),
         ("bench_convolution.py", ("--layers", "4x8x40", "--joined", "8x2", "--num-rounds", "1")),
         ("bench_kernel_gradient.py", ("--layers", "8x2x3", "16x6x2", "--batch-size", "2", "--num-rounds", "1")),
         ("bench_scaling.py", ("--image-sizes", "16", "32", "--batch-sizes", "1", "--classes", "1", "--depths", "2",
-                              "--preset", "small", "--image-size", "16", "--num-rounds", "2")),
-        ("bench_compile_time.py", (*TINY, "--variants", "unet_jax", "textbook JAX")),
-        ("bench_end_to_end.py", ("--preset", "small", "--image-size", "32", "--batch-size", "2", "--num-images", "4",
+                              "--preset", "small", *RECTANGLE, "--num-rounds", "2")),
+        ("bench_compile_time.py", (*TINY, *RECTANGLE, "--variants", "unet_jax", "textbook JAX")),
+        ("bench_end_to_end.py", ("--preset", "small", *RECTANGLE, "--batch-size", "2", "--num-images", "4",
                                  "--num-rounds", "1", "--num-steps", "1", "--cache", "memory", "--where", "host")),
-        ("bench_depth.py", ("--num-images", "2", "--image-size", "64", "--batch-size", "2", "--seconds", "0.1",
+        ("bench_depth.py", ("--num-images", "2", "--image-size", "64", "96", "--batch-size", "2", "--seconds", "0.1",
                             "--num-rounds", "1")),
-        ("bench_input.py", ("--num-images", "4", "--image-size", "128", "--batch-size", "2", "--num-threads", "1",
+        ("bench_input.py", ("--num-images", "4", "--image-size", "128", "96", "--batch-size", "2", "--num-threads", "1",
                             "--seconds", "0.1", "--num-rounds", "1")),
     ],
 )  # fmt: skip

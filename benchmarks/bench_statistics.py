@@ -1,0 +1,140 @@
+"""Scores of one training run with other statistics of batch normalisation, and with the mean of its weights.
+
+    unet-jax train auto --data.root DATA --out RUN --train.num-steps 150 --train.ema 0.99
+    python benchmarks/bench_statistics.py RUN --save statistics_wbc
+
+A run with `train.ema` keeps both its weights and their running mean. Its newest checkpoint is scored on the test split
+with each of them, and with
+
+- "running": the running statistics, as they are;
+- "uncorrected": those that a run without `model.batch_norm_correction` would have, which hold a share of their start;
+- "recalibrated": means and variances over the training images with these weights, of batches that are changed as in
+  training ("augmented") or not ("plain"). The variance is that of all pixels: E[var + mean^2] - E[mean]^2.
+
+Reference: Wu and Johnson, Rethinking "Batch" in BatchNorm, 2021 (arXiv:2105.07576).
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from measure import finish, record
+
+from unet_jax._types import Batch, PyTree
+from unet_jax.config.dicts import replace
+from unet_jax.config.presets import AugmentConfig
+from unet_jax.devices.mesh import make_mesh
+from unet_jax.inference.evaluate import evaluate_run, select_records
+from unet_jax.program.build import build
+from unet_jax.program.state import TrainState, averaged
+from unet_jax.program.steps import unit_range
+from unet_jax.report.display import Quiet
+from unet_jax.runs.load import Run, abstract_state, load_run, open_checkpoints
+from unet_jax.training.prefetch import device_batches
+from unet_jax.training.session import train_source
+
+
+def newest(path: epath.Path) -> tuple[Run, TrainState]:
+    """Return a run and the whole state of its newest checkpoint."""
+    run = load_run(path, "last")
+    with open_checkpoints(path, run.config) as store:
+        return run, store.load(run.step, abstract_state(run.info), run.mesh)
+
+
+def recalibrated(run: Run, state: TrainState, *, augmented: bool, num_passes: int = 1) -> PyTree:
+    """Return statistics of batch normalisation over the training images, for the weights of a state."""
+    config = replace(run.config, {"model.batch_norm_momentum": 0.0, "data.num_workers": 0})
+    if not augmented:
+        off = {f"{name}": 0.0 for name in vars(AugmentConfig()) if name.endswith("_prob")}
+        config = dataclasses.replace(config, augment=dataclasses.replace(config.augment, **off))
+    program = build(config, len(run.class_names), run.info.num_steps)
+
+    @jax.jit
+    def statistics(params: PyTree, batch_stats: PyTree, batch: Batch) -> PyTree:
+        variables = {"params": params, "batch_stats": batch_stats}
+        _, new = program.model.apply(variables, unit_range(batch.image), True, mutable=["batch_stats"], method="packed")
+        return new["batch_stats"]
+
+    _, layout, _ = select_records(run, run.config.data, "train")
+    order = run.info.order
+    source = train_source(run.info, layout, Quiet())
+    count = max(order.steps_per_epoch * num_passes, 8)
+    with contextlib.closing(
+        device_batches(source, order.extended_by(count), config, run.mesh, start_step=0, packing=program.packing)
+    ) as batches:
+        return mean_statistics(
+            statistics(state.params, state.batch_stats, batch) for batch, _ in zip(batches, range(count), strict=False)
+        )
+
+
+def mean_statistics(by_batch: Iterable[PyTree]) -> PyTree:
+    """Return mean and variance of all pixels from those of batches of equal size.
+
+    Example:
+      >>> mean_statistics([{"mean": jnp.zeros(1), "var": jnp.ones(1)}, {"mean": 2 * jnp.ones(1), "var": jnp.ones(1)}])
+      {'mean': Array([1.], dtype=float32), 'var': Array([2.], dtype=float32)}
+    """
+    moments = [of_layers(lambda s: {"mean": s["mean"], "var": s["var"] + s["mean"] ** 2}, tree) for tree in by_batch]
+    mean = jax.tree.map(lambda *values: sum(values) / len(values), *moments)
+    return of_layers(lambda s: {"mean": s["mean"], "var": s["var"] - s["mean"] ** 2}, mean)
+
+
+def of_layers(function: Any, tree: PyTree) -> PyTree:
+    """Apply a function to the statistics of each layer, {"mean": ..., "var": ...}."""
+    return jax.tree.map(function, tree, is_leaf=lambda x: isinstance(x, dict) and set(x) == {"mean", "var"})
+
+
+def uncorrected(run: Run, state: TrainState) -> PyTree:
+    """Return the running statistics with the start that `model.batch_norm_correction` has taken out of them."""
+    share = run.config.model.batch_norm_momentum ** int(state.step) if run.config.model.batch_norm_correction else 0.0
+    start = of_layers(lambda s: {"mean": jnp.zeros_like(s["mean"]), "var": jnp.ones_like(s["var"])}, state.batch_stats)
+    return jax.tree.map(lambda now, then: (1.0 - share) * now + share * then, state.batch_stats, start)
+
+
+def scores_of(path: epath.Path, data_root: str) -> dict[str, Any]:
+    """Score every combination of weights and statistics."""
+    run, whole = newest(path)
+    data = replace(run.config, {"data.root": data_root}).data if data_root else run.config.data
+    _, layout, records = select_records(run, data, "test")
+    own = dataclasses.replace(whole, ema=None)
+    states = {
+        "weights, running": own,
+        "weights, uncorrected": dataclasses.replace(own, batch_stats=uncorrected(run, own)),
+    }
+    for name, state in {"weights": own, "mean of weights": averaged(whole)}.items():
+        if name != "weights" and whole.ema is None:
+            continue
+        states[f"{name}, running"] = state
+        for kind in ("augmented", "plain"):
+            stats = recalibrated(run, state, augmented=kind == "augmented")
+            states[f"{name}, recalibrated {kind}"] = dataclasses.replace(state, batch_stats=stats)
+    results = {}
+    for name, state in states.items():
+        scores = evaluate_run(dataclasses.replace(run, state=state), layout, records, soft_masks=data.soft_masks)
+        dice = dict(zip(run.class_names, scores.values("dice").mean(axis=0).tolist(), strict=True))
+        results[name] = {**dice, "mean": sum(dice.values()) / len(dice)}
+        print(f"{path.name:>20} {name:<36} " + " ".join(f"{v:.4f}" for v in results[name].values()), file=sys.stderr)
+    facts = {"steps": run.step, "momentum": run.config.model.batch_norm_momentum, "images": len(records)}
+    return {**facts, "dice": results}
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", help="run directories")
+    parser.add_argument("--data-root", default="", help="place of the data set, if it has moved")
+    parser.add_argument("--save", default="")
+    options = parser.parse_args()
+    make_mesh()
+    results = {epath.Path(run).name: scores_of(epath.Path(run), options.data_root) for run in options.runs}
+    finish(record("statistics", {"runs": list(results)}) | {"results": results}, options.save)
+
+
+if __name__ == "__main__":
+    main()
