@@ -12,7 +12,7 @@ import pytest
 from unet_jax import InputError, UNet
 from unet_jax.config import ModelConfig
 from unet_jax.model.normalization import BatchNorm, batch_norm
-from unet_jax.model.pooling import max_pool
+from unet_jax.model.pooling import max_pool, max_pool_3x3
 from unet_jax.program.initial_state import init_state, with_prior_bias
 from unet_jax.program.state import num_parameters
 
@@ -66,6 +66,18 @@ def test_parameter_counts_of_the_original(widths, num_classes, trainable, statis
 def test_pool_by_hand():
     x = jnp.arange(16.0).reshape(1, 4, 4, 1)
     np.testing.assert_array_equal(max_pool(x)[0, :, :, 0], [[5, 7], [13, 15]])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_pool_of_a_resnet_has_a_gradient_in_a_compiled_step(dtype):
+    """Block (i, j) is around row 2i and column 2j: 15 wins one block, 13 and 7 and 5 one each."""
+    x = jnp.arange(16.0, dtype=dtype).reshape(1, 4, 4, 1)
+    weight = jnp.array([[1.0, 2.0], [3.0, 4.0]], dtype)
+    gradient = jax.jit(jax.grad(lambda x: (max_pool_3x3(x)[0, :, :, 0] * weight).sum()))(x)
+    expected = np.zeros(16)
+    expected[[5, 7, 13, 15]] = [1, 2, 3, 4]
+    assert gradient.dtype == dtype
+    np.testing.assert_array_equal(gradient.ravel(), expected)
 
 
 @pytest.mark.parametrize(
