@@ -180,8 +180,8 @@ def test_step():
                                  "--num-rounds", "1", "--num-steps", "1", "--cache", "memory", "--where", "host")),
         ("bench_depth.py", ("--num-images", "2", "--image-size", "64", "96", "--batch-size", "2", "--seconds", "0.1",
                             "--num-rounds", "1")),
-        ("bench_input.py", ("--num-images", "4", "--image-size", "128", "256", "--batch-size", "2", "--num-threads", "1",
-                            "--seconds", "0.1", "--num-rounds", "1")),
+        ("bench_input.py", ("--num-images", "4", "--image-size", "128", "256", "--batch-size", "2",
+                            "--num-threads", "1", "--seconds", "0.1", "--num-rounds", "1")),
     ],
 )  # fmt: skip
 def test_in_small(script, arguments, tmp_path):

@@ -102,7 +102,7 @@ def max_pool_3x3(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:
       [[5.0, 7.0], [13.0, 15.0]]
     """
     padding = ((0, 0), (1, 1), (1, 1), (0, 0))
-    # A number: with an array as its start, JAX does not see that the reduction is a maximum, and has no gradient for it.
+    # The start is a number: with an array, JAX does not see that this is a maximum, and has no gradient for it.
     return jax.lax.reduce_window(x, -np.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
 
 
