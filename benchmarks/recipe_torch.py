@@ -45,8 +45,8 @@ def read(task: dict[str, Any], split: str) -> list[tuple[np.ndarray, np.ndarray]
     """Return images `[h w 3]` and masks `[h w k]` of a split, at their own size."""
     pairs = []
     for sample in task["samples"][split]:
-        image = cv2.cvtColor(cv2.imread(sample["image"], cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-        masks = [cv2.imread(path, cv2.IMREAD_GRAYSCALE) for path in sample["masks"]]
+        image = np.ascontiguousarray(np.asarray(cv2.imread(sample["image"], cv2.IMREAD_COLOR))[..., ::-1])
+        masks = [np.asarray(cv2.imread(path, cv2.IMREAD_GRAYSCALE)) for path in sample["masks"]]
         pairs.append((image, np.stack(masks, axis=-1)))
     return pairs
 
