@@ -4,7 +4,7 @@
     python benchmarks/bench_statistics.py RUN --save statistics_wbc
 
 A run with `train.ema` keeps both its weights and their running mean. Its newest checkpoint is scored on the test split
-with each of them, and with
+(or val, if there is none) with each of them, and with
 
 - "running": the running statistics, as they are;
 - "uncorrected": those that a run without `model.batch_norm_correction` would have, which hold a share of their start;
@@ -101,7 +101,7 @@ def scores_of(path: epath.Path, data_root: str) -> dict[str, Any]:
     """Score every combination of weights and statistics."""
     run, whole = newest(path)
     data = replace(run.config, {"data.root": data_root}).data if data_root else run.config.data
-    _, layout, records = select_records(run, data, "test")
+    split, layout, records = select_records(run, data, None)
     own = dataclasses.replace(whole, ema=None)
     states = {
         "weights, running": own,
@@ -120,7 +120,12 @@ def scores_of(path: epath.Path, data_root: str) -> dict[str, Any]:
         dice = dict(zip(run.class_names, scores.values("dice").mean(axis=0).tolist(), strict=True))
         results[name] = {**dice, "mean": sum(dice.values()) / len(dice)}
         print(f"{path.name:>20} {name:<36} " + " ".join(f"{v:.4f}" for v in results[name].values()), file=sys.stderr)
-    facts = {"steps": run.step, "momentum": run.config.model.batch_norm_momentum, "images": len(records)}
+    facts = {
+        "split": split,
+        "steps": run.step,
+        "momentum": run.config.model.batch_norm_momentum,
+        "images": len(records),
+    }
     return {**facts, "dice": results}
 
 
