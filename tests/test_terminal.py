@@ -1,6 +1,7 @@
 """The terminal: lines and bars at 80 columns, names of other programs, settings from a file, doctor."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from rich.console import Console
 from unet_jax import Config, InputError
 from unet_jax.cli.flags import _SYNONYMS, config_and_flags
 from unet_jax.cli.main import main
+from unet_jax.cli.options import print_json
 from unet_jax.config.dicts import flatten_config
 from unet_jax.config.presets import PRESETS
 from unet_jax.report.display import Display
@@ -78,3 +80,11 @@ def test_doctor_says_what_is_there(capsys):
     said = capsys.readouterr().out
     for words in (f"numpy {np.__version__}", "8 cpu", "huge pages:", "preset seed:", "caches:", "batch size 4: not a"):
         assert words in said, said
+
+
+def test_json_is_for_scripts(monkeypatch, capsys):
+    """A person at a terminal gets it on request only."""
+    for is_terminal, wanted, said in ((True, False, ""), (True, True, '{"a": 1}'), (False, False, '{"a": 1}')):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda answer=is_terminal: answer, raising=False)
+        print_json({"a": 1}, wanted=wanted)
+        assert capsys.readouterr().out.strip() == said

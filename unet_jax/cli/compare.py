@@ -1,7 +1,6 @@
 """The command `unet-jax compare`: parse the options, score both runs, print their differences."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -19,6 +18,7 @@ from unet_jax.cli.options import (
     check_run_and_root,
     groups_of,
     load,
+    print_json,
     say_difference,
     score,
     select,
@@ -29,7 +29,7 @@ from unet_jax.config.predict import PredictConfig
 
 @dataclasses.dataclass(frozen=True)
 class _Compare:
-    """Compare two finished runs on the same images, image by image. The last line printed is JSON."""
+    """Compare two finished runs on the same images, image by image."""
 
     first: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """Run directory that the other is compared with."""
@@ -44,6 +44,8 @@ class _Compare:
     """Use the temperatures and thresholds that unet-jax calibrate has fitted, of both runs."""
     csv: OptionalFile = None
     """CSV file to write, with both scores of every image and class, and their difference."""
+    json: bool = False
+    """Print the result as JSON, too, as the last line. Without it, that is done only if the output is no terminal."""
     what: SCORING = dataclasses.field(default_factory=ScoreOptions)
     how: HOW = dataclasses.field(default_factory=PredictConfig)
     devices: ON_DEVICES = dataclasses.field(default_factory=DeviceOptions)
@@ -145,4 +147,4 @@ def _compare(options: _Compare) -> None:
         for p in pairs
     ]
     known = [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows]
-    print(json.dumps({"split": split, "num_images": len(first.ids), "pairs": known, "conclusion": said}))
+    print_json({"split": split, "num_images": len(first.ids), "pairs": known, "conclusion": said}, wanted=options.json)

@@ -1,7 +1,6 @@
 """The command `unet-jax evaluate`: parse the options, call the library, print the results."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from typing import Literal
 
@@ -20,6 +19,7 @@ from unet_jax.cli.options import (
     check_runs,
     groups_of,
     load_all,
+    print_json,
     say_difference,
     score,
     select,
@@ -30,7 +30,7 @@ from unet_jax.config.predict import PredictConfig
 
 @dataclasses.dataclass(frozen=True)
 class _Evaluate:
-    """Score a run's masks against mask files, at each image's own size. The last line printed is JSON.
+    """Score a run's masks against mask files, at each image's own size.
 
     The logits of several runs are averaged (docs/metrics.md).
     """
@@ -46,6 +46,8 @@ class _Evaluate:
     """Use the temperatures, thresholds and rules for objects that unet-jax calibrate has fitted."""
     csv: OptionalFile = None
     """CSV file to write, with the scores of every image."""
+    json: bool = False
+    """Print the result as JSON, too, as the last line. Without it, that is done only if the output is no terminal."""
     what: SCORING = dataclasses.field(default_factory=ScoreOptions)
     how: HOW = dataclasses.field(default_factory=PredictConfig)
     devices: ON_DEVICES = dataclasses.field(default_factory=DeviceOptions)
@@ -138,4 +140,4 @@ def _evaluate(options: _Evaluate) -> None:
         write_csv(epath.Path(options.csv), scores, names)
         print(f"per-image scores: {options.csv}")
     result |= {"scores": estimates_json(estimates), "intervals": lines[0].strip("()")}
-    print(json.dumps(result))
+    print_json(result, wanted=options.json)

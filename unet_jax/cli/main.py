@@ -24,7 +24,7 @@ _USAGE = """usage: unet-jax COMMAND ...
   train PRESET --data.root DIR --out RUN
                                train a run, or continue it; presets: auto, {presets}
   evaluate RUN [RUN...] [--data.root DIR] [--split test]
-                               score the best checkpoint, or several runs together; the last line printed is JSON
+                               score the best checkpoint, or several runs together
   compare RUN RUN [--split test]
                                compare two runs on the same images, image by image
   fold-scores RUN RUN...       score each fold of a cross-validation on the images that were held out from it

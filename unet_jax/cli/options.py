@@ -5,11 +5,13 @@ mistake is answered at once. What computes is imported where it is used.
 """
 
 import dataclasses
+import json
 import math
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from etils import epath
@@ -266,3 +268,9 @@ def score(
         )
     warnings.summarise()
     return scores
+
+
+def print_json(values: dict[str, Any], *, wanted: bool) -> None:
+    """Print values as one line of JSON if it is wanted, or if the output goes to a file or program, not to a person."""
+    if wanted or not sys.stdout.isatty():
+        print(json.dumps(values))

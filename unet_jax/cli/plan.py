@@ -10,6 +10,7 @@ from etils import epath
 
 from unet_jax._files import user_cache
 from unet_jax.cli.flags import TERMS, config_and_flags
+from unet_jax.cli.options import print_json
 from unet_jax.cli.preset import preset_of
 from unet_jax.config import Config, DataConfig
 from unet_jax.config.dicts import replace
@@ -51,6 +52,8 @@ class _Plan:
     """Values of model.remat to try, least recomputation first. Each is tried only if those before it do not fit."""
     out: str | None = None
     """JSON file to write, with the estimate or with all estimates of a sweep."""
+    json: bool = False
+    """Print the result as JSON, too, as the last line. Without it, that is done only if the output is no terminal."""
     cache: str = ""
     """Folder of finished estimates. By default unet_jax/plan in the user's cache folder."""
 
@@ -96,7 +99,7 @@ def plan(args: Sequence[str]) -> None:
             cache=cache,
         )
         console.print(show(result))
-        _finish(options.out, {"what": LABEL, **dataclasses.asdict(result)})
+        _finish(options, {"what": LABEL, **dataclasses.asdict(result)})
         return
     rows = sweep(
         config,
@@ -116,7 +119,7 @@ def plan(args: Sequence[str]) -> None:
         {**variant, "estimate": dataclasses.asdict(result) if isinstance(result, Estimate) else result}
         for variant, result in rows
     ]
-    _finish(options.out, {"what": LABEL, "recommended": best, "variants": variants}, {"recommended": best})
+    _finish(options, {"what": LABEL, "recommended": best, "variants": variants}, {"recommended": best})
 
 
 def _channels_named(data: DataConfig) -> int:
@@ -137,10 +140,10 @@ def _target(options: _Plan) -> "Target":
     return gpu_target(options.topology) if is_gpu(options.topology) else tpu_target(options.topology)
 
 
-def _finish(out: str | None, values: dict[str, Any], last_line: dict[str, Any] | None = None) -> None:
-    """Write the values to the JSON file `out` if it is given, and print them, or `last_line` instead, as JSON."""
-    if out:
-        path = epath.Path(out)
+def _finish(options: _Plan, values: dict[str, Any], last_line: dict[str, Any] | None = None) -> None:
+    """Write the values to the JSON file of --out, and print them, or `last_line` instead, as `print_json` does."""
+    if options.out:
+        path = epath.Path(options.out)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values, indent=1) + "\n")
-    print(json.dumps(last_line or values))
+    print_json(last_line or values, wanted=options.json)

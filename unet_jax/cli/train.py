@@ -60,8 +60,7 @@ def train(args: Sequence[str]) -> None:
         return
     scores = ", ".join(f"{name} {value:.4f}" for name, value in result.best_metrics.items())
     print(f"finished at step {result.step}; best checkpoint {result.best_step} (on val: {scores})")
-    pictures = [path for name in ("validation.png", "curves.png") if (path := result.path / "pictures" / name).exists()]
-    if pictures:
-        print(f"pictures: {' and '.join(map(str, pictures))}")
+    if (page := result.path / "report.html").exists():
+        print(f"page: {page}")
     run = shlex.quote(str(result.path))
-    print(f"next:\n  unet-jax evaluate {run}\n  unet-jax predict {run} IMAGES --out MASKS\n  unet-jax report {run}")
+    print(f"next:\n  unet-jax evaluate {run}\n  unet-jax predict {run} IMAGES --out MASKS\n  unet-jax info {run}")
