@@ -16,6 +16,7 @@ from html.parser import HTMLParser
 import cv2
 import jax
 import numpy as np
+import pandas
 import pytest
 from etils import epath
 from helpers import ONE_DEVICE, tiny_config
@@ -38,14 +39,16 @@ from unet_jax.study.compare import Winner
 from unet_jax.study.config import Study, Variant
 from unet_jax.study.cost import read_costs
 from unet_jax.study.display import GridDisplay
+from unet_jax.study.image_tables import write_image_tables
 from unet_jax.study.over_sets import combine
 from unet_jax.study.over_sets_words import conclusion_over_sets
 from unet_jax.study.page import make_page
+from unet_jax.study.pairs import draw_pairs, find_pairs
 from unet_jax.study.plots import groups_within
 from unet_jax.study.report import write_results
 from unet_jax.study.results import read_results
-from unet_jax.study.run import examples_path, run_studies, run_study, scores_path, with_split
-from unet_jax.study.scores import read_scores
+from unet_jax.study.run import examples_path, run_studies, run_study, with_split
+from unet_jax.study.scores import read_scores, read_table, scores_path
 from unet_jax.study.search import Tune
 from unet_jax.study.shared_program import SharedPrograms
 from unet_jax.study.study_file import load_studies, load_study
@@ -336,7 +339,7 @@ def test_the_page_needs_nothing_else(done, page):
     names = [attrs.get("name") for tag, attrs in tags.found if tag == "meta"]
     assert "prefers-color-scheme: dark" in html and "viewport" in names and "<details" in html
     images = [attrs["src"] for tag, attrs in tags.found if tag == "img"]
-    assert len(images) == 3 + 3  # and the errors of each variant
+    assert len(images) == 3 + 3 + 2  # and the errors of each variant, and where pairs differ most
     for source in images:
         assert source.startswith("data:image/png;base64,")
         pixels = cv2.imdecode(np.frombuffer(base64.b64decode(source.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
@@ -381,6 +384,54 @@ def test_tables_are_the_runs_scores(done, page):
     costs = (epath.Path(study.out) / "cost.csv").read_text().splitlines()
     assert len(costs) == 4 and all(float(x) > 0 for line in costs[1:] for x in line.split(",")[1:4])
     assert costs[1].split(",")[2] == "1.000"  # the baseline's own
+
+
+def test_the_most_different_images_of_each_pair(done, page, monkeypatch):
+    study, out = done[0], epath.Path(done[0].out)
+    pairs = find_pairs(("bce", "bce2", "focal"), read_table(study), "bce")
+    assert [(pair.first, pair.second) for pair in pairs] == [("bce", "focal"), ("bce2", "focal")]  # bce, bce2: equal
+    mean = {
+        v.name: np.mean([read_scores(scores_path(study, v, s)).values["dice"] for s in (0, 7)], axis=(0, 2))
+        for v in study.variants
+    }
+    ids = read_scores(scores_path(study, FOCAL, 0)).ids
+    for pair in pairs:
+        distance = np.abs(mean[pair.first] - mean[pair.second])
+        assert set(pair.ids) == {ids[i] for i in np.argsort(-distance)[:3]} and len(pair.ids) == 3
+        signed = [(mean[pair.second] - mean[pair.first])[ids.index(i)] for i in pair.ids]
+        assert [b - a for a, b in pair.scores] == pytest.approx(signed)
+        strip = cv2.imread(str(pair.path(out)))
+        assert strip.shape == (200, 6 * 200 + 5 * 6, 3) and (strip[:, :200] != strip[:, 206:406]).any()
+    many = find_pairs(tuple("abcde"), _repeated(read_table(study)), "c")
+    assert [(pair.first, pair.second) for pair in many] == [("c", "a"), ("c", "b"), ("c", "e")]  # d is c, so no pair
+    monkeypatch.setattr("unet_jax.study.pairs.load_run", lambda *_, **__: pytest.fail("drawn again"))
+    draw_pairs(study, pairs, ONE_DEVICE, quiet())
+    with pytest.raises(pytest.fail.Exception, match="drawn again"):
+        draw_pairs(study, pairs[:1], ONE_DEVICE, quiet())
+
+
+def _repeated(table):
+    """Five variants of three."""
+    values = {name: array[[0, 1, 2, 2, 0]] for name, array in table.values.items()}
+    return dataclasses.replace(table, values=values)
+
+
+def test_every_image_in_parquet(done, page, tmp_path, monkeypatch):
+    frame = pandas.read_parquet(epath.Path(done[0].out) / "results.parquet")
+    text = pandas.read_csv(epath.Path(done[0].out) / "results.csv", dtype={"id": str})
+    assert list(frame.columns) == list(text.columns) and len(frame) == len(text) == 72
+    for name in ("variant", "seed", "id", "class"):
+        assert list(frame[name]) == list(text[name])
+    np.testing.assert_allclose(frame["hd95"], text["hd95"], atol=1e-6)
+    table = read_table(done[0])
+    np.testing.assert_array_equal(frame["dice"].to_numpy().reshape(3, 2, 6, 2), table.values["dice"])
+    values = {name: np.where(np.arange(2) == 1, np.nan, array) for name, array in table.values.items()}
+    unknown = dataclasses.replace(table, values=values)
+    write_image_tables(epath.Path(tmp_path), ("bce", "bce2", "focal"), (0, 7), unknown)
+    assert pandas.read_parquet(tmp_path / "results.parquet")["dice"].isna().sum() == 36
+    monkeypatch.setitem(sys.modules, "pyarrow", None)  # not installed
+    write_image_tables(epath.Path(tmp_path), ("bce", "bce2", "focal"), (0, 7), table)
+    assert not (tmp_path / "results.parquet").exists() and (tmp_path / "results.csv").exists()
 
 
 def test_tables_for_papers_have_the_numbers_of_the_table(done, page):
@@ -502,6 +553,7 @@ def test_a_tuned_study_from_trials_to_page(done, tmp_path, monkeypatch):
 
     monkeypatch.setattr(workers, "train", train)
     monkeypatch.setattr(workers, "measure_costs", lambda *_: None)
+    monkeypatch.setattr(workers, "draw_pairs", lambda *_: None)
     monkeypatch.setattr(running, "_score", lambda *_: None)  # the scores were copied with the run
     text = io.StringIO()
     run_study(study, display=GridDisplay(Console(file=text, width=200)), mesh=ONE_DEVICE)
@@ -542,6 +594,7 @@ def over_sets(done, synthetic_root, tmp_path_factory):
         (folder / f"{name}.csv").write_bytes((synthetic_root / "splits.csv").read_bytes())
         shutil.copytree(epath.Path(done[0].out) / "runs", folder / "out/sets" / name / "runs")
         shutil.copy(epath.Path(done[0].out) / "cost.csv", folder / "out/sets" / name)
+        shutil.copytree(epath.Path(done[0].out) / "pictures", folder / "out/sets" / name / "pictures")
         head += f'[[dataset]]\nname = "{name}"\nsplits = "{name}.csv"\n'
         head += "root = 'R'\n" if name == "first" else f"root = '{synthetic_root}'\n"
     lines = [line for line in head.splitlines() if not line.startswith(('root = "', 'splits = "/'))]
@@ -750,6 +803,7 @@ def test_runs_as_jobs_of_a_cluster(done, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "train", train)
     monkeypatch.setattr(running, "_score", lambda *_: None)
     monkeypatch.setattr(workers, "measure_costs", lambda *_: trained.append("costs"))
+    monkeypatch.setattr(workers, "draw_pairs", lambda *_: None)
     monkeypatch.setattr(launch, "_POLL_S", 0.0)
     text = io.StringIO()
 

@@ -251,6 +251,14 @@ def test_data_sets_that_are_not_in_the_file_are_named(tmp_path):
         load_studies(written(tmp_path, GOOD), roots={"road": "R"})
 
 
+def test_the_example_has_everything():
+    cells, roads = load_studies(STUDIES.parent.parent / "examples" / "study.toml")
+    assert (cells.config.train.num_epochs, roads.config.train.num_epochs) == (40, 60) and cells.tune == roads.tune
+    draws = [cells.draws(variant) for variant in cells.variants]
+    assert {len(of_one) for of_one in draws} == {13} and cells.tune.rungs(13) == [(1 / 3, 13), (1.0, 4)]
+    assert {"loss.tversky.options.fn_weight", "config.optim.learning_rate"} == set(draws[1][1])
+
+
 def test_one_variant_is_no_study(tmp_path):
     with pytest.raises(InputError, match="at least two tables"):
         load_study(written(tmp_path, GOOD[: GOOD.index('[[variant]]\nname = "tversky')]))

@@ -6,14 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-import numpy as np
-
 from unet_jax.config.dicts import config_to_dict, flatten_config
 from unet_jax.report.estimates_table import number, p_text
 from unet_jax.study.compare import PRIMARY, Row, columns_of
 from unet_jax.study.config import Study
 from unet_jax.study.examples import example_positions
-from unet_jax.study.page_parts import document, folded, listed, picture, table
+from unet_jax.study.page_parts import document, folded, listed, note, picture, table
+from unet_jax.study.pairs import Pair
 from unet_jax.study.results import Results
 from unet_jax.study.scores import SCORES
 from unet_jax.study.tuning_words import tuning_section
@@ -26,6 +25,7 @@ def make_page(
     pictures: Mapping[str, bytes],
     examples: Mapping[str, bytes] | None = None,
     command: str = "",
+    pairs: Sequence[tuple[Pair, bytes]] = (),
 ) -> str:
     """Return the whole page as HTML.
 
@@ -35,6 +35,7 @@ def make_page(
       pictures: contents of the PNG files, by the names "differences", "ranking" and "curves".
       examples: pictures of predictions as PNG, by the name of the variant.
       command: command that made the study; empty if it was made from Python.
+      pairs: pairs of variants with their picture as PNG; empty where there is none.
     """
     scores = results.scores
     title = f"Study of {len(study.variants)} {kind(study)}"
@@ -67,7 +68,7 @@ def make_page(
             + '<p class="note">Lines are means over seeds; bands are ranges over seeds.</p>',
         ),
         *([("Predictions", _examples(study, results, examples))] if examples else []),
-        ("Most different images", _most_different(study, results)),
+        *([("Most different images", _most_different(study, pairs))] if pairs else []),
     ]
     for i, (score, more_is_better) in enumerate(SCORES.items()):
         tables = [
@@ -101,38 +102,41 @@ def _facts(study: Study, results: Results, command: str) -> list[tuple[str, str]
 def _examples(study: Study, results: Results, examples: Mapping[str, bytes]) -> str:
     """Return the pictures of predictions, one strip for each variant."""
     names = ", ".join(results.scores.ids[i] for i in example_positions(len(results.scores.ids)))
-    note = (
-        f'<p class="note">Errors of the first seed ({study.seeds[0]}) on images that are evenly spaced in the split: '
-        f"{escape(names)}. False positives are red, false negatives cyan.</p>"
+    said = note(
+        f"Errors of the first seed ({study.seeds[0]}) on images that are evenly spaced in the split: {names}. False "
+        f"positives are red, false negatives cyan."
     )
     strips = [
         f"<figure><figcaption>{escape(name)}</figcaption>{picture(png, f'errors of {name}')}</figure>"
         for name, png in examples.items()
     ]
-    return note + folded("pictures", "".join(strips), is_open=len(strips) <= 4)
+    return said + folded("pictures", "".join(strips), is_open=len(strips) <= 4)
 
 
-def _most_different(study: Study, results: Results) -> str:
-    """Return the images on which each variant differs most from the baseline, averaged over classes and seeds."""
-    values = np.nanmean(_filled(results.scores.values[PRIMARY]), axis=(1, 3))  # [v n]
-    base = results.names.index(study.baseline)
-    rows = []
-    for v, name in enumerate(results.names):
-        if v == base:
-            continue
-        difference = values[v] - values[base]
-        order = [i for i in np.argsort(-np.abs(difference), kind="stable")[:3] if difference[i] != 0.0]
-        for i in order:
-            both = number(values[base, i]), number(values[v, i])
-            rows.append((name, results.scores.ids[i], *both, number(difference[i], "+"), ""))
-    header = ("variant", "image", f"{TITLES[PRIMARY]} of {study.baseline}", "of the variant", "difference", "")
-    return folded("table", table(header, rows))
+def _most_different(study: Study, pairs: Sequence[tuple[Pair, bytes]]) -> str:
+    """Return the images on which pairs of variants differ most, with pictures of both where there are any."""
+    rows = [
+        (f"{pair.first}, {pair.second}", id_, number(a), number(b), number(b - a, "+"), "")
+        for pair, _ in pairs
+        for id_, (a, b) in zip(pair.ids, pair.scores, strict=True)
+    ]
+    header = ("pair", "image", f"{TITLES[PRIMARY]} of the first", "of the second", "difference", "")
+    figures = [
+        f"<figure><figcaption>{escape(_caption(pair))}</figcaption>"
+        f"{picture(png, f'errors of {pair.first} and {pair.second}')}</figure>"
+        for pair, png in pairs
+        if png
+    ]
+    said = note(
+        "Scores are averaged over classes and seeds. The pictures are of each pair's images, the first variant on the "
+        f"left of the second, with the errors of the first seed ({study.seeds[0]}): false positives are red, false "
+        f"negatives cyan."
+    )
+    return said + folded("table", table(header, rows)) + (folded("pictures", "".join(figures)) if figures else "")
 
 
-def _filled(values: np.ndarray) -> np.ndarray:
-    """Return scores `[v s n k]` in which images that are unknown in all classes are 0, so that their means exist."""
-    unknown = np.isnan(values).all(axis=(1, 3), keepdims=True)
-    return np.where(unknown, 0.0, values)
+def _caption(pair: Pair) -> str:
+    return f"{pair.first} and {pair.second}: {', '.join(pair.ids)}"
 
 
 def _score_table(class_name: str, rows: Sequence[Row], num_seeds: int) -> str:

@@ -1,6 +1,6 @@
 """`write_results`, which writes the tables, pictures and HTML page of a finished study; and a table for a terminal.
 
-OUT/results.csv      all scores of every image, class, variant and seed
+OUT/results.csv      all scores of every image, class, variant and seed; results.parquet too, with pyarrow
 OUT/table.csv        means, standard deviations over seeds, and comparisons with the baseline
 OUT/table.md, .tex   the main table for a page or a paper, as Markdown and as LaTeX (booktabs)
 OUT/tuning.csv       trials of a tuned study
@@ -11,7 +11,7 @@ OUT/study.html       means, comparisons and pictures in one file that needs no o
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
@@ -23,13 +23,14 @@ from unet_jax.report.estimates_table import p_text
 from unet_jax.study import plots
 from unet_jax.study.compare import PRIMARY, Row
 from unet_jax.study.config import Study
+from unet_jax.study.image_tables import write_image_tables
 from unet_jax.study.methods import methods_text
 from unet_jax.study.page import make_page
+from unet_jax.study.pairs import find_pairs
 from unet_jax.study.plots import Curves
 from unet_jax.study.reproduce import write_reproduction
 from unet_jax.study.results import Results, read_results
 from unet_jax.study.run import evaluations, examples_path, with_split
-from unet_jax.study.scores import SCORES
 from unet_jax.study.tables import class_cells, class_columns, latex_table, markdown_table
 from unet_jax.study.tuning import with_tuning
 from unet_jax.study.tuning_words import TUNING_COLUMNS, tuning_rows
@@ -53,8 +54,7 @@ def write_results(study: Study, command: str = "") -> Results:
     as_given = with_split(study)
     study = with_tuning(as_given)
     results, out = read_results(study), epath.Path(study.out)
-    by_image = csv_text(("variant", "seed", "id", "class", *SCORES), _image_rows(study, results))
-    replace_text(out / "results.csv", by_image)
+    write_image_tables(out, results.names, study.seeds, results.scores)
     replace_text(out / "table.csv", csv_text(_TABLE_COLUMNS, [_table_row(row) for row in results.rows]))
     replace_text(out / "table.md", markdown_table(results))
     replace_text(out / "table.tex", latex_table(results))
@@ -70,7 +70,10 @@ def write_results(study: Study, command: str = "") -> Results:
     plots.save_learning_curves(paths["curves"], _curves(study), "mean per-image validation Dice")
     drawn = {variant.name: examples_path(study, variant, study.seeds[0]) for variant in study.variants}
     examples = {name: path.read_bytes() for name, path in drawn.items() if path.exists()}
-    page = make_page(study, results, {name: path.read_bytes() for name, path in paths.items()}, examples, command)
+    pictures = {name: path.read_bytes() for name, path in paths.items()}
+    pairs = find_pairs(results.names, results.scores, study.baseline)
+    drawn_pairs = [(pair, pair.path(out).read_bytes() if pair.path(out).exists() else b"") for pair in pairs]
+    page = make_page(study, results, pictures, examples, command, drawn_pairs)
     replace_text(out / "study.html", page)
     return results
 
@@ -100,17 +103,6 @@ def show(results: Results) -> Table:
             f"{cost.step_bytes / 1e6:.0f}" if cost and cost.step_bytes else "",
         )
     return table
-
-
-def _image_rows(study: Study, results: Results) -> Iterable[Sequence[Any]]:
-    """Yield the rows of results.csv."""
-    table = results.scores
-    for v, name in enumerate(results.names):
-        for s, seed in enumerate(study.seeds):
-            for i, id_ in enumerate(table.ids):
-                for k, class_name in enumerate(table.class_names):
-                    values = (float(table.values[score][v, s, i, k]) for score in SCORES)
-                    yield (name, seed, id_, class_name, *("" if math.isnan(x) else f"{x:.6f}" for x in values))
 
 
 _TABLE_COLUMNS = (

@@ -11,8 +11,8 @@ from unet_jax.runs.info import RunInfo, load_info
 from unet_jax.study.compare import PRIMARY, Row, Winner, columns_of, find_winner, scored_images, summarize, with_mean
 from unet_jax.study.config import Study
 from unet_jax.study.cost import Cost, read_costs
-from unet_jax.study.run import scores_path, with_split
-from unet_jax.study.scores import SCORES, ScoreTable, read_scores, stack_scores
+from unet_jax.study.run import with_split
+from unet_jax.study.scores import SCORES, ScoreTable, read_table, scores_path
 from unet_jax.study.tuning import Tuned, read_tuning
 
 
@@ -71,7 +71,7 @@ def read_results(study: Study) -> Results:
             if not path.exists():
                 raise InputError(f"{path}: is not there yet. Run the study to its end first.")
     names = tuple(variant.name for variant in study.variants)
-    scores = stack_scores([[read_scores(scores_path(study, v, seed)) for seed in study.seeds] for v in study.variants])
+    scores = read_table(study)
     if np.isnan(scores.values[PRIMARY]).all():
         raise InputError(
             f"{study.out}: no image of the split {study.split!r} has an annotated pixel. Start a new study in another "

@@ -37,18 +37,13 @@ from unet_jax.study.config import Study, Variant
 from unet_jax.study.display import GridDisplay
 from unet_jax.study.examples import draw_example, example_positions, save_examples
 from unet_jax.study.jobs import Crew, Job, check_jobs
-from unet_jax.study.scores import read_scores, score_run, write_scores
+from unet_jax.study.scores import read_scores, score_run, scores_path, write_scores
 from unet_jax.study.tuning import check_trials, tune_study, with_tuning
 from unet_jax.study.workers import Workers
 from unet_jax.training.loop import TrainResult
 from unet_jax.training.non_finite import NonFiniteLossError
 
 _REMEDY = "Give the variant another name, remove the folder, or choose another study.out."
-
-
-def scores_path(study: Study, variant: Variant, seed: int) -> epath.Path:
-    """Return the path of a run's scores; a run is done if this file exists."""
-    return study.run_path(variant, seed) / f"{study.split}.csv"
 
 
 def examples_path(study: Study, variant: Variant, seed: int) -> epath.Path:

@@ -17,6 +17,7 @@ from unet_jax.inference.evaluate import probs_and_truths
 from unet_jax.metrics.image_scores import brier, calibration_error, hausdorff95, surface_dice
 from unet_jax.runs.load import Run
 from unet_jax.study.checked_table import checked_csv, read_checked
+from unet_jax.study.config import Study, Variant
 
 SCORES: dict[str, bool] = {
     "dice": True,
@@ -132,6 +133,17 @@ def score_run(
         on_progress(done)
     values = {name: np.stack([part[name] for part in parts]) for name in SCORES}
     return ScoreTable(tuple(r.id for r in records), run.class_names, values)
+
+
+def scores_path(study: Study, variant: Variant, seed: int) -> epath.Path:
+    """Return the path of a run's scores; a run is done if this file exists."""
+    return study.run_path(variant, seed) / f"{study.split}.csv"
+
+
+def read_table(study: Study) -> ScoreTable:
+    """Read the scores of all runs of a finished study, `[v s n k]`."""
+    tables = [[read_scores(scores_path(study, variant, seed)) for seed in study.seeds] for variant in study.variants]
+    return stack_scores(tables)
 
 
 def write_scores(path: epath.Path, table: ScoreTable) -> None:

@@ -15,6 +15,8 @@ from unet_jax.study.config import Study
 from unet_jax.study.cost import measure_costs
 from unet_jax.study.display import GridDisplay
 from unet_jax.study.jobs import Job
+from unet_jax.study.pairs import draw_pairs, find_pairs
+from unet_jax.study.scores import read_table
 from unet_jax.study.shared_program import SharedPrograms
 from unet_jax.training.loop import train
 from unet_jax.training.non_finite import NonFiniteLossError
@@ -110,8 +112,11 @@ class Workers:
         return [reason for worker in self.workers for reason in worker.diverged]
 
     def finish(self, study: Study) -> None:
-        """Time the training steps of all variants, unless that is done."""
-        measure_costs(study, self.workers[0].programs, self.workers[0].mesh, self._display)
+        """Time the training steps of all variants, and draw the most different images, unless that is done."""
+        first = self.workers[0]
+        measure_costs(study, first.programs, first.mesh, self._display)
+        names = [variant.name for variant in study.variants]
+        draw_pairs(study, find_pairs(names, read_table(study), study.baseline), first.mesh, self._display)
 
 
 def _work(
