@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import pandas
 import pytest
+import submitit
 from etils import epath
 from helpers import ONE_DEVICE, tiny_config
 from rich.console import Console
@@ -408,6 +409,7 @@ def test_the_most_different_images_of_each_pair(done, page, monkeypatch):
     draw_pairs(study, pairs, ONE_DEVICE, quiet())
     with pytest.raises(pytest.fail.Exception, match="drawn again"):
         draw_pairs(study, pairs[:1], ONE_DEVICE, quiet())
+    draw_pairs(dataclasses.replace(study, out="/nowhere"), [], ONE_DEVICE, quiet())  # all variants are equal
 
 
 def _repeated(table):
@@ -538,6 +540,8 @@ def test_a_tuned_study_from_trials_to_page(done, tmp_path, monkeypatch):
     def train(config, path, **_):
         trained.append(path.relative_to(study.out).parts)
         rate = config.optim.learning_rate
+        if len(trained) == 3:
+            raise Preempted(path, 2)
         if "tune" in trained[-1]:
             path.mkdir(parents=True)
             assert config.seed == 1_000_000 and scores_path(study, BCE, 0).exists() is False
@@ -556,8 +560,11 @@ def test_a_tuned_study_from_trials_to_page(done, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "draw_pairs", lambda *_: None)
     monkeypatch.setattr(running, "_score", lambda *_: None)  # the scores were copied with the run
     text = io.StringIO()
+    with pytest.raises(Preempted):
+        run_study(study, display=quiet(), mesh=ONE_DEVICE)
     run_study(study, display=GridDisplay(Console(file=text, width=200)), mesh=ONE_DEVICE)
-    assert len(trained) == 9 + 6 and trained[:2] == [("tune", "bce", "trial0"), ("tune", "bce2", "trial0")]
+    first = [("tune", name, "trial0") for name in ("bce", "bce2", "focal", "focal")]  # the last one was stopped
+    assert len(trained) == 1 + 9 + 6 and trained[:4] == first
     said = text.getvalue()
     assert "tuning, round 1 of 1: 9 trials, scored on val" in said and "9/9  focal  trial 2  diverged" in said
     chosen = {v.name: load_info(study.run_path(v, 7)).config.optim.learning_rate for v in study.variants}
@@ -634,6 +641,7 @@ def test_several_data_sets_have_a_page_each_and_one_over_them(over_sets, done, p
         else:
             assert row["mean"] == means[row["score"], row["variant"]]
     markdown = (out / "table.md").read_text().splitlines()
+    assert "Friedman&#x27;s test, by permutations, of whether any variants differ in rank: p = 0.3" in html
     assert len(markdown) == 2 + 3 and markdown[0].count("|") == 8 and "average rank" in markdown[0]
 
 
@@ -825,6 +833,14 @@ def test_runs_as_jobs_of_a_cluster(done, tmp_path, monkeypatch):
         launch.Cluster(study, quiet(), {"slurm_partitio": "gpu"}, cluster="debug")
     with pytest.raises(InputError, match=r"--launcher slurm cannot be used here: .*srun"):
         launch.Cluster(study, quiet(), {})
+
+
+def test_the_error_of_a_failed_job_is_its_last_line(tmp_path):
+    """A process of its own, by submitit's local executor; without jax, which `OnNode` would import."""
+    executor = submitit.AutoExecutor(folder=str(tmp_path), cluster="local")
+    outcome = launch._outcome(executor.submit(int, "no number"))
+    assert outcome.kind == "refused" and str(tmp_path) in outcome.text
+    assert outcome.text.startswith("ValueError: invalid literal for int() with base 10: 'no number' (log: ")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from unet_jax.metrics.rank_tests import (
     average_ranks,
     critical_difference,
     friedman_p_value,
+    friedman_permutation_p_value,
     iman_davenport_p_value,
     num_sets_needed,
     wilcoxon_p_values,
@@ -113,6 +114,23 @@ def test_iman_davenport_by_hand():
     ranks = np.random.default_rng(0).random((200, 6, 4))
     shares = [np.mean([test(x) < 0.05 for x in ranks]) for test in (friedman_p_value, iman_davenport_p_value)]
     assert shares[0] <= shares[1] < 0.09
+
+
+def test_friedman_by_permutations_is_the_published_table():
+    """Friedman 1937 (and Siegel's table N): three variants, four data sets; chi squares of 2, 6.5 and 8."""
+    values = np.array([[3.0, 2.0, 1.0], [3.0, 1.0, 2.0], [3.0, 2.0, 1.0], [1.0, 3.0, 2.0]])
+    assert friedman_permutation_p_value(values) == pytest.approx(0.431, abs=0.015)
+    one_swapped = np.array([[3.0, 2.0, 1.0]] * 3 + [[3.0, 1.0, 2.0]])
+    assert stats.friedmanchisquare(*one_swapped.T).statistic == pytest.approx(6.5)
+    assert friedman_permutation_p_value(one_swapped) == pytest.approx(0.042, abs=0.006)
+    assert friedman_permutation_p_value(np.arange(12.0).reshape(4, 3)) == pytest.approx(0.0046, abs=0.002)
+    # Two data sets that agree: 1 / 6. The approximation for many data sets says 0.
+    agree = np.arange(6.0).reshape(2, 3)
+    assert friedman_permutation_p_value(agree) == pytest.approx(1 / 6, abs=0.01)
+    assert iman_davenport_p_value(agree) == 0.0
+    assert friedman_permutation_p_value(np.ones((4, 3))) == 1.0 and math.isnan(
+        friedman_permutation_p_value(agree[:, :2])
+    )
 
 
 def test_wilcoxon_is_scipys():

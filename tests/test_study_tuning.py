@@ -1,19 +1,24 @@
 """Tuning of studies: what is tried, the same effort for each variant, and what is chosen; without training."""
 
+import dataclasses
 import math
 
+import jax
 import numpy as np
 import pytest
 
 from unet_jax import InputError
 from unet_jax._files import replace_text
 from unet_jax.config import LossConfig, LossTermConfig
+from unet_jax.devices.mesh import make_mesh
 from unet_jax.study.checked_table import checked_csv
+from unet_jax.study.display import GridDisplay
 from unet_jax.study.reproduce import study_toml
 from unet_jax.study.search import Range, Tune, with_loss_values
 from unet_jax.study.study_file import load_study
 from unet_jax.study.tuning import check_trials, list_trials, read_tuning, with_tuning
 from unet_jax.study.tuning_words import tuned_how, tuning_found, tuning_limits, tuning_rows
+from unet_jax.study.workers import Workers
 
 FILE = """
 [study]
@@ -237,6 +242,13 @@ def test_settings_without_effect_are_refused_before_a_trial_is_trained(tmp_path)
     text = FILE.replace("augment.rotate = [0.0, 15.0]", "augment.blur = [2.0]")
     with pytest.raises(InputError, match=r"trial 1 of the variant 'bce': .*augment\.blur"):
         check_trials(loaded(tmp_path, text))
+
+
+def test_batches_of_trials_are_checked_before_the_first(tmp_path):
+    study = loaded(tmp_path, FILE.replace("augment.rotate = [0.0, 15.0]", "train.batch_size = [8, 9]"))
+    study = dataclasses.replace(study, devices_per_run=2)
+    with pytest.raises(InputError, match=r"batch_size.* 9"):
+        Workers(study, make_mesh(jax.devices()[:2]), GridDisplay())
 
 
 def test_numbers_of_losses_by_name():

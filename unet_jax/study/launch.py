@@ -168,8 +168,10 @@ def _outcome(handle: Any) -> Outcome:
     error = handle.exception()
     if error is None:
         return handle.result()
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return Outcome("refused", f"{lines[-1] if lines else error!r} (log: {handle.paths.stderr})")
+    # submitit puts the traceback between lines of dashes, and names its files below.
+    trace = str(error).split("\n----------")
+    lines = [line for line in trace[min(1, len(trace) - 1)].splitlines() if line.strip()]
+    return Outcome("refused", f"{lines[-1] if lines else repr(error)} (log: {handle.paths.stderr})")
 
 
 def _executor(folder: epath.Path, parameters: Mapping[str, Any], cluster: str) -> Any:

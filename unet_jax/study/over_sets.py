@@ -12,6 +12,7 @@ from unet_jax._types import InputError
 from unet_jax.metrics.rank_tests import (
     average_ranks,
     critical_difference,
+    friedman_permutation_p_value,
     iman_davenport_p_value,
     num_sets_needed,
     wilcoxon_p_values,
@@ -22,6 +23,8 @@ from unet_jax.study.config import Study
 from unet_jax.study.results import Results
 from unet_jax.study.scores import SCORES
 
+FEW_SETS = 10
+"""Number of data sets from which on the distribution of Friedman's statistic is taken as the one for many."""
 RULE_OVER_SETS = (
     "Over data sets, a variant is called better or worse only if Wilcoxon's signed-rank test over the data sets has a "
     "p-value below 0.05 after Holm's correction for the number of variants. A data set is one observation: the "
@@ -58,7 +61,8 @@ class ScoreOverSets:
     ranks: Float[np.ndarray, " v"]
     """Ranks averaged over data sets; 1 is the best."""
     friedman_p: float
-    """P-value of Friedman's test with the correction of Iman and Davenport; nan for fewer than three variants."""
+    """P-value of Friedman's test: by permutations for fewer than `FEW_SETS` data sets, otherwise with the correction of
+    Iman and Davenport; nan for fewer than three variants."""
     comparisons: list[SetComparison | None]
     """Comparisons with the baseline; None for the baseline itself."""
 
@@ -159,7 +163,7 @@ def combine(studies: Sequence[Study], parts: Sequence[Results]) -> ResultsOverSe
         scores[score] = ScoreOverSets(
             means,
             average_ranks(means, more_is_better=more_is_better),
-            iman_davenport_p_value(means),
+            (friedman_permutation_p_value if len(means) < FEW_SETS else iman_davenport_p_value)(means),
             compare_over_sets(means, reference, more_is_better=more_is_better),
         )
     primary = scores[PRIMARY]

@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from unet_jax._files import csv_text, replace_text
-from unet_jax.report.estimates_table import number, p_equals, p_text
+from unet_jax.report.estimates_table import number, p_text
 from unet_jax.study import plots
 from unet_jax.study.compare import PRIMARY
 from unet_jax.study.config import Study
@@ -29,6 +29,7 @@ from unet_jax.study.over_sets_words import (
     caveats_over_sets,
     cells_over_sets,
     conclusion_over_sets,
+    friedman_words,
     methods_over_sets,
 )
 from unet_jax.study.page_parts import document, folded, listed, note, picture, table
@@ -88,12 +89,8 @@ def make_page_over_sets(
       pictures: contents of the PNG files, by the names "differences" and "ranking".
       command: command that made the studies; empty if they were made from Python.
     """
-    score, base = results.scores[PRIMARY], studies[0].baseline
-    friedman = (
-        ""
-        if math.isnan(score.friedman_p)
-        else (f" Friedman's test with the correction of Iman and Davenport: {p_equals(score.friedman_p)}.")
-    )
+    base = studies[0].baseline
+    friedman = f" {friedman_words(results)}".rstrip()
     links = "".join(
         f'<li><a href="sets/{name}/study.html">{name}</a></li>' for name in results.datasets
     )  # names of data sets are letters, digits and . _ + -

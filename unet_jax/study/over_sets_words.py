@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from unet_jax.report.estimates_table import p_equals, p_text
 from unet_jax.study.compare import MIN_SEEDS, PRIMARY
 from unet_jax.study.config import Study
-from unet_jax.study.over_sets import RULE_OVER_SETS, ResultsOverSets
+from unet_jax.study.over_sets import FEW_SETS, RULE_OVER_SETS, ResultsOverSets
 from unet_jax.study.tuning_words import tuned_how
 from unet_jax.study.words import TITLES, length, network
 
-_FEW = 10
 _REFERENCES = """\
 - Comparisons over data sets: J. Demsar. Statistical comparisons of classifiers over multiple data sets. JMLR 7, 2006.
 - Test of ranks: R. L. Iman, J. M. Davenport. Approximations of the critical region of the Friedman statistic.
@@ -87,14 +86,23 @@ def caveats_over_sets(studies: Sequence[Study], results: ResultsOverSets) -> lis
         "What holds over these data sets holds for other ones only as far as these are a fair sample of them. Data "
         "sets that resemble each other count less than their number says.",
     ]
-    if len(results.datasets) < _FEW:
+    if len(results.datasets) < FEW_SETS:
         lines.append(
             f"{len(results.datasets)} data sets are few: only a difference with the same sign on nearly all of them "
-            f"can be seen, and the p-value of Friedman's test is approximate."
+            f"can be seen."
         )
     if len(studies[0].seeds) < MIN_SEEDS:
         lines.append(f"With {len(studies[0].seeds)} seeds on each data set, the means there depend on chance.")
     return lines
+
+
+def friedman_words(results: ResultsOverSets) -> str:
+    """Return the result of Friedman's test in the primary score as a sentence; empty for two variants."""
+    p_value = results.scores[PRIMARY].friedman_p
+    if math.isnan(p_value):
+        return ""
+    how = "by permutations" if len(results.datasets) < FEW_SETS else "with the correction of Iman and Davenport"
+    return f"Friedman's test, {how}, of whether any variants differ in rank: {p_equals(p_value)}."
 
 
 def cells_over_sets(results: ResultsOverSets) -> tuple[list[str], list[list[str]]]:
@@ -127,14 +135,7 @@ def methods_over_sets(studies: Sequence[Study], results: ResultsOverSets) -> str
         f"{tuned_how(first)} Methods and results on each data set stand in sets/NAME/methods.md."
     )
     score = results.scores[PRIMARY]
-    friedman = (
-        ""
-        if math.isnan(score.friedman_p)
-        else (
-            f" Friedman's test with the correction of Iman and Davenport asked whether any variants differ in rank "
-            f"({p_equals(score.friedman_p)})."
-        )
-    )
+    friedman = f" {friedman_words(results)}".rstrip()
     statistics = (
         f"Over data sets, each data set was one observation: the mean {title} of a variant over classes, images and "
         f"seeds. Images were not pooled. Variants were ranked on each data set, and the ranks averaged "

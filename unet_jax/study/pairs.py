@@ -83,7 +83,7 @@ def draw_pairs(study: Study, pairs: Sequence[Pair], mesh: Mesh, display: Display
     out = epath.Path(study.out)
     listing = out / "pictures" / "pairs.csv"
     rows = [(pair.first, pair.second, id_) for pair in pairs for id_ in pair.ids]
-    if _read(listing) == rows and all(pair.path(out).exists() for pair in pairs):
+    if not pairs or (_read(listing) == rows and all(pair.path(out).exists() for pair in pairs)):
         return
     drawn: dict[tuple[str, str], UInt8[np.ndarray, "h w 3"]] = {}
     with display.bar("drawing most different images", len(study.variants), unit="variants") as show:

@@ -110,9 +110,12 @@ def run_studies(
         make_crew = functools.partial(_workers, mesh or make_mesh())
     resolved = []
     for study in studies:
-        make_crew(study, display)  # checks the devices
-        resolved.append(with_split(study))
-        check_study(resolved[-1])
+        try:
+            make_crew(study, display)  # checks the devices
+            resolved.append(with_split(study))
+            check_study(resolved[-1])
+        except InputError as error:
+            raise InputError(f"data set {study.dataset!r}: {error}" if study.dataset else str(error)) from error
     diverged = []
     for study, open_study in zip(resolved, studies, strict=True):
         try:

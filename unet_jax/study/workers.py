@@ -85,7 +85,8 @@ class Workers:
         space, starts = study.config.train.devices_per_image, range(0, len(devices) - size + 1, size)
         meshes = [make_mesh(devices[i : i + size], space=space) for i in starts]
         for variant in study.variants:
-            check_divisible(study.run_config(variant, study.seeds[0]), meshes[0])
+            for values in study.draws(variant) if study.tune is not None else ({},):
+                check_divisible(study.run_config(variant.with_values(values), study.seeds[0]), meshes[0])
         self.workers = [Worker(own, display) for own in meshes]
         self._display = display
 
