@@ -135,7 +135,7 @@ def list_pieces(*, small: bool = False) -> list[Piece]:
         Piece("textbook", "jax", (_steps("textbook JAX", sizes.seed, sizes, low),), 90.0),
         Piece("batches", "jax", tuple(_steps("unet_jax", sizes.seed, sizes, b) for b in (low // 2, 2 * low)), 150.0),
     ]  # fmt: skip
-    # Tiny sizes are for CPUs, on which the compilers of both take longer.
+    # Tiny sizes are for CPUs, on which compilers take longer.
     scale = 5.0 if small else 1.0
     return [dataclasses.replace(piece, limit_s=scale * piece.limit_s) for piece in pieces]
 

@@ -35,6 +35,8 @@ def measure(variant: Variant) -> Iterator[Row]:
     """Measure a variant, and yield a row for each of its programs as soon as it is finished."""
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
+    if not _ON_GPU:
+        torch.set_num_threads(1)  # threads that wait for each other make tiny steps slow on a busy machine
     kinds = {"ceilings": _ceilings, "convolution": _convolution, "steps": _steps}
     try:
         yield from kinds[variant["kind"]](variant)
@@ -102,8 +104,10 @@ class _Step(Torch):
         implementation = variant["implementation"]
         if "compiled" in implementation:
             mode = "reduce-overhead" if "CUDA graphs" in implementation else "default"
-            self.forward_and_loss = torch.compile(self.loss, mode=mode, dynamic=False)
-            self.probabilities = torch.compile(self.probabilities, mode=mode, dynamic=False)
+            # Without a GPU only what comes before Inductor is tried: it would wait minutes for a C++ compiler.
+            how: dict[str, Any] = {"mode": mode} if _ON_GPU else {"backend": "aot_eager"}
+            self.forward_and_loss = torch.compile(self.loss, dynamic=False, **how)
+            self.probabilities = torch.compile(self.probabilities, dynamic=False, **how)
 
     def launch(self) -> torch.Tensor:
         """Start one update, and return its loss."""
