@@ -25,7 +25,7 @@ from typing import Any
 
 import facts
 import tyro
-from gpu_pieces import Piece, list_pieces
+from gpu_pieces import CPU_FLAGS, SMALL, Piece, list_pieces
 from gpu_results import Results
 from gpu_table import print_tables
 
@@ -55,7 +55,8 @@ class Options:
     small: bool = False
     """Use tiny sizes, to test whether everything runs, on a CPU too."""
     rehearse: str = ""
-    """Kind of GPU (a100, h100, h200 or b200) to compile every program for, without one; nothing is measured."""
+    """Kind of GPU (a100, h100, h200 or b200) to compile every program for, without one; nothing is measured. With
+    --small, two levels of each network."""
 
 
 class Late(Exception):
@@ -231,14 +232,21 @@ def main(options: Options) -> None:
     """Run the pieces, print tables, and finish with a line of JSON."""
     pieces = [
         piece
-        for piece in list_pieces(small=options.small)
+        for piece in (list_pieces(SMALL, CPU_FLAGS) if options.small else list_pieces())
         if not options.only or any(piece.name.startswith(name) for name in options.only)
     ]
     if not pieces:
         names = ", ".join(piece.name for piece in list_pieces())
         raise SystemExit(f"--only names no piece: use the beginnings of {names}.")
     if options.rehearse:
-        rehearse = [sys.executable, str(FOLDER / "gpu_rehearse.py"), options.rehearse, *(p.name for p in pieces)]
+        levels = "low" if options.small else "all"
+        rehearse = [
+            sys.executable,
+            str(FOLDER / "gpu_rehearse.py"),
+            options.rehearse,
+            levels,
+            *(p.name for p in pieces),
+        ]
         raise SystemExit(subprocess.run(rehearse, env=environment_of(options)).returncode)
     default = pathlib.Path(tempfile.gettempdir()) / "gpu_small.json" if options.small else FOLDER / "results/gpu.json"
     results = Results(pathlib.Path(options.out or default), common_facts(options), again=options.again)

@@ -52,6 +52,11 @@ SMALL = Sizes(
     convolutions=((16, 2, 2), (8, 3, 2)), matrix=64, copied_bytes=2**16, num_images=4, block_s=0.0,
 )  # fmt: skip
 """Sizes to try everything with, on any machine."""
+LOW = Sizes(
+    image_size=256, seed=(8, 16, 32), short=(8, 16, 32), original_size=64, original=(64, 128), batches=(2, 4),
+    convolutions=((256, 8, 8), (256, 24, 8)), matrix=1024, copied_bytes=2**20,
+)  # fmt: skip
+"""Two levels of each network, which compile in seconds."""
 
 FLAGS: dict[str, dict[str, Any]] = {
     "not autotuned": {"xla_gpu_autotune_level": 0},
@@ -76,13 +81,11 @@ that it is for."""
 
 PACKINGS = ("1x2", "2")
 LOSSES = ("focal", "lovasz_hinge", "soft_cldice")
-_CPU_ONLY_FLAGS = {"xla_llvm_disable_expensive_passes": True}  # a flag that is known on CPUs, to try flags there
+CPU_FLAGS = {"a flag": {"xla_llvm_disable_expensive_passes": True}}  # one that CPUs know, to try flags there
 
 
-def list_pieces(*, small: bool = False) -> list[Piece]:
-    """Return all pieces, the most important first."""
-    sizes = SMALL if small else Sizes()
-    flags = {"a flag": _CPU_ONLY_FLAGS} if small else FLAGS
+def list_pieces(sizes: Sizes = Sizes(), flags: dict[str, dict[str, Any]] = FLAGS) -> list[Piece]:
+    """Return all pieces in these sizes, the most important first."""
     low, high = sizes.batches
     short = _steps("unet_jax", sizes.short, sizes, low)
     base = {**short, "name": "4 levels"}
@@ -136,7 +139,7 @@ def list_pieces(*, small: bool = False) -> list[Piece]:
         Piece("batches", "jax", tuple(_steps("unet_jax", sizes.seed, sizes, b) for b in (low // 2, 2 * low)), 150.0),
     ]  # fmt: skip
     # Tiny sizes are for CPUs, on which compilers take longer.
-    scale = 5.0 if small else 1.0
+    scale = 5.0 if sizes == SMALL else 1.0
     return [dataclasses.replace(piece, limit_s=scale * piece.limit_s) for piece in pieces]
 
 

@@ -13,7 +13,7 @@ import time
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # the times are those of compilation
 
-from gpu_pieces import list_pieces
+from gpu_pieces import LOW, Sizes, list_pieces
 from gpu_programs import SEPARATE_KERNELS, lower
 from gpu_timing import reason
 from library_steps import compile_lowered
@@ -25,7 +25,7 @@ from unet_jax.plan.gpu_program import list_kernels
 from unet_jax.plan.gpu_targets import gpu_target
 
 
-def main(kind: str, wanted: list[str]) -> None:
+def main(kind: str, levels: str, wanted: list[str]) -> None:
     """Compile the programs of the wanted pieces, each once, and print a table; status 1 if one does not compile."""
     mesh = make_mesh(gpu_target(kind).devices)
     table = Table(
@@ -33,7 +33,8 @@ def main(kind: str, wanted: list[str]) -> None:
     )
     seen: set[str] = set()
     num_failed, total_s = 0, 0.0
-    for piece in (piece for piece in list_pieces() if piece.worker == "jax" and piece.name in wanted):
+    pieces = list_pieces(LOW if levels == "low" else Sizes())
+    for piece in (piece for piece in pieces if piece.worker == "jax" and piece.name in wanted):
         for variant in piece.variants:
             start = time.perf_counter()
             programs = lower(variant, mesh)
@@ -67,4 +68,4 @@ def main(kind: str, wanted: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1], sys.argv[2], sys.argv[3:])
