@@ -56,7 +56,7 @@ class Options:
     """Use tiny sizes, to test whether everything runs, on a CPU too."""
     rehearse: str = ""
     """Kind of GPU (a100, h100, h200 or b200) to compile every program for, without one; nothing is measured. With
-    --small, two levels of each network."""
+    --small, one level of each network."""
 
 
 class Late(Exception):
@@ -240,14 +240,9 @@ def main(options: Options) -> None:
         raise SystemExit(f"--only names no piece: use the beginnings of {names}.")
     if options.rehearse:
         levels = "low" if options.small else "all"
-        rehearse = [
-            sys.executable,
-            str(FOLDER / "gpu_rehearse.py"),
-            options.rehearse,
-            levels,
-            *(p.name for p in pieces),
-        ]
-        raise SystemExit(subprocess.run(rehearse, env=environment_of(options)).returncode)
+        command = [sys.executable, str(FOLDER / "gpu_rehearse.py"), options.rehearse, levels]
+        command += [piece.name for piece in pieces]
+        raise SystemExit(subprocess.run(command, env=environment_of(options)).returncode)
     default = pathlib.Path(tempfile.gettempdir()) / "gpu_small.json" if options.small else FOLDER / "results/gpu.json"
     results = Results(pathlib.Path(options.out or default), common_facts(options), again=options.again)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the workers too; a kill does so by itself

@@ -40,6 +40,8 @@ def main(kind: str, levels: str, wanted: list[str]) -> None:
             programs = lower(variant, mesh)
             lower_s = (time.perf_counter() - start) / len(programs)
             for name, (lowered, _) in programs.items():
+                if variant["kind"] != "steps" and name == "predict":
+                    continue  # only training is profiled, or fed
                 flags = variant.get("flags", {})
                 if variant["kind"] == "profile":
                     flags = SEPARATE_KERNELS
