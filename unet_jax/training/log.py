@@ -46,7 +46,7 @@ class Evaluation:
     @property
     def metrics(self) -> dict[str, float]:
         """Scores that are stored with a checkpoint."""
-        return {"dice": self.scores.choosing_dice, "loss": self.loss}
+        return {"dice": float(self.scores.choosing_dice), "loss": float(self.loss)}
 
     def fault_counts(self, on_non_finite: str) -> dict[str, int]:
         """Return the counts, by name, of the reactions to steps that were not finite.
