@@ -83,6 +83,11 @@ def test_a_range_is_drawn_evenly_or_evenly_in_the_logarithm():
     assert all(type(value) is int for value in (*whole, Range(1, 100, True).draw(rng)))
 
 
+def test_settings_are_drawn_independently():
+    draws = Tune({"config.a": Range(0.0, 1.0), "config.b": Range(0.0, 1.0)}, trials=200).draws("x", {})[1:]
+    assert abs(np.corrcoef([list(draw.values()) for draw in draws], rowvar=False)[0, 1]) < 0.25
+
+
 def test_a_grid_tries_all_combinations():
     tune = Tune({"config.a": (1, 2)}, method="grid")
     found = tune.draws("x", {"loss.b": (0.1, 0.2, 0.3)})
