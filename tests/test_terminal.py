@@ -12,6 +12,7 @@ from unet_jax.cli.flags import _SYNONYMS, config_and_flags
 from unet_jax.cli.main import main
 from unet_jax.cli.options import print_json
 from unet_jax.config.dicts import flatten_config
+from unet_jax.config.loss_catalogue import _OTHER_NAMES, LOSSES, check_loss
 from unet_jax.config.presets import PRESETS
 from unet_jax.report.display import Display
 
@@ -88,3 +89,10 @@ def test_json_is_for_scripts(monkeypatch, capsys):
         monkeypatch.setattr(sys.stdout, "isatty", lambda answer=is_terminal: answer, raising=False)
         print_json({"a": 1}, wanted=wanted)
         assert capsys.readouterr().out.strip() == said
+
+
+def test_other_names_of_losses_are_answered_with_ours():
+    for name, ours in (("dice", "soft_dice"), ("CE", "bce"), ("iou", "jaccard"), ("tverski", "tversky")):
+        with pytest.raises(InputError, match=f"Did you mean '{ours}'"):
+            check_loss(name, ())
+    assert set(_OTHER_NAMES.values()) <= set(LOSSES) and not set(_OTHER_NAMES) & set(LOSSES)

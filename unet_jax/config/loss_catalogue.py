@@ -82,6 +82,18 @@ LOSSES: dict[str, LossEntry] = {
 }
 
 
+_OTHER_NAMES = {
+    **dict.fromkeys(("dice", "dice_loss", "softdice"), "soft_dice"),
+    **dict.fromkeys(("ce", "cross_entropy", "binary_cross_entropy", "bce_loss"), "bce"),
+    **dict.fromkeys(("iou", "soft_iou"), "jaccard"),
+    "lovasz": "lovasz_hinge",
+    "cldice": "soft_cldice",
+    "hausdorff": "hausdorff_dt",
+    "gdl": "generalized_dice",
+}
+"""Names that other programs use for losses of the table."""
+
+
 def is_user_loss(name: str) -> bool:
     """Return whether a name means a Python function, as in 'package.module:function'."""
     return ":" in name
@@ -114,8 +126,10 @@ def check_loss(
             raise InputError(f"{field} is {name!r}, but a function is written as 'package.module:function'.")
         return
     if name not in LOSSES:
+        meant = _OTHER_NAMES.get(name.lower())
+        hint = f" Did you mean {meant!r}?" if meant else did_you_mean(name, LOSSES)
         raise InputError(
-            f"{field} is {name!r}, which is no loss.{did_you_mean(name, LOSSES)} It must be one of "
+            f"{field} is {name!r}, which is no loss.{hint} It must be one of "
             f"{', '.join(LOSSES)}, or 'module:function' for your own."
         )
     for option in options:
