@@ -6,8 +6,8 @@
 A run with `train.ema` keeps both its weights and their running mean. Its newest checkpoint is scored on the test split
 (or val, if there is none) with each of them, and with
 
-- "running": the running statistics, as they are;
-- "uncorrected": those that a run without `model.batch_norm_correction` would have, which hold a share of their start;
+- "running": the running statistics, as they are; for the weights themselves "uncorrected" and "corrected": those of a
+  run without and with `model.batch_norm_correction`, which takes their start out;
 - "recalibrated": means and variances over the training images with these weights, of batches that are changed as in
   training ("augmented") or not ("plain"). The variance is that of all pixels: E[var + mean^2] - E[mean]^2.
 
@@ -27,8 +27,8 @@ from etils import epath
 from measure import finish, record
 
 from unet_jax._types import Batch, PyTree
+from unet_jax.config import AugmentConfig, DataConfig
 from unet_jax.config.dicts import replace
-from unet_jax.config.presets import AugmentConfig
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.inference.evaluate import evaluate_run, select_records
 from unet_jax.program.build import build
@@ -47,7 +47,7 @@ def newest(path: epath.Path) -> tuple[Run, TrainState]:
         return run, store.load(run.step, abstract_state(run.info), run.mesh)
 
 
-def recalibrated(run: Run, state: TrainState, *, augmented: bool, num_passes: int = 1) -> PyTree:
+def recalibrated(run: Run, state: TrainState, data: DataConfig, *, augmented: bool) -> PyTree:
     """Return statistics of batch normalisation over the training images, for the weights of a state."""
     config = replace(run.config, {"model.batch_norm_momentum": 0.0, "data.num_workers": 0})
     if not augmented:
@@ -61,10 +61,10 @@ def recalibrated(run: Run, state: TrainState, *, augmented: bool, num_passes: in
         _, new = program.model.apply(variables, unit_range(batch.image), True, mutable=["batch_stats"], method="packed")
         return new["batch_stats"]
 
-    _, layout, _ = select_records(run, run.config.data, "train")
+    _, layout, _ = select_records(run, data, "train")
     order = run.info.order
     source = train_source(run.info, layout, Quiet())
-    count = max(order.steps_per_epoch * num_passes, 8)
+    count = max(order.steps_per_epoch, 8)
     with contextlib.closing(
         device_batches(source, order.extended_by(count), config, run.mesh, start_step=0, packing=program.packing)
     ) as batches:
@@ -90,29 +90,39 @@ def of_layers(function: Any, tree: PyTree) -> PyTree:
     return jax.tree.map(function, tree, is_leaf=lambda x: isinstance(x, dict) and set(x) == {"mean", "var"})
 
 
-def uncorrected(run: Run, state: TrainState) -> PyTree:
-    """Return the running statistics with the start that `model.batch_norm_correction` has taken out of them."""
-    share = run.config.model.batch_norm_momentum ** int(state.step) if run.config.model.batch_norm_correction else 0.0
+def with_start(run: Run, state: TrainState, *, kept: bool) -> PyTree:
+    """Return the running statistics with the start (mean 0, variance 1) kept in them, or taken out.
+
+    After n updates with momentum m it has the share m^n of them; `model.batch_norm_correction` takes it out.
+    """
+    share = run.config.model.batch_norm_momentum ** int(state.step)
     start = of_layers(lambda s: {"mean": jnp.zeros_like(s["mean"]), "var": jnp.ones_like(s["var"])}, state.batch_stats)
-    return jax.tree.map(lambda now, then: (1.0 - share) * now + share * then, state.batch_stats, start)
+    is_kept = not run.config.model.batch_norm_correction
+    if kept == is_kept:
+        return state.batch_stats
+    if kept:
+        return jax.tree.map(lambda now, first: (1.0 - share) * now + share * first, state.batch_stats, start)
+    return jax.tree.map(lambda now, first: (now - share * first) / (1.0 - share), state.batch_stats, start)
 
 
 def scores_of(path: epath.Path, data_root: str) -> dict[str, Any]:
     """Score every combination of weights and statistics."""
     run, whole = newest(path)
-    data = replace(run.config, {"data.root": data_root}).data if data_root else run.config.data
+    moved = {"data.root": data_root} if data_root else {}
+    data = replace(run.config, {"data.splits": None, **moved}).data  # the splits that the run recorded
     split, layout, records = select_records(run, data, None)
     own = dataclasses.replace(whole, ema=None)
     states = {
-        "weights, running": own,
-        "weights, uncorrected": dataclasses.replace(own, batch_stats=uncorrected(run, own)),
+        f"weights, {name}": dataclasses.replace(own, batch_stats=with_start(run, own, kept=name == "uncorrected"))
+        for name in ("uncorrected", "corrected")
     }
     for name, state in {"weights": own, "mean of weights": averaged(whole)}.items():
         if name != "weights" and whole.ema is None:
             continue
-        states[f"{name}, running"] = state
+        if name != "weights":
+            states[f"{name}, running"] = state
         for kind in ("augmented", "plain"):
-            stats = recalibrated(run, state, augmented=kind == "augmented")
+            stats = recalibrated(run, state, data, augmented=kind == "augmented")
             states[f"{name}, recalibrated {kind}"] = dataclasses.replace(state, batch_stats=stats)
     results = {}
     for name, state in states.items():

@@ -265,6 +265,15 @@ def test_a_step_that_does_not_fit_has_half_the_images(synthetic_root, monkeypatc
     assert config.optim.learning_rate == 1e-3  # it follows the batch
 
 
+def test_few_updates_are_a_warning_with_a_budget_that_would_do():
+    cost = StepCost(compile_s=20.0, step_s=1.7, eval_s=0.5, num_bytes=0)
+    assert choose.too_few_updates(300, cost, minutes=9.0, used_s=40.0) == ""
+    # 40 + 20 + 300 * 1.7 / 0.85 + 4 evaluations of 4 s are 676 s.
+    text = choose.too_few_updates(299, cost, minutes=9.0, used_s=40.0)
+    assert "9 minutes are enough for 299 updates" in text and "--minutes 12 or more" in text
+    assert "--minutes 31" in choose.too_few_updates(299, cost, minutes=30.0, used_s=40.0)  # more than was given
+
+
 def test_too_little_time_makes_batch_and_images_smaller_once(synthetic_root, monkeypatch):
     """A second for each image of 32x32 pixels: 90 seconds are enough for 300 updates of none of the batches."""
     measured = []
@@ -275,8 +284,10 @@ def test_too_little_time_makes_batch_and_images_smaller_once(synthetic_root, mon
 
     monkeypatch.setattr(auto_module, "measure_steps", measure)
     settings = {"data.root": str(synthetic_root), "train.ema": 0.5}
+    lines = []
+    monkeypatch.setattr(Quiet, "line", lambda _, text: lines.append(text))
     config, choices = choose_config(settings, minutes=1.5, display=Quiet(), mesh=ONE_DEVICE)
-    assert measured == [(4, 32), (4, 16)]
+    assert measured == [(4, 32), (4, 16)] and "too few to learn from" in lines[-1]
     assert (config.data.image_size, config.train.ema) == (16, 0.5)
     assert 40 < config.train.num_steps < 90
     reasons = {choice.name: choice.reason for choice in choices}

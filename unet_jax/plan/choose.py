@@ -144,6 +144,29 @@ def choose_num_steps_in_time(
     ]
 
 
+def too_few_updates(num_steps: int, cost: StepCost, *, minutes: float, used_s: float) -> str:
+    """Say that a budget of time is enough for few updates only, and which one would do; empty if it is enough.
+
+    Args:
+      num_steps: updates that the budget is enough for.
+      cost: measured cost of the steps.
+      minutes: the budget.
+      used_s: seconds of it that the choice has taken, and that reading the data will.
+
+    Example:
+      >>> too_few_updates(1, StepCost(30.0, 0.5, 0.2, 0), minutes=3.0, used_s=150.0)
+      'WARNING: 3 minutes are enough for 1 update here, too few to learn from: use --minutes 7 or more.'
+    """
+    if num_steps >= FEW_UPDATES:
+        return ""
+    needed = used_s + (cost.compile_s + FEW_UPDATES * cost.step_s / _RESERVE) + 4 * (2.0 + 4 * cost.eval_s)
+    updates = "1 update" if num_steps == 1 else f"{num_steps} updates"
+    return (
+        f"WARNING: {minutes:g} minutes are enough for {updates} here, too few to learn from: "
+        f"use --minutes {max(math.ceil(needed / 60), math.ceil(minutes) + 1)} or more."
+    )
+
+
 def smaller(num_steps: int, batch_size: int, num_devices: int) -> tuple[int, float]:
     """Return the batch size and the factor on the sides of images with which a time is enough for `FEW_UPDATES`.
 

@@ -80,7 +80,11 @@ def choose_config(
     display.line("compiling a step, to see how much memory it needs" + (" and how long it takes" if minutes else ""))
     config, choices, cost = _within_memory(rules, config, choices, mesh, timed=minutes > 0.0)
     if minutes:
-        config, choices = _within_time(rules, config, choices, mesh, begin + 60.0 * minutes, cost)
+        config, choices, cost, left = _within_time(rules, config, choices, mesh, begin + 60.0 * minutes, cost)
+        if warning := choose.too_few_updates(
+            config.train.num_steps, cost, minutes=minutes, used_s=60.0 * minutes - left
+        ):
+            display.line(warning)
     return config, choices
 
 
@@ -159,8 +163,10 @@ def _within_memory(
 
 def _within_time(
     rules: Rules, config: Config, choices: list[Choice], mesh: Mesh, deadline: float, cost: StepCost
-) -> tuple[Config, list[Choice]]:
+) -> tuple[Config, list[Choice], StepCost, float]:
     """Choose the length by a deadline; where it is enough for few updates only, smaller batches and images too.
+
+    Also return the cost of the steps of that config, and the seconds that were left for them.
 
     Args:
       rules: rules and facts.
@@ -185,7 +191,7 @@ def _within_time(
         config, choices, _ = rules.with_length(choices, left, cost)
     time_left = f"{max(0.0, left) / 60:.1f} minutes"
     reason = f"left for training, as measured on this machine; {cost.compile_s:.0f} s of them to compile"
-    return config, [*choices, memory, Choice("time", time_left, reason)]
+    return config, [*choices, memory, Choice("time", time_left, reason)], cost, left
 
 
 def _measure(rules: Rules, config: Config, mesh: Mesh, memory: int | None, *, timed: bool) -> StepCost:
