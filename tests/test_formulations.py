@@ -12,6 +12,7 @@ from unet_jax._formulations import FORMULATIONS
 from unet_jax.config import ModelConfig
 from unet_jax.losses import bce_dice_loss
 from unet_jax.model.convolution import convolve_below, convolve_joined
+from unet_jax.model.normalization import batch_norm
 from unet_jax.model.pooling import max_pool
 from unet_jax.program.initial_state import init_state
 from unet_jax.program.steps import make_train_step
@@ -59,6 +60,20 @@ def test_pooling_with_a_byte_for_the_winner_is_the_same_bit_for_bit(as_on_a_gpu)
     expected = value_and_gradients(max_pool, gradient, x)
     as_on_a_gpu()
     jax.tree.map(np.testing.assert_array_equal, value_and_gradients(lambda x: max_pool(x), gradient, x), expected)
+
+
+def test_sums_of_pairs_in_packed_normalisation(as_on_a_gpu):
+    rng = np.random.default_rng(0)
+    x, gradient = (rng.normal(0.5, 2.0, size=(2, 3, 4, 6)).astype(np.float32) for _ in range(2))
+    scale, bias, shift = (rng.normal(size=3).astype(np.float32) for _ in range(3))  # two sub-pixels
+
+    def normalize(*arguments):
+        return batch_norm(*arguments, shift, 0.1)[0]
+
+    expected = value_and_gradients(normalize, gradient, x, scale, bias)
+    as_on_a_gpu()
+    found = value_and_gradients(normalize, gradient, x, scale, bias)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
 
 
 def test_a_network_computed_as_on_a_gpu_is_the_same(as_on_a_gpu):

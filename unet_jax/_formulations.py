@@ -8,7 +8,16 @@ import jax
 FORMULATIONS: dict[str, frozenset[str]] = {
     "cpu": frozenset({"small_grids_as_products", "joined_by_blocks"}),  # measured: docs/cpu.md
     # By the compiler's bytes; not timed on a card: docs/gpu.md.
-    "gpu": frozenset({"head_by_sums", "flat_gradients", "winner_in_int8", "joined_by_transposition", "norm_in_kernel"}),
+    "gpu": frozenset(
+        {
+            "flat_gradients",
+            "head_by_sums",
+            "joined_by_transposition",
+            "norm_in_kernel",
+            "sums_in_one",
+            "winner_in_int8",
+        }
+    ),
     "tpu": frozenset(),
 }
 """Names of the formulations of each kind of device; without a name, it computes in the default way.
@@ -23,6 +32,7 @@ replaces an entry before it builds a program, and calls `jax.clear_caches()` bet
 - `head_by_sums`: the output layer is one sum over channels for each class, if there are few classes.
 - `winner_in_int8`: max pooling keeps the position of each block's largest pixel as a byte.
 - `norm_in_kernel`: where running statistics normalise, they are multiplied into the convolution's kernel.
+- `sums_in_one`: the two sums of batch normalisation, forward and backward, are one reduction of pairs.
 - `flat_gradients`: the optimizer gets the gradients as vectors, and is not fused with what computed them.
 """
 

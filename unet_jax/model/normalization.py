@@ -156,9 +156,9 @@ def _batch_norm_forward(x: Array, scale: Array, bias: Array, shift: Array, eps: 
     count = x.shape[-1] // shift.shape[0]
     x32 = x.astype(jnp.float32)
     shifted = x32 - over_subpixels(shift, count)
-    mean_shifted = _mean_per_channel(shifted, count)
+    mean_shifted, mean_square = _means_per_channel((shifted, jnp.square(shifted)), count)
     mean = mean_shifted + shift
-    var = jnp.maximum(_mean_per_channel(jnp.square(shifted), count) - jnp.square(mean_shifted), 0.0)
+    var = jnp.maximum(mean_square - jnp.square(mean_shifted), 0.0)
     inverse = jax.lax.rsqrt(var + eps)
     mean, inverse = checkpoint_name(mean, STATISTICS), checkpoint_name(inverse, STATISTICS)
     slope = scale * inverse
@@ -181,8 +181,8 @@ def _batch_norm_backward(
     positive = centred * over_subpixels(slope, count) + over_subpixels(bias, count) > 0.0
     gradient = gradient.astype(jnp.float32)
     gradient = jnp.where(positive, gradient, 0.0 if negative_slope == 0.0 else negative_slope * gradient)
-    mean_gradient = _mean_per_channel(gradient, count)
-    mean_product = _mean_per_channel(gradient * centred, count) * inverse
+    mean_gradient, mean_product = _means_per_channel((gradient, gradient * centred), count)
+    mean_product = mean_product * inverse
     gradient_x = (
         gradient * over_subpixels(slope, count)
         - over_subpixels(slope * mean_gradient, count)
@@ -195,9 +195,19 @@ def _batch_norm_backward(
 batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 
 
-def _mean_per_channel(x: Float[Array, "b h w c"], count: int) -> Float[Array, " d"]:
+def _means_per_channel(arrays: tuple[Array, Array], count: int) -> tuple[Array, Array]:
     """Return the mean of each channel over all pixels, where each grid position holds `count` sub-pixels."""
-    return jnp.mean(jnp.mean(x, axis=(0, 1, 2)).reshape(count, -1), axis=0)
+
+    def one_by_one(*arrays: Array) -> tuple[Array, ...]:
+        return tuple(jnp.mean(jnp.mean(x, axis=(0, 1, 2)).reshape(count, -1), axis=0) for x in arrays)
+
+    def together(*arrays: Array) -> tuple[Array, ...]:
+        zeros = (jnp.zeros((), arrays[0].dtype),) * len(arrays)
+        sums = jax.lax.reduce(arrays, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)), (0, 1, 2))
+        pixels = float(arrays[0].size // sums[0].size * count)
+        return tuple(jnp.sum(x.reshape(count, -1), axis=0) / pixels for x in sums)
+
+    return by_platform(one_by_one, *arrays, sums_in_one=together)
 
 
 def _variance_correction(count: int, eps: float, variance: Literal["biased", "keras2.1"]) -> float:
