@@ -73,6 +73,7 @@ FORMULATIONS: dict[str, list[str]] = {
     "head_by_sums": ["train"],
     "joined_by_transposition": ["train"],
     "winner_in_int8": ["train"],
+    "sums_in_one": ["train"],
     "flat_gradients": ["train"],
     "norm_in_kernel": ["predict"],
 }
