@@ -1,5 +1,7 @@
 """What each kind of device computes in its own way equals the default way, and is chosen by the program's platform."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,7 +70,8 @@ def test_sums_of_pairs_in_packed_normalisation(as_on_a_gpu):
     scale, bias, shift = (rng.normal(size=3).astype(np.float32) for _ in range(3))  # two sub-pixels
 
     def normalize(*arguments):
-        return batch_norm(*arguments, shift, 0.1)[0]
+        outputs: Any = batch_norm(*arguments, shift, 0.1)
+        return outputs[0]
 
     expected = value_and_gradients(normalize, gradient, x, scale, bias)
     as_on_a_gpu()

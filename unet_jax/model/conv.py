@@ -4,7 +4,10 @@ In shapes, h, w and c are the sizes of the packed array. Parameters are always f
 packing the same.
 """
 
+import functools
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -127,6 +130,7 @@ class Head(nn.Module):
         return add_bias(by_platform(by_convolution, x, kernel, **ways), bias)
 
 
+@functools.partial(jax.checkpoint, prevent_cse=False)  # keep the arguments for the gradient, and no parts of the kernel
 def _sums_over_channels(x: Array, kernel: Array) -> Array:
     """Compute a 1x1 convolution as one sum of products for each class, which is fused with what surrounds it."""
     x = x.astype(jnp.float32)
