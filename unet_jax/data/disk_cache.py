@@ -11,6 +11,7 @@ compared first; the content is read again where only the time differs, as after 
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -131,9 +132,10 @@ def _opened(
             with unfinished_folder(folder, replace=config.rebuild_cache) as new:
                 _build(new, source, config, files, settings, num_threads, on_progress)
         except OSError as error:
+            name = "Make room there, name" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Name"
             raise InputError(
-                f"{root}: the cache cannot be written there ({error}). Name another folder with --data.cache-dir, or "
-                f"use --data.cache memory or none."
+                f"{root}: the cache cannot be written there ({error}). {name} "
+                f"another folder with --data.cache-dir, or use --data.cache memory or none."
             ) from error
 
     def checked() -> _Folder:
