@@ -62,7 +62,7 @@ def test_logits_are_averaged_and_equal_networks_share_one_program(members):
     for how in (CROP, PredictConfig()):  # stretched to the size that they have
         np.testing.assert_allclose(np.stack(list(predict_images(ensemble, small, how))), expected, atol=1e-5)
     np.testing.assert_allclose(predict_probs_unresized(ensemble, np.stack(small)), expected, atol=1e-5)
-    programs = [fits._step(run.config.model, 2, "none", logits=True) for run in members]
+    programs = [fits._step_of(run, "none", logits=True) for run in members]
     assert programs[0] is programs[1] is not programs[2]
     assert [program._cache_size() for program in programs] == [1, 1, 1]  # type: ignore[attr-defined]
 

@@ -225,8 +225,8 @@ def test_the_corrected_variance_by_hand():
     variables = {"params": {"scale": jnp.ones(1), "bias": jnp.zeros(1)}}
     variables["batch_stats"] = {"mean": jnp.zeros(1), "var": jnp.full(1, 2.0)}
     for variance, factor in (("biased", 1.0), ("keras2.1", 4.0 / (4.0 - 1.001))):
-        layer = BatchNorm(0.5, 1e-3, variance)
-        y, updated = layer.apply(variables, x, jnp.zeros(1), True, mutable=["batch_stats"])
+        layer = BatchNorm(1, 0.5, 1e-3, variance)
+        y, updated = layer.apply(variables, x, jnp.zeros(1), mutable=["batch_stats"])
         np.testing.assert_allclose(updated["batch_stats"]["var"], 0.5 * 2.0 + 0.5 * 10.0 * factor, rtol=1e-6)
         np.testing.assert_allclose(y, jax.nn.relu((x - 3.0) / np.sqrt(10.001)), rtol=1e-5)
 

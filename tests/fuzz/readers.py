@@ -26,6 +26,7 @@ from unet_jax.interop.keras_reader import read_keras_file
 from unet_jax.metrics.calibration import fit_calibration, histogram
 from unet_jax.metrics.object_rules import ObjectRules
 from unet_jax.model import UNet
+from unet_jax.program.own import OURS
 from unet_jax.report.metrics_file import MetricsFile
 from unet_jax.runs.checkpoints import open_store
 from unet_jax.runs.data_files import load_identities, save_identities
@@ -97,7 +98,7 @@ def _make_calibration(folder):
     fit = fit_calibration(np.stack([histogram(probs, probs > 0.4)]), 0.5)
     info = SimpleNamespace(config=Config(), audit={})
     run: Any = SimpleNamespace(
-        path=epath.Path(folder), class_names=("cell", "nucleus"), step=3, config=Config(), info=info
+        path=epath.Path(folder), class_names=("cell", "nucleus"), step=3, config=Config(), info=info, own=OURS
     )
     rules = (ObjectRules(smallest_object=8), ObjectRules())
     fit = dataclasses.replace(fit, calibration=dataclasses.replace(fit.calibration, rules=rules))
