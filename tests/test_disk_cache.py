@@ -201,7 +201,7 @@ def test_folder_that_cannot_be_written_is_an_error_with_the_remedy(root, monkeyp
     with pytest.raises(InputError, match=r"data\.cache_dir is 'gs://.*local disk"):
         cached(config_of(root, cache_dir="gs://bucket/cache"))
     monkeypatch.setattr("unet_jax.data.disk_cache.free_bytes", lambda config: 20_000)
-    with pytest.raises(InputError, match=r"has 0\.0 GiB free, but the cache needs .*--data\.cache none"):
+    with pytest.raises(InputError, match=r"has 0\.0 MiB free, but the cache needs .*--data\.cache none"):
         cached(config_of(root))
 
 

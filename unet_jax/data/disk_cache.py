@@ -125,8 +125,8 @@ def _opened(
         num_bytes, free = files.num_bytes, free_bytes(config)
         if num_bytes > free:
             raise InputError(
-                f"{root}: has {free / 2**30:.1f} GiB free, but the cache needs {num_bytes / 2**30:.1f} GiB. Make room, "
-                f"name another folder with --data.cache-dir, or use --data.cache none."
+                f"{root}: has {free / 2**20:,.1f} MiB free, but the cache needs {num_bytes / 2**20:,.1f} MiB. Make "
+                f"room, name another folder with --data.cache-dir, or use --data.cache none."
             )
         try:
             with unfinished_folder(folder, replace=config.rebuild_cache) as new:
