@@ -54,14 +54,16 @@ def kept_bytes(config, images):
 def test_what_each_policy_keeps(images):
     """By hand, in float32: level 0 has 512 pixels of 4 channels in an activation, the centre 128 of 8.
 
-    conv: what the two, two and two convolutions give, and what each stage gives. block and full: what stages give. The
-    kernel of the output layer, 4 to 2 channels, is kept beside them, because its gradient depends on the platform.
+    conv: what the two, two and two convolutions give, and what each stage gives. block and full: what stages give. jax
+    0.10 keeps the kernel of the output layer, 4 to 2 channels, beside them, because its gradient depends on the
+    platform; jax 0.12 does not.
     """
     level, center, head = 4 * 512 * 4, 4 * 128 * 8, 4 * 4 * 2
-    convolutions, stages = 4 * level + 2 * center, 2 * level + center + head
+    convolutions, stages = 4 * level + 2 * center, 2 * level + center
     kept = {remat: kept_bytes(with_(remat=remat), images) for remat in POLICIES}
-    assert kept["conv"] == convolutions + stages
-    assert kept["block"] == kept["full"] == stages
+    assert kept["conv"] - convolutions - stages in (0, head)
+    assert kept["block"] == kept["full"]
+    assert kept["block"] - stages in (0, head)
     assert kept["none"] > kept["conv"]
 
 
