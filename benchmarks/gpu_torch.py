@@ -112,11 +112,7 @@ class _Step(Torch):
     def launch(self) -> torch.Tensor:
         """Start one update, and return its loss."""
         torch.compiler.cudagraph_mark_step_begin()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.forward_and_loss(self.image, self.label)
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach()
+        return super().launch()
 
     def probabilities(self, image: torch.Tensor) -> torch.Tensor:
         """Compute probabilities `[b k h w]` float32 of images of bytes."""

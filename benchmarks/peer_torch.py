@@ -61,6 +61,13 @@ class UNet(nn.Module):
         return self.head(x)
 
 
+def bce_dice(logits: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """Compute the mean BCE plus one soft Dice loss over the batch and its classes."""
+    p = torch.sigmoid(logits)
+    dice = (2.0 * (p * t).sum() + 1.0) / (p.sum() + t.sum() + 1.0)
+    return F.binary_cross_entropy_with_logits(logits, t) + 1.0 - dice
+
+
 class Torch:
     """Training step of PyTorch, with its weights and its batch."""
 
@@ -88,19 +95,21 @@ class Torch:
         """Compute the mean BCE plus one soft Dice loss over the batch and its classes."""
         with self.autocast():
             logits = self.model(image.float() / 255.0)
-        logits, t = logits.float(), label.float() / 255.0
-        p = torch.sigmoid(logits)
-        dice = (2.0 * (p * t).sum() + 1.0) / (p.sum() + t.sum() + 1.0)
-        return F.binary_cross_entropy_with_logits(logits, t) + 1.0 - dice
+        return bce_dice(logits.float(), label.float() / 255.0)
 
-    def train_step(self) -> torch.Tensor:
+    def launch(self) -> torch.Tensor:
+        """Start one update, and return its loss."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.forward_and_loss(self.image, self.label)
         loss.backward()
         self.optimizer.step()
+        return loss.detach()
+
+    def train_step(self) -> torch.Tensor:
+        loss = self.launch()
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        return loss.detach()
+        return loss
 
     def logits(self) -> np.ndarray:
         self.model.eval()

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import torch
 from network import Network
-from peer_torch import UNet
+from peer_torch import UNet, bce_dice
 from torch import nn
 from torch.nn import functional as F
 
@@ -88,10 +88,7 @@ def train(task: dict[str, Any], begin: float) -> tuple[nn.Module, int]:
         x = torch.stack([image for image, _ in batch]).contiguous(memory_format=torch.channels_last)
         t = torch.stack([mask for _, mask in batch])
         optimizer.zero_grad(set_to_none=True)
-        logits = model(x)
-        p = torch.sigmoid(logits)
-        dice = (2.0 * (p * t).sum() + 1.0) / (p.sum() + t.sum() + 1.0)
-        (F.binary_cross_entropy_with_logits(logits, t) + 1.0 - dice).backward()
+        bce_dice(model(x), t).backward()
         optimizer.step()
         step += 1
         if num_steps is None:

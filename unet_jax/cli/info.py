@@ -38,7 +38,7 @@ def info(args: Sequence[str]) -> None:
     from unet_jax.model.receptive_field import receptive_radius
     from unet_jax.program.state import num_parameters
     from unet_jax.report.choices_table import choices_table
-    from unet_jax.runs.load import open_checkpoints, parameter_shapes
+    from unet_jax.runs.load import abstract_state, open_checkpoints
     from unet_jax.runs.own_parts import describe_part
     from unet_jax.runs.verdict import verdict
 
@@ -54,7 +54,7 @@ def info(args: Sequence[str]) -> None:
     for name, facts in run_info.own.items():
         print(f"{name}: {printable(describe_part(facts))}, given from Python")
     if "network" not in run_info.own:
-        print(f"parameters: {num_parameters(parameter_shapes(run_info)):,}")
+        print(f"parameters: {num_parameters(abstract_state(run_info).params):,}")
         print(_described_radius(receptive_radius(run_info.config.model)))
         for line in _encoder(run_info.config.model.encoder, run_info.encoder):
             print(line)

@@ -121,11 +121,19 @@ class Scores:
 
 def _class_means(values: np.ndarray) -> np.ndarray:
     """Return the means over images `[k]` of `[n k]`, without those that are NaN; NaN where all are."""
+    return mean_of_known(values, axis=0) if np.isnan(values).any() else values.mean(axis=0)
+
+
+def mean_of_known(values: np.ndarray, axis: int) -> np.ndarray:
+    """Return the means along an axis without the values that are NaN; NaN where all are.
+
+    Example:
+      >>> mean_of_known(np.array([[1.0, np.nan], [np.nan, np.nan]]), axis=1).tolist()
+      [1.0, nan]
+    """
     known = ~np.isnan(values)
-    if known.all():
-        return values.mean(axis=0)
-    num_known = known.sum(axis=0)
-    return np.where(num_known > 0, np.where(known, values, 0.0).sum(axis=0) / np.maximum(num_known, 1), np.nan)
+    num_known = known.sum(axis=axis)
+    return np.where(num_known > 0, np.where(known, values, 0.0).sum(axis=axis) / np.maximum(num_known, 1), np.nan)
 
 
 def mean_score(values: np.ndarray) -> float:

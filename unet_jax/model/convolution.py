@@ -85,14 +85,14 @@ def convolve_joined(
     if _has_few_pixels(x, kernel):
         return _convolve_concatenated(x, below, kernel)
     ways = {"joined_by_blocks": _convolve_apart_by_blocks}
-    if _has_many_pixels(x):
+    if _has_many_pixels(below):
         ways["joined_by_transposition"] = _convolve_apart_by_transposition
     return by_platform(_convolve_concatenated, x, below, kernel, **ways)
 
 
-def _has_many_pixels(x: Array) -> bool:
-    """Return whether images have so many pixels that activations, and not kernels, take the time (docs/gpu.md)."""
-    return _is_known(x) and x.shape[1] * x.shape[2] >= 64 * 64
+def _has_many_pixels(below: Array) -> bool:
+    """Return whether the result has so many pixels, 64x64 or more, that they take the time and not the kernels."""
+    return _is_known(below) and below.shape[1] * below.shape[2] >= 32 * 32
 
 
 def convolve_below(below: Float[Array, "b h/2 w/2 c"], kernel: Float[Array, "kh kw c d"]) -> Float[Array, "b h w d"]:
@@ -102,7 +102,7 @@ def convolve_below(below: Float[Array, "b h/2 w/2 c"], kernel: Float[Array, "kh 
         return convolve(upsample(below), pack_kernel(kernel, (1, 1), (1, 1)))
 
     ways = {"joined_by_blocks": _convolve_below_by_blocks}
-    if _is_known(below) and below.shape[1] * below.shape[2] >= 32 * 32:
+    if _has_many_pixels(below):
         ways["joined_by_transposition"] = _convolve_below_by_transposition
     return by_platform(of_upsampled, below, kernel, **ways)
 

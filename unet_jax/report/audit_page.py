@@ -1,6 +1,5 @@
 """The HTML page of an audit: one file that needs no other."""
 
-import base64
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from unet_jax.data.sample_facts import NUM_BINS
 from unet_jax.data.splits import shared_groups
 from unet_jax.report.audit_text import WARNING, overview, percent, split_of_ids
 from unet_jax.report.findings import Findings
+from unet_jax.report.inline import data_url
 from unet_jax.report.pictures import class_color, hex_color, image_title, render_overlay, to_rgb
 
 _TEMPLATE = Path(__file__).with_name("audit_page.html.jinja")
@@ -134,7 +134,7 @@ def _data_url(image: np.ndarray) -> str:
     """Encode an RGB image as JPEG inside a URL."""
     ok, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])
     assert ok
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
+    return data_url("image/jpeg", data.tobytes())
 
 
 def _curves(histogram: np.ndarray, image_format: ImageFormat | None) -> list[_Curve]:

@@ -1,6 +1,5 @@
 """Pictures and curves of validation images for the page of a run, kept in pictures/evaluation.json."""
 
-import base64
 import json
 import math
 import re
@@ -15,6 +14,7 @@ from jaxtyping import Float, UInt8
 from unet_jax._files import replace_text
 from unet_jax._types import Sample
 from unet_jax.metrics.calibration import dice_curves, empty_histogram, histogram, reliability
+from unet_jax.report.inline import data_url
 from unet_jax.report.pictures import class_color, render_class, to_rgb
 
 _FORMAT = 1
@@ -135,7 +135,7 @@ def _url(image: UInt8[np.ndarray, "h w 3"]) -> str:
     fine, encoded = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 88])
     if not fine:
         raise ValueError("OpenCV cannot write JPEG")
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
+    return data_url("image/jpeg", encoded.tobytes())
 
 
 def _or_none(values: np.ndarray) -> Any:

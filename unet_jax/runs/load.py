@@ -106,11 +106,6 @@ def abstract_state(info: RunInfo, own: Own = OURS) -> TrainState:
     return state_shapes(info.config, len(info.class_names), info.num_steps, num_channels=info.num_channels, own=own)
 
 
-def parameter_shapes(info: RunInfo) -> Any:
-    """Return the shapes and dtypes of the parameters of a run that has the library's network."""
-    return state_shapes(info.config, len(info.class_names), info.num_steps, num_channels=info.num_channels).params
-
-
 def load_run(
     path: str | epath.Path,
     checkpoint: Literal["best", "last"] = "best",

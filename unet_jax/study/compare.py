@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unet_jax.metrics import statistics
+from unet_jax.metrics.scores import mean_of_known
 from unet_jax.study.scores import SCORES, ScoreTable
 
 PRIMARY = "dice"
@@ -102,10 +103,7 @@ def with_mean(values: Float[np.ndarray, "*r n k"]) -> Float[np.ndarray, "*r n k1
     """
     if values.shape[-1] == 1:
         return values
-    known = ~np.isnan(values)
-    total, num_known = np.where(known, values, 0.0).sum(-1, keepdims=True), known.sum(-1, keepdims=True)
-    means = np.where(num_known > 0, total / np.maximum(num_known, 1), np.nan)
-    return np.concatenate([values, means], axis=-1)
+    return np.concatenate([values, mean_of_known(values, axis=-1)[..., None]], axis=-1)
 
 
 def scored_images(values: Float[np.ndarray, "*r n"]) -> Float[np.ndarray, "*r m"]:

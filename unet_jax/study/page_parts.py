@@ -1,13 +1,12 @@
 """Parts of a study's HTML pages: the document with its policy, tables that can be sorted, pictures, folded sections."""
 
-import base64
-import hashlib
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from unet_jax.report.inline import data_url, script_hash
 from unet_jax.study.page_style import SORTING, STYLE
 
-_HASH = base64.b64encode(hashlib.sha256(SORTING.encode()).digest()).decode()
+_HASH = script_hash(SORTING)
 _POLICY = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{_HASH}'"
 """Policy of the page: nothing from elsewhere, and no script but the one that sorts tables."""
 
@@ -53,7 +52,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: bool = Fal
 
 def picture(png: bytes, alt: str) -> str:
     """Return a picture that is part of the page."""
-    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    return f'<img alt="{escape(alt)}" src="{data_url("image/png", png)}">'
 
 
 def folded(name: str, content: str, *, is_open: bool = False) -> str:

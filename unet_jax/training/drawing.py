@@ -9,7 +9,7 @@ from unet_jax._types import Sample
 from unet_jax.data.crops import GridSource
 from unet_jax.devices.mesh import fetch, put_images
 from unet_jax.devices.processes import is_first
-from unet_jax.metrics.scores import Scores
+from unet_jax.metrics.scores import Scores, mean_of_known
 from unet_jax.program.state import TrainState, averaged
 from unet_jax.report.pictures import image_title, to_rgb
 from unet_jax.report.val_pictures import Shown, write_shown
@@ -72,11 +72,9 @@ def draw(session: Session, state: TrainState, evaluation: Evaluation, *, is_last
 
 def _extremes(scores: Scores, ids: list[str]) -> dict[int, str]:
     """Return the positions of the worst and the best images by mean Dice over classes, as "worst" and "best"."""
-    values = metrics.dice(scores.counts)
-    known = ~np.isnan(values)
-    means = np.where(known, values, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    means = mean_of_known(metrics.dice(scores.counts), axis=1)
     position = {id_: i for i, id_ in enumerate(ids)}
-    order = [position[scores.ids[i]] for i in np.argsort(means, kind="stable") if known[i].any()]
+    order = [position[scores.ids[i]] for i in np.argsort(means, kind="stable") if not np.isnan(means[i])]
     count = min(_NUM_EXTREME, len(order) // 2)
     worst, best = order[:count], order[len(order) - count :][::-1]
     return {**dict.fromkeys(worst, "worst"), **dict.fromkeys(best, "best")}

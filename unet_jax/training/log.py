@@ -140,15 +140,20 @@ class RunLog:
                 f"stopped early: no better validation loss in {evaluation.waits_before_stop} evaluations"
             )
 
+    @property
+    def _monitored(self) -> tuple[str, float]:
+        """Name of the score that `train.monitor` is about, and 1 if more is better, else -1."""
+        return ("eval/dice", 1.0) if self._config.monitor == "dice" else ("eval/loss", -1.0)
+
     def best_evaluation(self) -> dict[str, Any]:
         """Return the row of the best evaluation so far by `train.monitor`, the newest of equally good ones."""
-        name, sign = ("eval/dice", 1.0) if self._config.monitor == "dice" else ("eval/loss", -1.0)
+        name, sign = self._monitored
         rows = [row for row in self._metrics_file.read() if name in row]
         return max(rows, key=lambda row: (sign * x if math.isfinite(x := float(row[name])) else -math.inf, row["step"]))
 
     def _is_best(self, evaluation: Evaluation) -> bool:
         """Return whether no evaluation before was better, by `train.monitor`."""
-        name, sign = ("eval/dice", 1.0) if self._config.monitor == "dice" else ("eval/loss", -1.0)
+        name, sign = self._monitored
         step, own = evaluation.progress.step, sign * self.row(evaluation)[name]
         before = [row[name] for row in self._metrics_file.read() if name in row and row["step"] < step]
         return math.isfinite(own) and all(own >= sign * value for value in before if not isinstance(value, str))

@@ -1,7 +1,5 @@
 """The HTML page of a run: one file that needs no other, with curves, pictures, data and settings."""
 
-import base64
-import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from unet_jax.config.presets import nearest_preset
 from unet_jax.data.images.format import describe_format
 from unet_jax.report.audit_text import percent
 from unet_jax.report.charts import Chart, make_chart
+from unet_jax.report.inline import data_url, script_hash
 from unet_jax.report.metrics_file import read_history
 from unet_jax.report.pictures import class_color, hex_color
 from unet_jax.report.val_pictures import read_shown
@@ -64,7 +63,7 @@ def make_page(path: epath.Path, standing: Standing | None = None) -> str:
         info=info,
         standing=standing,
         script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script_hash=script_hash(script),
         scores={name: f"{value:.4f}" for name, value in standing.scores.items()},
         charts=_charts(rows, info.class_names),
         diagrams=_diagrams(shown, info.class_names),
@@ -183,7 +182,7 @@ def _picture(path: epath.Path) -> str:
     file = path / "pictures" / "validation.png"
     if not file.exists() or len(content := file.read_bytes()) > _MOST_BYTES:
         return ""
-    return "data:image/png;base64," + base64.b64encode(content).decode()
+    return data_url("image/png", content)
 
 
 def _goodput(path: epath.Path) -> list[dict[str, str]]:
