@@ -28,7 +28,6 @@ from unet_jax.config import AugmentConfig, Config, DataConfig
 from unet_jax.config.presets import seed
 from unet_jax.data.augment import warp
 from unet_jax.data.augment_color import shift_color
-from unet_jax.data.augment_draws import Geometry, geometry_matrix
 from unet_jax.data.disk_cache import disk_source
 from unet_jax.data.images.files import read_image
 from unet_jax.data.layout import find_layout
@@ -38,6 +37,7 @@ from unet_jax.data.pipeline import Batches, batches_with_changes, train_batches
 from unet_jax.data.pixels import resize_image, resize_mask
 from unet_jax.data.sources import FileSource, ResizedSource
 from unet_jax.data.threads import PrefetchIterator, num_cores
+from unet_jax.data.warp_matrix import Geometry, geometry_matrix
 from unet_jax.devices.mesh import batch_sharding, make_mesh, put_batch, put_rows
 from unet_jax.program.augment_step import make_augment_step
 

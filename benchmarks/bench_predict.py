@@ -31,8 +31,9 @@ from unet_jax.config.predict import OutputConfig, PredictConfig
 from unet_jax.data.images.format import RGB8
 from unet_jax.data.images.rows import rows_of
 from unet_jax.devices.mesh import make_mesh, put_replicated
-from unet_jax.inference.fits import BATCH_SIZE, network_of, predict_patches, way_of
+from unet_jax.inference.fits import BATCH_SIZE, network_of, predict_patches
 from unet_jax.inference.folder import predict_files
+from unet_jax.inference.way import way_of
 from unet_jax.program.build import build
 from unet_jax.program.tile_stream import Failure, cut
 from unet_jax.report.row_files import NpyRows

@@ -14,12 +14,13 @@ from scipy import ndimage
 
 from unet_jax._types import InputError, Sample
 from unet_jax.config import DataConfig
-from unet_jax.data.audit import Audit, audit_source, cannot_choose, problems_of, summarise, survey_source
+from unet_jax.data.audit import Audit, audit_source, cannot_choose, problems_of, summarise
 from unet_jax.data.fit import Fit, fit_of
 from unet_jax.data.layout import find_layout
 from unet_jax.data.pixels import resize_mask
 from unet_jax.data.sample_facts import facts_of, pixel_digest
 from unet_jax.data.sources import FileSource
+from unet_jax.data.survey import survey_source
 from unet_jax.report.audit_text import remarks
 
 

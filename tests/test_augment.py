@@ -14,7 +14,8 @@ from unet_jax.config import AugmentConfig
 from unet_jax.data.augment import augment
 from unet_jax.data.augment import warp as warp_by_inverse
 from unet_jax.data.augment_color import shift_color
-from unet_jax.data.augment_draws import Geometry, draw_geometry, geometry_matrix
+from unet_jax.data.augment_draws import draw_geometry
+from unet_jax.data.warp_matrix import Geometry, geometry_matrix
 
 NOTHING = {"color_prob": 0.0, "geometry_prob": 0.0, "horizontal_flip_prob": 0.0}
 SEED = {"hue": 50.0, "saturation": 5.0, "value": 15.0, "circular_hue": False, "shift": 0.0625, "scale": 0.1}

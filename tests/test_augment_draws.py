@@ -12,16 +12,8 @@ from unet_jax._types import Sample
 from unet_jax.config import AugmentConfig
 from unet_jax.data.augment import add_noise, apply_change, augment, warp
 from unet_jax.data.augment_color import tone_table
-from unet_jax.data.augment_draws import (
-    Change,
-    Geometry,
-    draw_change,
-    geometry_matrix,
-    grid_unit,
-    noise_factor,
-    snapped,
-    spline_weights,
-)
+from unet_jax.data.augment_draws import Change, draw_change, noise_factor, spline_weights
+from unet_jax.data.warp_matrix import Geometry, geometry_matrix, grid_unit, snapped
 
 NOTHING = {"color_prob": 0.0, "geometry_prob": 0.0, "horizontal_flip_prob": 0.0}
 SPECKLE = (np.random.default_rng(0).random((1, 130, 130)) < 0.5).astype(np.uint8) * np.uint8(255)

@@ -16,7 +16,7 @@ from unet_jax.devices.mesh import make_mesh
 from unet_jax.inference.calibrate import calibrate_run, fit_objects
 from unet_jax.inference.calibration_file import calibration_path, save_calibration, way_difference, with_calibration
 from unet_jax.inference.evaluate import evaluate_run, probs_and_truths, select_records
-from unet_jax.inference.fits import way_of
+from unet_jax.inference.way import way_of
 from unet_jax.metrics.calibration import Calibration, dice_curves, fit_calibration, histogram, reliability
 from unet_jax.metrics.object_rules import ObjectRules
 from unet_jax.report.display import Quiet

@@ -346,7 +346,7 @@ def test_cache_replaced_between_check_and_opening_is_opened_again(root, monkeypa
     config = config_of(root, cache="disk")
     first = training_source(files_of(config), config)
     folder, moved = first.folder, first.folder.with_name("moved")
-    check, calls = disk_cache._check, []
+    check, calls = disk_cache.check_cache, []
 
     def check_then_replace(*arguments):
         check(*arguments)
@@ -356,7 +356,7 @@ def test_cache_replaced_between_check_and_opening_is_opened_again(root, monkeypa
             shutil.copytree(moved, moved.with_name("new"))
             monkeypatch.setattr("time.sleep", lambda s: moved.with_name("new").rename(folder))
 
-    monkeypatch.setattr(disk_cache, "_check", check_then_replace)
+    monkeypatch.setattr(disk_cache, "check_cache", check_then_replace)
     source = training_source(files_of(config), config)
     assert len(calls) == 2 and calls[0] != calls[1]
     np.testing.assert_array_equal(source[0].image, first[0].image)

@@ -25,8 +25,8 @@ from unet_jax.export.exported import Exported
 from unet_jax.export.file_digest import EMPTY, NAME, check_digest, with_digest, zip_with_digest
 from unet_jax.export.onnx_model import make_model, write_model
 from unet_jax.export.predict_onnx_tiles import far_scale
-from unet_jax.inference.fits import way_of
 from unet_jax.inference.scale import scale_warning
+from unet_jax.inference.way import way_of
 
 
 def audited_run(smallest=(64, 64), largest=(64, 64), **settings):

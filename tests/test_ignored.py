@@ -19,7 +19,7 @@ from unet_jax.config import AugmentConfig, DataConfig, LossConfig, LossTermConfi
 from unet_jax.config.dicts import replace
 from unet_jax.config.packing import Packing
 from unet_jax.data.array_source import ArraySource
-from unet_jax.data.audit import audit_source, summarise, survey_source
+from unet_jax.data.audit import audit_source, summarise
 from unet_jax.data.augment import apply_change
 from unet_jax.data.augment_draws import Change, draw_change, stack_changes
 from unet_jax.data.cached_source import training_source
@@ -28,6 +28,7 @@ from unet_jax.data.layout import find_layout
 from unet_jax.data.order import TrainOrder
 from unet_jax.data.pipeline import eval_batches
 from unet_jax.data.sources import FileSource, ResizedSource
+from unet_jax.data.survey import survey_source
 from unet_jax.data.synthetic import write_synthetic
 from unet_jax.data.written_source import write_sources
 from unet_jax.devices.mesh import make_mesh

@@ -27,11 +27,11 @@ from unet_jax.data.images import rows as image_rows
 from unet_jax.data.images.format import RGB8
 from unet_jax.devices.mesh import make_mesh, put_replicated
 from unet_jax.inference import image_writer
-from unet_jax.inference.fits import way_of
 from unet_jax.inference.folder import predict_files
 from unet_jax.inference.image_writer import as_bits
 from unet_jax.inference.inputs import find_inputs
 from unet_jax.inference.scale import scale_warning
+from unet_jax.inference.way import way_of
 from unet_jax.metrics.calibration import Calibration
 from unet_jax.metrics.object_rules import ObjectRules, apply_rules
 from unet_jax.model.receptive_field import receptive_radius

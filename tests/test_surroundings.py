@@ -13,7 +13,8 @@ from unet_jax.config import DataConfig
 from unet_jax.data.cache_files import files_of_samples
 from unet_jax.data.cached_source import cache_kind
 from unet_jax.data.disk_cache import cache_root
-from unet_jax.data.pipeline import Batches, _MakeSample
+from unet_jax.data.make_sample import MakeSample
+from unet_jax.data.pipeline import Batches
 from unet_jax.data.shared_memory import check_shared_memory, free_bytes
 from unet_jax.devices import compilation
 
@@ -96,7 +97,7 @@ def test_a_bus_error_blames_no_file():
         def of_dead(self):
             return [0]
 
-    make_sample = _MakeSample(SimpleNamespace(ids=["good file"]), 0, None, False)
+    make_sample = MakeSample(SimpleNamespace(ids=["good file"]), 0, None, False)
     make_sample.in_progress = InProgress()
     with pytest.raises(
         RuntimeError, match=r"bus error: the shared memory in /dev/shm is full.*--data\.num-workers"

@@ -63,7 +63,7 @@ def _calibrate(options: _Calibrate) -> None:
     from unet_jax.devices.processes import is_first
     from unet_jax.inference.calibrate import calibrate_run, fit_objects
     from unet_jax.inference.calibration_file import calibration_path, read_calibration, save_calibration
-    from unet_jax.inference.fits import way_of
+    from unet_jax.inference.way import way_of
     from unet_jax.metrics.object_rules import FEWEST_IMAGES
     from unet_jax.report.display import make_display
 

@@ -71,7 +71,6 @@ def _compare(options: _Compare) -> None:
 
     from unet_jax._files import replace_text
     from unet_jax.devices.processes import is_first
-    from unet_jax.inference.fits import way_of
     from unet_jax.inference.pair import (
         check_paired,
         check_same_images,
@@ -81,6 +80,7 @@ def _compare(options: _Compare) -> None:
         most_different,
         pairs_csv,
     )
+    from unet_jax.inference.way import way_of
     from unet_jax.metrics.estimates import MEAN
     from unet_jax.metrics.score_sums import check_scores
     from unet_jax.report.display import make_display

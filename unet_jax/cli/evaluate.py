@@ -77,7 +77,7 @@ def _evaluate(options: _Evaluate) -> None:
         trained_on,
         write_csv,
     )
-    from unet_jax.inference.fits import way_of
+    from unet_jax.inference.way import way_of
     from unet_jax.metrics.estimates import estimate_scores
     from unet_jax.metrics.score_sums import check_scores
     from unet_jax.report.audit_text import percent

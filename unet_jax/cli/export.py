@@ -72,7 +72,7 @@ def export(args: Sequence[str]) -> None:
     check_run(options.run)
     from unet_jax.export.check import given_images, split_images
     from unet_jax.export.contract import About
-    from unet_jax.inference.fits import way_of
+    from unet_jax.inference.way import way_of
     from unet_jax.report.display import make_display
 
     prepare = _writer(options)

@@ -62,8 +62,8 @@ def _fold_scores(options: _FoldScores) -> None:
     from unet_jax._files import replace_text
     from unet_jax.devices.processes import is_first
     from unet_jax.inference.evaluate import evaluate_run
-    from unet_jax.inference.fits import way_of
     from unet_jax.inference.fold_scores import check_folds, fold_rows, folds_csv
+    from unet_jax.inference.way import way_of
     from unet_jax.report.display import make_display
 
     runs = [load(path, options.checkpoint, options.devices, calibrated=options.calibrated) for path in options.runs]

@@ -26,7 +26,7 @@ from unet_jax.runs.folder import check_is_run
 
 if TYPE_CHECKING:
     from unet_jax.data.records import Layout, Record
-    from unet_jax.inference.fits import Way
+    from unet_jax.inference.way import Way
     from unet_jax.metrics.scores import Scores
     from unet_jax.report.display import Display
     from unet_jax.runs.ensemble import Trained
@@ -225,7 +225,7 @@ class ScaleWarnings:
 
     def look_at(self, id_: str, height: int, width: int) -> None:
         """Take note of the size of an image."""
-        from unet_jax.inference.fits import far_scale
+        from unet_jax.inference.way import far_scale
 
         text = far_scale(self._run, self._way, height, width)
         if text and not self._count:
@@ -251,7 +251,7 @@ def score(
 ) -> "Scores":
     """Score a run or an ensemble on samples, with a progress bar and the warnings of images of another scale."""
     from unet_jax.inference.evaluate import data_of, evaluate_run
-    from unet_jax.inference.fits import way_of
+    from unet_jax.inference.way import way_of
 
     warnings = ScaleWarnings(run, way_of(run, how), display)
     with display.bar(title, len(records), unit="images") as show:

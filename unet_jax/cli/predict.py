@@ -68,9 +68,9 @@ def _divided(options: _Predict) -> tuple[list[str], list[str]]:
 def _predict(options: _Predict, runs: list[str], inputs: list[str]) -> None:
     """Predict all files; only the first process writes and prints."""
     from unet_jax.devices.processes import is_first
-    from unet_jax.inference.fits import way_of
     from unet_jax.inference.folder import predict_files
     from unet_jax.inference.inputs import find_inputs, unread_inputs
+    from unet_jax.inference.way import way_of
     from unet_jax.report.display import make_display
     from unet_jax.runs.info import load_info
 

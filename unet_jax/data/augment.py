@@ -14,7 +14,8 @@ import numpy as np
 from unet_jax._types import Sample
 from unet_jax.config import AugmentConfig
 from unet_jax.data.augment_color import change_tone, shift_any_color
-from unet_jax.data.augment_draws import Change, draw_change, grid_unit, noise_factor, spline_weights
+from unet_jax.data.augment_draws import Change, draw_change, noise_factor, spline_weights
+from unet_jax.data.warp_matrix import grid_unit
 
 _BORDERS = {"constant": cv2.BORDER_CONSTANT, "reflect": cv2.BORDER_REFLECT_101}
 _MOST_CHANNELS = 32  # most channels of an array that all OpenCV functions used here accept

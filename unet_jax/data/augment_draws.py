@@ -16,22 +16,12 @@ import cv2
 import numpy as np
 
 from unet_jax.config import AugmentConfig
+from unet_jax.data.warp_matrix import ELASTIC_LIMIT, Geometry, geometry_matrix, grid_unit, snapped
 
-_ELASTIC_LIMIT = 100.0  # largest displacement of a control point, in pixels
 # Displacements of control points, in pixels, are multiples of this unit, and spline weights are multiples of 1/64, so
 # that their sums are exact in float32.
 _ELASTIC_UNIT = 1 / 16
 _FOREGROUND_TRIES = 10  # pixels tried per class, since a warp may move a pixel out of the image
-
-
-class Geometry(NamedTuple):
-    """Shift, scale and rotation about the centre of an image."""
-
-    angle: float  # degrees, clockwise in image coordinates
-    scale: float  # factor of size
-    aspect: float  # factor of the ratio of width to height
-    dx: int  # pixels to the right
-    dy: int  # pixels down
 
 
 class Change(NamedTuple):
@@ -146,55 +136,6 @@ def draw_geometry(rng: np.random.Generator, config: AugmentConfig, height: int, 
     return Geometry(angle, scale, aspect, dx, dy)
 
 
-def geometry_matrix(geometry: Geometry, height: int, width: int) -> np.ndarray:
-    """Return the `[3 3]` float64 matrix from input to output coordinates, as `cv2.warpPerspective` takes it.
-
-    It is computed from where the image's four corners move, in float32, as in the Keras original.
-    """
-    sx = geometry.scale * geometry.aspect / geometry.aspect**0.5
-    sy = geometry.scale / geometry.aspect**0.5
-    cos, sin = math.cos(geometry.angle / 180 * math.pi), math.sin(geometry.angle / 180 * math.pi)
-    linear_part = np.array([[cos * sx, -sin * sy], [sin * sx, cos * sy]])
-    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]])
-    center = np.array([width / 2, height / 2])
-    moved = np.dot(corners - center, linear_part.T) + np.array([width / 2 + geometry.dx, height / 2 + geometry.dy])
-    return cv2.getPerspectiveTransform(corners.astype(np.float32), moved.astype(np.float32))
-
-
-def snapped(matrix: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Round an affine `[3 3]` matrix to a grid on which the coordinates of every pixel are exact in float32.
-
-    The four linear numbers become even multiples of 2**-f, and the two offsets become odd multiples of it. So no
-    rounding occurs in any order of operations, and no coordinate lies half way between two pixels: OpenCV, NumPy and
-    all devices agree on the nearest pixel. At 1024x1024 the linear numbers change by at most 2**-11, about the centre.
-    """
-    # float32 has 24 significant bits. No coordinate, elastic displacement included, exceeds `reach`, so multiples of
-    # reach / 2**23 (rounded up to a power of two) are exact. Even plus odd is odd, while half-way points are even
-    # multiples of the unit, so they never occur.
-    center = np.array([(width - 1) / 2, (height - 1) / 2])
-    linear, target = matrix[:2, :2], matrix[:2, :2] @ center + matrix[:2, 2]
-    reach = np.abs(linear).sum(axis=1).max() * max(height, width) + np.abs(matrix[:2, 2]).max() + _ELASTIC_LIMIT
-    unit = 2.0 ** -(23 - math.ceil(math.log2(reach)))
-    out = np.eye(3)
-    out[:2, :2] = np.rint(linear / (2 * unit)) * 2 * unit
-    offset = target - out[:2, :2] @ center
-    out[:2, 2] = (2 * np.floor(offset / (2 * unit)) + 1) * unit
-    return out
-
-
-def grid_unit(matrix: np.ndarray) -> float:
-    """Return the unit, in pixels, that elastic displacements are rounded to when they are added to a matrix.
-
-    For a snapped matrix it is twice the power of two of which the offsets are odd multiples, so that sums stay odd
-    multiples of that power.
-    """
-    if not matrix[0, 2]:
-        return 2.0**-20  # not snapped
-    mantissa, exponent = math.frexp(abs(matrix[0, 2]))
-    bits = int(mantissa * 2**53)
-    return 2.0 * math.ldexp(float(bits & -bits), exponent - 53)
-
-
 def _draw_crop(rng: np.random.Generator, config: AugmentConfig, mask: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Draw a crop of the warped image, enlarged to the whole: `[3 3]`, from output to warped coordinates."""
     height, width = mask.shape[:2]
@@ -235,7 +176,7 @@ def _draw_elastic(rng: np.random.Generator, config: AugmentConfig, height: int, 
     """
     count = config.elastic_cells + 3
     pixels = rng.normal(0.0, 1.0, (2, count, count)) * (config.elastic * max(height, width))
-    return np.rint(pixels.clip(-_ELASTIC_LIMIT, _ELASTIC_LIMIT) / _ELASTIC_UNIT).astype(np.float32) * _ELASTIC_UNIT
+    return np.rint(pixels.clip(-ELASTIC_LIMIT, ELASTIC_LIMIT) / _ELASTIC_UNIT).astype(np.float32) * _ELASTIC_UNIT
 
 
 def spline_weights(size: int, num_points: int) -> np.ndarray:

@@ -4,7 +4,6 @@
 cannot change the data. With several processes, each one reads its block of rows of every global batch.
 """
 
-import contextlib
 import functools
 import signal
 import time
@@ -18,15 +17,15 @@ import numpy as np
 from unet_jax._types import Batch, InputError, Sample, Share
 from unet_jax.config import AugmentConfig, DataConfig
 from unet_jax.config.packing import UNPACKED, Packing
-from unet_jax.data.augment import apply_change
-from unet_jax.data.augment_draws import Change, draw_change, stack_changes
+from unet_jax.data.augment_draws import Change, stack_changes
 from unet_jax.data.crops import CropSource
-from unet_jax.data.order import EpochSample, TrainOrder, augment_rng
+from unet_jax.data.make_sample import MakeSample, SampleWithChange
+from unet_jax.data.order import EpochSample, TrainOrder
 from unet_jax.data.packing import pack_sample
 from unet_jax.data.shared_memory import FOLDER as SHARED_MEMORY
 from unet_jax.data.shared_memory import check_shared_memory, free_bytes
 from unet_jax.data.sources import Source
-from unet_jax.data.threads import num_cores, one_thread_opencv
+from unet_jax.data.threads import num_cores
 from unet_jax.data.worker_reads import InProgress
 
 _MEASURE_S = 0.15  # seconds of measurement for each number of threads
@@ -36,63 +35,6 @@ _BUS_ERROR = f"exit code {-getattr(signal, 'SIGBUS', 7)}"
 _ALL = Share()
 
 BatchT = TypeVar("BatchT")
-
-
-class _MakeSample(grain.transforms.Map):
-    """Transform that reads, augments and packs one sample; picklable, so that worker processes can run it."""
-
-    def __init__(
-        self,
-        source: Source | CropSource,
-        seed: int,
-        config: AugmentConfig,
-        linear_masks: bool,
-        packing: Packing = UNPACKED,
-    ):
-        self._source, self._seed, self._config, self._linear = source, seed, config, linear_masks
-        self._packing = packing
-        self.in_progress: InProgress | None = None  # record of what worker processes are reading
-
-    def map(self, element: EpochSample) -> Any:
-        with self.in_progress.reading(element.index) if self.in_progress else contextlib.nullcontext():
-            return self.make(element)
-
-    def make(self, element: EpochSample) -> Any:
-        """Return the augmented, packed `Sample`."""
-        sample, change = self.drawn(element)
-        return pack_sample(apply_change(sample, change, self._config, linear_masks=self._linear), self._packing)
-
-    @property
-    def ignores_outside(self) -> bool:
-        """True if pixels from outside of the image are ignored (`augment.ignore_outside`)."""
-        return self._config.ignore_outside
-
-    def id_of(self, index: int) -> str:
-        return self._source.ids[index]
-
-    def drawn(self, element: EpochSample) -> tuple[Sample, Change]:
-        """Read a sample and draw its change; the sample itself is not changed."""
-        one_thread_opencv()
-        rng = augment_rng(self._seed, element)
-        try:
-            if isinstance(self._source, CropSource):
-                sample = self._source.draw(rng, element)
-            else:
-                sample = self._source[element.index]
-        except InputError:
-            raise
-        except Exception as error:
-            raise RuntimeError(
-                f"sample {self.id_of(element.index)!r} cannot be read: {type(error).__name__}: {error}"
-            ) from error
-        return sample, draw_change(rng, self._config, sample.mask, linear_masks=self._linear)
-
-
-class _SampleWithChange(_MakeSample):
-    """Transform that reads a sample and draws its change, but does not apply it."""
-
-    def make(self, element: EpochSample) -> tuple[Sample, Change]:
-        return self.drawn(element)
 
 
 def _stack(samples: Sequence[Sample]) -> Batch:
@@ -116,7 +58,7 @@ class Batches(Iterator[BatchT]):
         was reading.
     """
 
-    def __init__(self, make_sample: _MakeSample, iterator: grain.DatasetIterator[BatchT]):
+    def __init__(self, make_sample: MakeSample, iterator: grain.DatasetIterator[BatchT]):
         self._make_sample, self._iterator = make_sample, iterator
 
     def __next__(self) -> BatchT:
@@ -176,7 +118,7 @@ def train_batches(
       InputError: the batch size is not a multiple of the number of processes.
     """
     linear = data_config.mask_interpolation == "linear"
-    make_sample = _MakeSample(source, order.seed, augment_config, linear, packing)
+    make_sample = MakeSample(source, order.seed, augment_config, linear, packing)
     return _iterate(make_sample, _stack, order, data_config, start_step, share)
 
 
@@ -203,13 +145,13 @@ def batches_with_changes(
       Pairs of a batch, unpacked, and the arrays of `stack_changes`.
     """
     linear = data_config.mask_interpolation == "linear"
-    draw_sample = _SampleWithChange(source, order.seed, augment_config, linear)
+    draw_sample = SampleWithChange(source, order.seed, augment_config, linear)
     stack = functools.partial(_stack_with_changes, num_points=augment_config.elastic_cells + 3)
     return _iterate(draw_sample, stack, order, data_config, start_step, share)
 
 
 def _iterate(
-    make_sample: _MakeSample,
+    make_sample: MakeSample,
     stack: Callable[[Any], Any],
     order: TrainOrder,
     config: DataConfig,
@@ -237,7 +179,7 @@ def _iterate(
     return Batches(make_sample, iter(several))
 
 
-def _batch_bytes(make_sample: _MakeSample, draw: EpochSample, batch_size: int) -> int:
+def _batch_bytes(make_sample: MakeSample, draw: EpochSample, batch_size: int) -> int:
     """Return the size of a batch in bytes; 0 if the sample cannot be read, which its batch will say."""
     try:
         sample, _ = make_sample.drawn(draw)
@@ -249,7 +191,7 @@ def _batch_bytes(make_sample: _MakeSample, draw: EpochSample, batch_size: int) -
     return batch_size * num_bytes
 
 
-def _measured_threads(make_sample: _MakeSample, order: TrainOrder, start_step: int, most: int) -> int:
+def _measured_threads(make_sample: MakeSample, order: TrainOrder, start_step: int, most: int) -> int:
     """Return the smallest number of threads that reaches 90 % of the highest rate of samples per second.
 
     The numbers 1, 2, 4, ... up to `most` are tried on the samples that come next. A sample that cannot be read ends the

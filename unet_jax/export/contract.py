@@ -8,9 +8,9 @@ from etils import epath
 
 from unet_jax._types import InputError
 from unet_jax.config.predict import PredictConfig
-from unet_jax.inference.fits import Way, way_of
 from unet_jax.inference.predict import AS_TRAINED
 from unet_jax.inference.scale import scale_of_training, sizes_of_training
+from unet_jax.inference.way import Way, way_of
 from unet_jax.program.tiles import Tiling
 from unet_jax.runs.info import current_versions
 from unet_jax.runs.load import Run

@@ -26,8 +26,9 @@ from unet_jax.data.images.rows import rows_of
 from unet_jax.export.contract import FORMAT, way_of_contract
 from unet_jax.export.file_digest import check_digest
 from unet_jax.export.predict_onnx_tiles import far_scale
-from unet_jax.inference.fits import BATCH_SIZE, patches_through, seen_area
+from unet_jax.inference.fits import BATCH_SIZE, patches_through
 from unet_jax.inference.predict import as_seen, whole_images
+from unet_jax.inference.way import seen_area
 from unet_jax.metrics.calibration import Calibration
 from unet_jax.metrics.object_rules import ObjectRules, apply_to_classes
 from unet_jax.program.tile_stream import Network

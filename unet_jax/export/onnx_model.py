@@ -22,8 +22,9 @@ from unet_jax.export.file_digest import onnx_with_digest
 from unet_jax.export.folded import Layer, folded_layers
 from unet_jax.export.onnx_graph import Input, make_heads, make_network
 from unet_jax.export.quantization import quantize
-from unet_jax.inference.fits import Way, network_inputs, way_of
+from unet_jax.inference.fits import network_inputs
 from unet_jax.inference.predict import AS_TRAINED
+from unet_jax.inference.way import Way, way_of
 from unet_jax.runs.load import Run
 from unet_jax.runs.own_parts import check_exportable
 

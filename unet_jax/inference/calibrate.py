@@ -12,8 +12,9 @@ from unet_jax.config.predict import PredictConfig
 from unet_jax.data.images.rows import rows_of
 from unet_jax.data.records import Layout, Record
 from unet_jax.inference.evaluate import samples_of, truth_of
-from unet_jax.inference.fits import predict_patches, seen_area, way_of
+from unet_jax.inference.fits import predict_patches
 from unet_jax.inference.predict import AS_TRAINED, seen_masks
+from unet_jax.inference.way import seen_area, way_of
 from unet_jax.metrics.calibration import Calibration, Fit, empty_histogram, fit_calibration, histogram
 from unet_jax.metrics.object_rules import Tried, fit_rules, packed
 from unet_jax.program.tile_stream import Failure

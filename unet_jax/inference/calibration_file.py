@@ -11,8 +11,8 @@ from etils import epath
 from unet_jax._files import replace_text
 from unet_jax._types import InputError
 from unet_jax.config.predict import PredictConfig
-from unet_jax.inference.fits import Way, way_facts, way_of
 from unet_jax.inference.predict import AS_TRAINED
+from unet_jax.inference.way import Way, way_facts, way_of
 from unet_jax.metrics.calibration import Calibration, Fit
 from unet_jax.metrics.object_rules import LARGEST_AREA, ObjectRules, Tried
 from unet_jax.runs.ensemble import Trained, members_of
@@ -130,7 +130,7 @@ class Stored(NamedTuple):
     calibration: Calibration
     """Temperatures, thresholds, and rules for objects."""
     way: dict[str, Any] | None
-    """Way of the images to the network (`unet_jax.inference.fits.way_facts`); None in files of earlier versions."""
+    """Way of the images to the network (`unet_jax.inference.way.way_facts`); None in files of earlier versions."""
 
 
 def read_calibration(path: epath.Path, class_names: Sequence[str]) -> Stored:

@@ -20,10 +20,11 @@ from unet_jax.data.images.rows import ImageRows, joined, open_rows
 from unet_jax.data.images.tiff import read_geo_tags
 from unet_jax.data.threads import num_cores
 from unet_jax.devices.processes import is_first
-from unet_jax.inference.fits import Way, predict_patches, seen_area, way_facts, way_of
+from unet_jax.inference.fits import predict_patches
 from unet_jax.inference.image_writer import Finish, ImageWriter, Job, check_whole, mask_paths, probs_paths, told
 from unet_jax.inference.inputs import ImageFiles
 from unet_jax.inference.tables import Tables
+from unet_jax.inference.way import Way, seen_area, way_facts, way_of
 from unet_jax.program.tile_stream import Failure
 from unet_jax.runs.ensemble import Trained, image_formats, members_of
 

@@ -13,7 +13,8 @@ from unet_jax.config.predict import PredictConfig
 from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.images.rows import rows_of
 from unet_jax.devices.mesh import check_not_forked, check_rows
-from unet_jax.inference.fits import far_scale, network_of, predict_patches, seen_area, way_of
+from unet_jax.inference.fits import network_of, predict_patches
+from unet_jax.inference.way import far_scale, seen_area, way_of
 from unet_jax.metrics.object_rules import apply_to_classes
 from unet_jax.program.tile_stream import Failure, Patch
 from unet_jax.runs.ensemble import Trained, image_formats, members_of

@@ -8,7 +8,7 @@ import numpy as np
 
 from unet_jax._types import InputError
 from unet_jax.config import DataConfig
-from unet_jax.data.audit import Audit, cannot_choose, problems_of, summarise, survey_source
+from unet_jax.data.audit import Audit, cannot_choose, problems_of, summarise
 from unet_jax.data.fit import fit_of
 from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.images.intensity import FoundFormat, find_format
@@ -17,6 +17,7 @@ from unet_jax.data.records import Layout, first_ten
 from unet_jax.data.sample_facts import SampleFacts
 from unet_jax.data.sources import FileSource
 from unet_jax.data.splits import assign_splits, empty_split
+from unet_jax.data.survey import survey_source
 from unet_jax.data.threads import num_cores
 from unet_jax.report.audit_text import format_lines, remarks
 from unet_jax.report.display import Display
