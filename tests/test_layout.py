@@ -114,6 +114,15 @@ def test_mask_without_image_is_an_error_that_names_it(tmp_path):
         layout_of(tmp_path)
 
 
+def test_names_that_differ_in_capital_letters_or_zeros_are_named(tmp_path):
+    make(tmp_path, "images/a.png", "images/B007.png", "masks/cell/a.png", "masks/cell/b7.png")
+    with pytest.raises(InputError) as caught:
+        layout_of(tmp_path)
+    lines = str(caught.value).splitlines()
+    assert lines[1].endswith("'b7' is there, but names must be equal: rename it")
+    assert lines[2].endswith("'B007' is there, but names must be equal: rename it")
+
+
 def test_long_lists_of_bad_files_are_cut(tmp_path):
     make(tmp_path, "images/a.png", "masks/cell/a.png", *(f"masks/cell/x{i:02d}.png" for i in range(13)))
     with pytest.raises(InputError, match=r"13 files have no matching image or mask:(?s:.*)x09\.png(?s:.*)and 3 more"):
@@ -156,6 +165,9 @@ def test_missing_folders_are_named(tmp_path):
         layout_of("")
     with pytest.raises(InputError, match=r"nowhere: is not a folder"):
         layout_of(tmp_path / "nowhere")
+    make(tmp_path, "data.zip")
+    with pytest.raises(InputError, match=r"data\.zip: is not a folder\. Unpack it first"):
+        layout_of(tmp_path / "data.zip")
     with pytest.raises(InputError, match=r"/images: there is no such folder"):
         layout_of(tmp_path)
     make(tmp_path, "images/a.png")
@@ -270,8 +282,8 @@ def test_files_that_are_not_read_are_counted_and_named_where_a_partner_is_missin
         layout_of(tmp_path)
     lines = str(caught.value).splitlines()
     assert "masks/cell/im002.* is missing" in lines[1]
-    assert lines[1].endswith("; im002.nii.gz is there, but .nii.gz is not read")
-    assert lines[2].endswith(f"{tmp_path}/images; im003.xyz is there, but .xyz is not read")
+    assert lines[1].endswith("; im002.nii.gz is there, but .nii.gz is not read: convert it to TIFF or PNG")
+    assert lines[2].endswith(f"{tmp_path}/images; im003.xyz is there, but .xyz is not read: convert it to TIFF or PNG")
     layout = layout_of(tmp_path, on_bad_sample="skip")
     assert set(joined(layout, tmp_path)) == {"im001"}
     assert dict(layout.unread) == {".xyz": 3, ".nii.gz": 1, ".db": 1}
@@ -279,7 +291,7 @@ def test_files_that_are_not_read_are_counted_and_named_where_a_partner_is_missin
 
 def test_a_mask_that_is_there_but_not_read_does_not_count_as_empty(tmp_path):
     make(tmp_path, "images/a.png", "images/b.png", "images/c.png", "masks/cell/a.png", "masks/cell/b.json")
-    with pytest.raises(InputError, match=r"1 files have no matching(?s:.*)b\.json is there, but \.json is not read"):
+    with pytest.raises(InputError, match=r"1 file has no matching(?s:.*)b\.json is there, but \.json is not read: try"):
         layout_of(tmp_path, missing_masks="empty")
     (tmp_path / "masks" / "cell" / "b.json").unlink()
     assert set(joined(layout_of(tmp_path, missing_masks="empty"), tmp_path)) == {"a", "b", "c"}

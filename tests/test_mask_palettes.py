@@ -78,7 +78,7 @@ def test_palette_is_read_by_colour_and_transparency(tmp_path, colors, values, op
             r"colours \(220, 20, 10\), \(255, 255, 255\), so that .* cannot be told.*=220,20,10",
         ),
         ([RED, GREEN], [0, 0], {}, r"the colours \(220, 20, 10\), so that inside and outside cannot be told"),
-        ([BLACK, RED, GREEN], [0, 1, 2], {}, r"2 colours inside .*--data.index-colors CLASS=10,200,30"),
+        ([BLACK, RED, GREEN], [0, 1, 2], {}, r"2 colours inside .*--data.index-colors class1=10,200,30"),
         ([BLACK, RED, GREEN], [0, 1, 2], {}, r"--data.instance-masks"),
         ([BLACK, RED], [0, 1], {"transparency": 1}, "cannot be told apart"),
         ([WHITE, BLACK], [0, 1], {"transparency": 0}, "is partly transparent"),

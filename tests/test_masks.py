@@ -9,6 +9,7 @@ import pytest
 import tifffile
 from etils import epath
 from mask_samples import BLACK, BLUE, FILES, GREEN, INSIDE, LABELS, RED, SHAPE, WHITE, save, save_palette, stored
+from PIL import Image
 
 from unet_jax.data.masks.read import read_colors, read_mask
 from unet_jax.data.pixels import BadSampleError
@@ -133,6 +134,48 @@ def test_gray_level_in_between_error_names_value_and_remedy(tmp_path):
     path = save(tmp_path / "m.png", pixels)
     with pytest.raises(BadSampleError, match=r"m\.png: has the gray levels 3, 77,.*--data\.soft-masks"):
         read_mask(path, soft=False)
+
+
+@pytest.mark.parametrize("quality", [30, 75, 95])
+def test_mask_threshold_reads_what_was_drawn_from_a_jpeg(tmp_path, quality):
+    drawn = np.zeros((60, 80), np.uint8)
+    cv2.circle(drawn, (30, 30), 17, 255, -1)
+    cv2.rectangle(drawn, (55, 5), (70, 50), 255, -1)
+    path = tmp_path / "m.jpg"
+    Image.fromarray(drawn).convert("RGB").save(path, quality=quality)  # gray as RGB, as most programs write it
+    assert len(np.unique(np.asarray(Image.open(path)))) > 2
+    with pytest.raises(BadSampleError, match=r"m\.jpg: .*which JPEG makes.*--data\.mask-threshold 0\.5"):
+        read_mask(path)
+    np.testing.assert_array_equal(read_mask(path, threshold=0.5), drawn)
+
+
+@pytest.mark.parametrize(
+    ("name", "levels", "inside"),
+    [
+        ("m.png", np.array([[0, 100, 128, 254]], np.uint8), [0, 0, 255, 255]),
+        ("m.tif", np.array([[0, 20_000, 40_000, 65_535]], np.uint16), [0, 0, 255, 255]),
+        ("m.npy", np.array([[0.0, 0.49, 0.51, 1.0]], np.float32), [0, 0, 255, 255]),
+        ("m.png", np.array([[0, 1, 1, 0]], np.uint8), [0, 255, 255, 0]),  # 1 is inside without larger values
+    ],
+)
+def test_mask_threshold_is_a_share_of_white(tmp_path, name, levels, inside):
+    path = tmp_path / name
+    if name.endswith("npy"):
+        np.save(path, levels)
+    else:
+        save(path, levels)
+    np.testing.assert_array_equal(read_mask(epath.Path(path), threshold=0.5), [inside])
+
+
+def test_mask_threshold_refuses_class_numbers(tmp_path):
+    (tmp_path / "masks" / "cell").mkdir(parents=True)
+    numbers = np.kron(np.array([[0, 1], [2, 3]], np.uint8), np.ones((8, 8), np.uint8))
+    path = save(tmp_path / "masks" / "cell" / "m.png", numbers)
+    with pytest.raises(BadSampleError, match=r"--data\.instance-masks instead of --data\.mask-threshold"):
+        read_mask(path, threshold=0.5)
+    flags = r"--data\.index-map 'masks/cell/\{id\}\.png' --data\.index-values class1=1 class2=2 class3=3 if"
+    with pytest.raises(BadSampleError, match=flags):
+        read_mask(path)
 
 
 def test_many_gray_levels_are_counted_not_listed(tmp_path):

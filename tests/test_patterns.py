@@ -196,3 +196,6 @@ def test_disk_cache_of_several_files_is_stale_when_one_is_added_or_changed(tmp_p
     with pytest.raises(InputError, match=r"is stale: .*masks/cell/a/2\.png"):
         cached()
     assert cached(instance_masks=True)[0].mask[3, 4] == 0  # another cache: the same files may mean something else
+    Image.fromarray(second // 2).save(tmp_path / "masks/cell/a/2.png")
+    assert cached(mask_threshold=0.4)[0].mask[3, 4] == 255
+    assert cached(mask_threshold=0.5)[0].mask[3, 4] == 0

@@ -52,9 +52,10 @@ def audit(args: Sequence[str]) -> None:
     if options.page:
         page.parent.mkdir(parents=True, exist_ok=True)  # an error before the work instead of after it
     findings = look_through(options.data, Display())
-    for line in overview(findings.audit, findings.splits):
-        print(line)
-    Console(width=110).print(_table(findings))
+    if findings.audit.ids:
+        for line in overview(findings.audit, findings.splits):
+            print(line)
+        Console(width=110).print(_table(findings))
     for line in findings.remarks:
         print(line)
     if options.page:

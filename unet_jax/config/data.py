@@ -84,6 +84,9 @@ class DataConfig:
     mask_orientation: Literal["auto", "shown", "stored"] = setting("auto", adjustable=True)
     """Pixels that masks were drawn on, where an image is shown turned (EXIF) and its masks carry no orientation.
     shown: those that viewers show. stored: those in the file. auto: what sizes tell, else an error."""
+    mask_threshold: float = setting(0.0, not_with=("index_map", "soft_masks", "instance_masks"))
+    """Share of white from which a pixel of a mask file is inside, for masks that are JPEG files or blurred: 0.5.
+    0: gray levels are an error."""
     soft_masks: bool = setting(False, not_with=("index_map",))
     """Accept gray levels between black and white in mask files as partial membership of a class."""
     instance_masks: bool = setting(False, not_with=("index_map", "soft_masks"))
@@ -115,6 +118,7 @@ class DataConfig:
             object.__setattr__(self, "image_size", self.height_and_width[0])
         require(0.0 < self.scale <= 100.0, "data.scale", self.scale, "above 0 and at most 100")
         require_fraction("data.crop_foreground", self.crop_foreground)
+        require_fraction("data.mask_threshold", self.mask_threshold)
         require(0.0 < self.val_fraction < 1.0, "data.val_fraction", self.val_fraction, "between 0 and 1")
         require(self.num_threads >= 0, "data.num_threads", self.num_threads, "at least 0")
         require(self.num_workers >= 0, "data.num_workers", self.num_workers, "at least 0")

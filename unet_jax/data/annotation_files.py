@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from unet_jax._types import InputError
-from unet_jax.data.listing import is_read, printable
+from unet_jax.data.listing import ANNOTATION_SUFFIXES, is_read, printable
 
 FORMATS = {
     "coco": "COCO",
@@ -25,9 +25,6 @@ FORMATS = {
 """Name of each format on the command line, and what people call it."""
 
 ONE_FILE_PER_IMAGE = ("labelme", "qupath", "yolo")
-ENDINGS = (".json", ".geojson", ".csv", ".txt")
-"""Endings of annotation files."""
-
 CLASS_LISTS = ("classes.txt", "obj.names", "labels.txt", "names.txt")
 """Files in which YOLO's classes are listed, one a line."""
 
@@ -217,9 +214,10 @@ def _candidates(root: epath.Path) -> Iterator[epath.Path]:
                 entries = sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=lambda p: p.name)
             except OSError:
                 continue
-            by_ending = {ending: [p for p in entries if p.suffix.lower() == ending] for ending in ENDINGS}
+            by_ending = {ending: [p for p in entries if p.suffix.lower() == ending] for ending in ANNOTATION_SUFFIXES}
             for files in by_ending.values():
                 yield from (file for file in files[:_MOST_FILES] if not file.is_dir())
             if depth < 2:
-                below += [p for p in entries if not is_read(p.name) and p.suffix.lower() not in ENDINGS and p.is_dir()]
+                others = (p for p in entries if not is_read(p.name) and p.suffix.lower() not in ANNOTATION_SUFFIXES)
+                below += [p for p in others if p.is_dir()]
         folders = below

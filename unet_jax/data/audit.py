@@ -235,9 +235,11 @@ def problems_of(audit: Audit, *, skip_bad: bool) -> list[str]:
     num_images = len(audit.ids)
     problems = []
     if audit.bad and not skip_bad:
+        skip = "leave the samples out with --data.on-bad-sample skip"
+        others = skip if num_images else "use the flags that are named"
         problems.append(
             f"{len(audit.bad)} of {num_images + len(audit.bad)} samples cannot be used:\n  {first_ten(audit.bad)}\n"
-            f"Correct these files, or leave the samples out with --data.on-bad-sample skip."
+            f"Correct these files, or {others}."
         )
     if not audit.ids:
         return problems or ["no sample can be used:\n  " + first_ten(audit.bad)]

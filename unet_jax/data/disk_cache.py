@@ -164,6 +164,7 @@ def _settings(source: FileSource, config: DataConfig) -> dict[str, Any]:
         "mask_reader": _MASK_READER,
         **json.loads(json.dumps(pixels)),
         **({"instance_masks": True} if layout.has_objects else {}),
+        **({"mask_threshold": layout.mask_threshold} if layout.mask_threshold else {}),
         **({"mask_orientation": "stored"} if layout.mask_orientation == "stored" else {}),
         **(_ignored_settings(layout) if layout.has_ignored else {}),
     }

@@ -6,12 +6,15 @@ from unet_jax._types import InputError
 from unet_jax.config import DataConfig
 from unet_jax.data.annotation_files import find_annotations
 from unet_jax.data.ignored import with_ignored
+from unet_jax.data.layout_hints import joining_flags
 from unet_jax.data.listing import (
+    alike_hint,
     check_name,
     count_endings,
     files_by_image,
     hint_after,
     list_by_id,
+    plain_ids,
     printable,
     subfolder,
 )
@@ -87,19 +90,26 @@ def _join_folder(root: epath.Path, config: DataConfig, split: str) -> Layout:
     images_root, masks_root = (subfolder(root, name) for name in ("images", "masks"))
     for folder in (images_root, masks_root):
         if not folder.is_dir():
-            hint = find_annotations(root)
-            expected = (
-                f"Expected {root}/images/ID.ext and {root}/masks/CLASS/ID.ext; for files that lie elsewhere see "
-                f"--data.image-pattern, --data.mask-patterns and --data.index-map"
+            hint = (
+                find_annotations(root)
+                or _flags(root, config, split)
+                or (
+                    f"Expected {root}/images/ID.ext and {root}/masks/CLASS/ID.ext; for files that lie elsewhere see "
+                    f"--data.image-pattern, --data.mask-patterns and --data.index-map"
+                )
             )
-            raise InputError(f"{folder}: there is no such folder. {hint or expected}.")
+            raise InputError(f"{folder}: there is no such folder. {hint}.")
     class_paths = [p for p in masks_root.iterdir() if p.is_dir() and not p.name.startswith(".")]
     for path in class_paths:
         check_name(path)
     class_folders = sorted(path.name for path in class_paths)
     class_names = config.classes or tuple(class_folders)
     if not class_names:
-        raise InputError(f"{masks_root}: has no class folders. Put each class's masks into {masks_root}/CLASS/.")
+        flags = _flags(root, config, split)
+        raise InputError(
+            f"{masks_root}: has no class folders. Put each class's masks into {masks_root}/CLASS/."
+            f"{f' Or leave them where they are. {flags}.' if flags else ''}"
+        )
     for name in class_names:
         if name not in class_folders:
             raise InputError(
@@ -107,15 +117,18 @@ def _join_folder(root: epath.Path, config: DataConfig, split: str) -> Layout:
             )
     images = list_by_id(images_root)
     masks = [files_by_image(list_by_id(masks_root / name), images.files) for name in class_names]
+    alone = sorted(id_ for id_ in images.files if any(id_ not in listing.files for listing in masks))
+    plain, *plain_of_class = map(plain_ids, (alone, *(sorted(m.files.keys() - images.files.keys()) for m in masks)))
     records, bad = [], []
     for id_, image in images.files.items():
         paths, missing = [], []
-        for name, listing in zip(class_names, masks, strict=True):
+        for name, listing, alike in zip(class_names, masks, plain_of_class, strict=True):
             paths.append(listing.files.get(id_, ()))
             # A file that is there but not read never means an empty mask.
             if id_ not in listing.files and (config.missing_masks == "error" or id_ in listing.unread):
                 missing.append(
-                    f"{masks_root / name / id_}.* is missing (the image is {image}){hint_after(listing.unread, id_)}"
+                    f"{masks_root / name / id_}.* is missing (the image is {image})"
+                    f"{hint_after(listing.unread, id_) or alike_hint(alike, id_)}"
                 )
         if missing:
             bad.append("; ".join(missing))
@@ -123,10 +136,22 @@ def _join_folder(root: epath.Path, config: DataConfig, split: str) -> Layout:
             records.append(Record(id_, (image,), tuple(paths), split))
     for listing in masks:
         bad.extend(
-            f"{paths[0]}: there is no image of this id in {images_root}{hint_after(images.unread, id_)}"
+            f"{paths[0]}: there is no image of this id in {images_root}"
+            f"{hint_after(images.unread, id_) or alike_hint(plain, id_)}"
             for id_, paths in listing.files.items()
             if id_ not in images.files
         )
     unread = [path for listing in (images, *masks) for paths in listing.unread.values() for path in paths]
-    layout = checked_layout(records, class_names, config, bad=bad, unread=count_endings(unread))
+    hint = "" if records else _flags(root, config, split)
+    layout = checked_layout(records, class_names, config, bad=bad, unread=count_endings(unread), hint=hint)
     return with_ignored(layout, subfolder(root, "ignore"), class_folders, config)
+
+
+def _flags(root: epath.Path, config: DataConfig, split: str) -> str:
+    """Return a sentence on another root, or flags, with which the files would be joined; empty if none was found."""
+    if split:  # patterns know nothing of the folders of splits
+        return ""
+    above = root.parent
+    if root.name.lower() in ("images", "masks") and all(subfolder(above, n).is_dir() for n in ("images", "masks")):
+        return f"Use --data.root {above}"
+    return joining_flags(root, config)

@@ -22,7 +22,8 @@ def find_layout(config: DataConfig) -> Layout:
     for part in (root, *root.parents):
         check_name(part)
     if not root.is_dir():
-        raise InputError(f"{root}: is not a folder. --data.root must name one with images/ and masks/CLASS/.")
+        unpack = " Unpack it first." if root.name.lower().endswith((".zip", ".tar", ".gz", ".7z", ".rar")) else ""
+        raise InputError(f"{root}: is not a folder.{unpack} --data.root must name one with images/ and masks/CLASS/.")
     if config.index_map:
         return index_map_layout(root, config)
     if config.mask_patterns:

@@ -18,6 +18,9 @@ IMAGE_SUFFIXES = (
 )
 """Endings of the files that are read as images or masks."""
 
+ANNOTATION_SUFFIXES = (".json", ".geojson", ".csv", ".txt")
+"""Endings of annotation files."""
+
 
 class Listing(NamedTuple):
     """Files below a folder by id: their path relative to the folder, without the ending."""
@@ -240,12 +243,39 @@ def unread_hint(unread: Iterable[epath.Path]) -> str:
 
     Example:
       >>> unread_hint([epath.Path("images/im003.xyz")])
-      'im003.xyz is there, but .xyz is not read'
+      'im003.xyz is there, but .xyz is not read: convert it to TIFF or PNG'
     """
     for path in unread:
         ending = stem_and_ending(path.name)[1]
-        return f"{printable(path.name)} is there, but {printable(ending) or 'a file without ending'} is not read"
+        remedy = "try unet-jax import-masks" if ending in ANNOTATION_SUFFIXES else "convert it to TIFF or PNG"
+        is_not_read = f"{printable(ending) or 'a file without ending'} is not read: {remedy}"
+        return f"{printable(path.name)} is there, but {is_not_read}"
     return ""
+
+
+def plain_ids(ids: Iterable[str]) -> dict[str, str]:
+    """Return ids by what is left of them without capital letters and leading zeros.
+
+    Example:
+      >>> plain_ids(["A007", "b_10"])
+      {'a7': 'A007', 'b_10': 'b_10'}
+    """
+    return {_plain(id_): id_ for id_ in ids}
+
+
+def _plain(id_: str) -> str:
+    return re.sub(r"0+(?=\d)", "", id_.casefold())
+
+
+def alike_hint(plain: Mapping[str, str], id_: str) -> str:
+    """Say, after a semicolon, that there is a file whose name differs in capital letters or zeros only; else empty.
+
+    Example:
+      >>> alike_hint(plain_ids(["a7"]), "A007"), alike_hint(plain_ids(["a7"]), "a8")
+      ("; 'a7' is there, but names must be equal: rename it", '')
+    """
+    alike = plain.get(_plain(id_), id_)
+    return f"; {printable(alike)!r} is there, but names must be equal: rename it" if alike != id_ else ""
 
 
 def hint_after(unread: Mapping[str, Iterable[epath.Path]], id_: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from etils import epath
 
 from unet_jax._types import InputError
-from unet_jax.data.listing import check_name, normal_id
+from unet_jax.data.listing import check_name, normal_id, printable
 
 Matches = dict[epath.Path, tuple[str, ...]]
 """Files with the ids that they may have, longest first. There are several only where {id} and * share a name."""
@@ -37,7 +37,9 @@ def match_files(root: epath.Path, pattern: str, field: str) -> Matches:
         check_name(path)
         files.setdefault(path, []).append(id_)
     if not files:
-        raise InputError(f"{folder}: no file matches {'/'.join(parts[num_fixed:])!r} ({field}).")
+        names = sorted(printable(path.name) for path in folder.iterdir() if not path.name.startswith("."))
+        there = f"there are {len(names)} names, such as {names[0]!r}" if names else "the folder is empty"
+        raise InputError(f"{folder}: no file matches {'/'.join(parts[num_fixed:])!r} ({field}); {there}.")
     return {path: tuple(sorted(files[path], key=len, reverse=True)) for path in sorted(files)}
 
 

@@ -64,6 +64,7 @@ class Layout:
     has_colors: bool = False  # the index values are colours, red * 65536 + green * 256 + blue
     ignore_values: Values = ()  # values of the index map that mean that a pixel was not annotated
     has_objects: bool = False  # the values in mask files are numbers of objects
+    mask_threshold: float = 0.0  # share of white from which a pixel of a mask file is inside; 0: none between
     mask_orientation: MaskOrientation = "shown"  # pixels that masks were drawn on, where an image is shown turned
     channel_names: tuple[str, ...] = ()  # names of the channels, if each is in a file of its own
     missing_is_unknown: bool = False  # a class without a file was not annotated in that image
@@ -78,9 +79,35 @@ class Layout:
 
 
 def first_ten(reasons: Sequence[str]) -> str:
-    """Join the first ten reasons, one a line, and the number of the others."""
-    more = f"\n  and {len(reasons) - 10} more" if len(reasons) > 10 else ""
-    return "\n  ".join(reasons[:10]) + more
+    """Join the first ten reasons, one a line, and the number of the others. A remedy is said once.
+
+    Example:
+      >>> print(first_ten(["a.png: is cut off. Replace it.", "b.png: is cut off. Replace it."]))
+      a.png: is cut off. Replace it.
+        b.png: is cut off.
+    """
+    lines, said = [], set()
+    for reason in reasons[:10]:
+        fact, _, remedy = reason.rpartition(". ")
+        is_known = remedy in said and ": " not in remedy  # what names a file is no remedy
+        lines.append(f"{fact}." if is_known else reason)
+        said.add(remedy)
+    more = [f"and {len(reasons) - 10} more"] if len(reasons) > 10 else []
+    return "\n  ".join(lines + more)
+
+
+def unmatched(bad: Sequence[str]) -> str:
+    """Return a text on files without a partner, and what may be done.
+
+    Args:
+      bad: one reason per sample that lacks a file.
+    """
+    count = "1 file has" if len(bad) == 1 else f"{len(bad)} files have"
+    return (
+        f"{count} no matching image or mask:\n  {first_ten(bad)}\n"
+        f"Add or remove files; or use --data.missing-masks empty (an image without a mask file has no object) or "
+        f"unknown (nobody annotated it); or --data.on-bad-sample skip (leave these out)."
+    )
 
 
 def checked_layout(
@@ -90,6 +117,7 @@ def checked_layout(
     *,
     bad: list[str],
     unread: Iterable[tuple[str, int]] = (),
+    hint: str = "",
 ) -> Layout:
     """Return the layout of these records; raise InputError if it cannot be used.
 
@@ -99,14 +127,10 @@ def checked_layout(
       config: settings of the data set.
       bad: one reason per sample that lacks a file.
       unread: endings that are not read, each with a number of files; an ending may occur again.
+      hint: sentence, without a full stop, that the message ends with if no sample was found.
     """
     if bad and config.on_bad_sample == "error":
-        shown = first_ten(bad)
-        raise InputError(
-            f"{config.root}: {len(bad)} files have no matching image or mask:\n  {shown}\n"
-            f"Add or remove files; or use --data.missing-masks empty (no mask file means no object) or "
-            f"unknown (nobody annotated it); or --data.on-bad-sample skip (leave these out)."
-        )
+        raise InputError(f"{config.root}: {unmatched(bad)}{f' {hint}.' if hint else ''}")
     endings: collections.Counter[str] = collections.Counter()
     for ending, count in unread:
         endings[ending] += count
@@ -116,6 +140,7 @@ def checked_layout(
         why = f"All {len(bad)} are bad, the first: {bad[0]}." if bad else f"Images end in {', '.join(IMAGE_SUFFIXES)}."
         if endings:
             why += f" Files of other endings: {describe_endings(endings.most_common())}."
+        why += f" {hint}." if hint else ""
         raise InputError(f"{config.root}: no sample was found. {why}")
     ids: dict[str, Record] = {}
     for record in records:
@@ -131,6 +156,7 @@ def checked_layout(
         bad=tuple(bad),
         unread=tuple(endings.most_common()),
         has_objects=config.instance_masks,
+        mask_threshold=config.mask_threshold,
         mask_orientation=config.mask_orientation,
         missing_is_unknown=config.missing_masks == "unknown",
     )

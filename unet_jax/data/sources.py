@@ -105,7 +105,8 @@ class FileSource:
         """Read the mask of one class, `[h w]` uint8: the union of its files; without any it is empty."""
         union = None
         for path in paths:
-            plane = read_mask(path, soft=self._soft, instances=self._layout.has_objects)
+            layout = self._layout
+            plane = read_mask(path, soft=self._soft, instances=layout.has_objects, threshold=layout.mask_threshold)
             plane = placed(plane, path, image, self._layout.mask_orientation)
             union = plane if union is None else np.maximum(union, plane, out=union)
         return np.zeros(image.size, np.uint8) if union is None else union

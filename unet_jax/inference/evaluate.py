@@ -76,7 +76,7 @@ def select_records(run: Trained, data: DataConfig, split: str | None) -> tuple[s
 
 _TRUTH = (
     *("image_pattern", "image_patterns", "mask_patterns", "image_key", "index_map", "index_values", "index_colors"),
-    *("ignore_values", "missing_masks", "mask_orientation", "soft_masks", "instance_masks"),
+    *("ignore_values", "missing_masks", "mask_orientation", "mask_threshold", "soft_masks", "instance_masks"),
 )
 """Settings of the data set that decide what the true masks are."""
 

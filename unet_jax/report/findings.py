@@ -13,7 +13,7 @@ from unet_jax.data.fit import fit_of
 from unet_jax.data.images.format import ImageFormat
 from unet_jax.data.images.intensity import FoundFormat, find_format
 from unet_jax.data.layout import find_layout
-from unet_jax.data.records import Layout, first_ten
+from unet_jax.data.records import Layout, unmatched
 from unet_jax.data.sample_facts import SampleFacts
 from unet_jax.data.sources import FileSource
 from unet_jax.data.splits import assign_splits, empty_split
@@ -71,11 +71,7 @@ def look_through(config: DataConfig, display: Display) -> Findings:
     skip_bad = config.on_bad_sample == "skip"
     problems = []
     if layout.bad and not skip_bad:
-        problems.append(
-            f"{len(layout.bad)} files have no matching image or mask:\n  {first_ten(layout.bad)}\n"
-            f"Add or remove files; or use --data.missing-masks empty (no mask file means no object) or "
-            f"--data.on-bad-sample skip (leave these out)."
-        )
+        problems.append(unmatched(layout.bad))
     splits = assign_splits(layout, config)
     problems += [reason for reason in (empty_split(splits, name, config) for name in ("train", "val")) if reason]
     found = FoundFormat(ImageFormat(), "", ())

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 from etils import epath
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from unet_jax.data.masks.content import MaskFile, is_inverting, largest, native
 from unet_jax.data.masks.tiff import read_tiff_mask
@@ -45,6 +45,8 @@ def _read(path: epath.Path, data: bytes) -> MaskFile:
         file = read_tiff_mask(path, data) if data[:4] in _TIFF_STARTS else _as_shown(_picture(path, data), data)
     except (BadSampleError, MemoryError):
         raise
+    except UnidentifiedImageError as error:
+        raise BadSampleError(f"{path}: is no image of a known format ({len(data)} bytes). Replace it.") from error
     except Exception as error:  # decoders raise errors of many types for damaged files
         raise BadSampleError(f"{path}: is not a readable image ({error}; {len(data)} bytes). Replace it.") from error
     if file.palette is not None and is_inverting(file.palette):

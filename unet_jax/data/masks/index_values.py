@@ -1,9 +1,13 @@
 """Class numbers and colours of index maps, as `data.index_values` and `data.index_colors` name them."""
 
 import re
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Sequence
+
+from etils import epath
 
 from unet_jax._types import InputError
+from unet_jax.data.listing import stem_and_ending
 
 Values = tuple[range, ...]
 """Numbers of a class, as ranges. A colour is the number red * 65536 + green * 256 + blue."""
@@ -54,6 +58,26 @@ def parse_color(text: str, field: str) -> Values:
     red, green, blue = map(int, parts)
     number = red << 16 | green << 8 | blue
     return (range(number, number + 1),)
+
+
+def index_flags(path: epath.Path, setting: str, values: Sequence[str]) -> str:
+    """Return flags that read files like this one as an index map, for messages about a file that is no mask.
+
+    Args:
+      path: the file; the flags name its folder if that is masks/CLASS/.
+      setting: "index-values" or "index-colors".
+      values: class numbers or colours in it, of which up to four are named.
+
+    Example:
+      >>> print(index_flags(epath.Path("DATA/masks/cell/a.tif"), "index-values", ["1", "2"]))
+      --data.index-map 'masks/cell/{id}.tif' --data.index-values class1=1 class2=2
+    """
+    folder, ending = path.parent, path.name[len(stem_and_ending(path.name)[0]) :]
+    is_known = folder.parent.name.lower() == "masks"
+    pattern = f"{folder.parent.name}/{folder.name}/{{id}}{ending}" if is_known else "masks/CLASS/{id}.png"
+    classes = [f"class{k}={value}" for k, value in enumerate(values[:4], 1)]
+    more = f" (and so on: {len(values)} in all)" if len(values) > 4 else ""
+    return f"--data.index-map {shlex.quote(pattern)} --data.{setting} {' '.join(classes)}{more}"
 
 
 def is_in(value: int, ranges: Iterable[range]) -> bool:

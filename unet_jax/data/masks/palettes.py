@@ -4,6 +4,7 @@ import numpy as np
 from etils import epath
 
 from unet_jax.data.masks.content import MaskFile
+from unet_jax.data.masks.index_values import index_flags
 from unet_jax.data.masks.large_arrays import look_up, values_of
 from unet_jax.data.pixels import BadSampleError
 
@@ -78,17 +79,22 @@ def inside_by_colors(path: epath.Path, file: MaskFile) -> np.ndarray:
         return look_up(table, file.values)
     distinct = sorted(set(colors.values()))
     shown = ", ".join(map(str, distinct[:5])) + (f" and {len(distinct) - 5} more" if len(distinct) > 5 else "")
-    example = next((color for color in inside if color != (255, 255, 255)), inside[0] if inside else _BLACK)
-    name = f"--data.index-map 'masks/CLASS/{{id}}.png' --data.index-colors CLASS={','.join(map(str, example))}"
     if is_told:
         raise BadSampleError(
             f"{path}: has a palette with {len(inside)} colours inside ({shown}), but a mask has one. Name the class of "
-            f"each colour ({name} ...), or use --data.instance-masks if each colour is an object of one class."
+            f"each colour ({index_flags(path, 'index-colors', [_text(color) for color in inside])}), or use "
+            f"--data.instance-masks if each colour is an object of one class."
         )
+    example = next((color for color in inside if color != (255, 255, 255)), inside[0] if inside else _BLACK)
     raise BadSampleError(
         f"{path}: has a palette with the colours {shown}, so that inside and outside cannot be told apart. Make the "
-        f"outside black, or name what each colour is ({name} outside=R,G,B --data.classes CLASS)."
+        f"outside black, or name what each colour is ({index_flags(path, 'index-colors', [_text(example)])} "
+        f"outside=R,G,B --data.classes class1)."
     )
+
+
+def _text(color: tuple[int, ...]) -> str:
+    return ",".join(map(str, color))
 
 
 def disagreeing_index(file: MaskFile) -> int | None:

@@ -7,13 +7,16 @@ from etils import epath
 
 from unet_jax.data.masks.content import MaskFile
 from unet_jax.data.masks.files import read_mask_file
+from unet_jax.data.masks.index_values import color_text, index_flags
 from unet_jax.data.masks.large_arrays import look_up, values_of
 from unet_jax.data.masks.object_numbers import look_like_counts
 from unet_jax.data.masks.palettes import disagreeing_index, inside_by_colors, is_gray, means_gray_levels, palette_alpha
 from unet_jax.data.pixels import BadSampleError
 
+_MANY = 12  # gray levels or colours above which a file is hardly a map of classes
 
-def read_mask(path: epath.Path, *, soft: bool = False, instances: bool = False) -> np.ndarray:
+
+def read_mask(path: epath.Path, *, soft: bool = False, instances: bool = False, threshold: float = 0.0) -> np.ndarray:
     """Read the mask of one class.
 
     Inside is the largest number of the file's depth (255 or 65535), 255 in a deeper file, or 1 in a file without larger
@@ -23,6 +26,7 @@ def read_mask(path: epath.Path, *, soft: bool = False, instances: bool = False) 
       path: mask file.
       soft: accept gray levels between black and white as partial membership.
       instances: the numbers are those of objects: 0 is outside, all others are inside.
+      threshold: share of white from which a gray level is inside; 0: gray levels are refused, or partial membership.
 
     Returns:
       `[h w]` uint8: 0 is outside, 255 is inside, and values between are partial membership.
@@ -33,6 +37,16 @@ def read_mask(path: epath.Path, *, soft: bool = False, instances: bool = False) 
     file = read_mask_file(path)
     if instances:
         return _inside(_objects(path, file) != 0)
+    if not threshold:
+        return _membership(path, file, soft=soft)
+    plane = _membership(path, file, soft=True, setting="--data.mask-threshold", may_be_counts=not file.is_lossy)
+    return _inside(plane >= 255.0 * threshold)
+
+
+def _membership(
+    path: epath.Path, file: MaskFile, *, soft: bool, setting: str = "--data.soft-masks", may_be_counts: bool = True
+) -> np.ndarray:
+    """Return how far each pixel is inside, `[h w]` uint8; where `setting` asks for gray levels, counts are refused."""
     if file.palette is not None and not means_gray_levels(file, soft=soft):
         return _inside(inside_by_colors(path, file))
     levels, full = _levels(path, file)
@@ -47,13 +61,13 @@ def read_mask(path: epath.Path, *, soft: bool = False, instances: bool = False) 
         if set(values) <= {0, white}:
             return _inside(levels == white)
     if not soft or values[0] < 0 or values[-1] > min(full, 65535):
-        _refuse_levels(path, values, full)
+        _refuse_levels(path, values, full, is_lossy=file.is_lossy)
     white = 255 if values[-1] <= 255 <= full else min(full, 65535)  # a deeper file may hold an 8-bit mask
-    if look_like_counts(levels, values, white):
+    if may_be_counts and look_like_counts(levels, values, white):
         raise BadSampleError(
             f"{path}: has the values {_shown(values)}, which look like numbers of objects or classes, not like gray "
-            f"levels. Use --data.instance-masks instead of --data.soft-masks if they number objects, --data.index-map "
-            f"if they are class numbers, or save the soft mask with 16 bits, 0 to 65535."
+            f"levels. Use --data.instance-masks instead of {setting} if they number objects, --data.index-map if they "
+            f"are class numbers, or save the soft mask with 16 bits, 0 to 65535."
         )
     return levels.astype(np.uint8) if white == 255 else np.round(levels / (white / 255.0)).astype(np.uint8)
 
@@ -116,15 +130,25 @@ def _shown(values: list[int]) -> str:
     return ", ".join(str(v) for v in values[:5]) + (f" and {len(values) - 5} more" if len(values) > 5 else "")
 
 
-def _refuse_levels(path: epath.Path, values: list[int], full: int) -> NoReturn:
+def _refuse_levels(path: epath.Path, values: list[int], full: int, *, is_lossy: bool) -> NoReturn:
     """Raise BadSampleError for values that are neither inside nor outside."""
     strange = [v for v in values if v not in (0, full)]
+    found = f"{path}: has the gray level{'s' if len(strange) > 1 else ''} {_shown(strange)}"
+    if is_lossy:
+        raise BadSampleError(
+            f"{found}, which JPEG makes, but a mask must be 0 and 255. Use --data.mask-threshold 0.5 (what is lighter "
+            f"than half is inside), or save it again as PNG from the program that drew it."
+        )
     raise BadSampleError(
-        f"{path}: has the gray level{'s' if len(strange) > 1 else ''} {_shown(strange)}, but a mask must be 0 and 255 "
-        f"(or 0 and 1). Save it again without blur or JPEG, use --data.soft-masks if partial membership is meant, "
-        f"--data.instance-masks if the values number objects from 1 to N, or --data.index-map if the values are class "
-        f"numbers."
+        f"{found}, but a mask must be 0 and 255 (or 0 and 1). Use --data.mask-threshold 0.5 if what is lighter than "
+        f"half is inside (blurred masks), --data.soft-masks if partial membership is meant, --data.instance-masks if "
+        f"the values number objects from 1 to N, or {_as_classes(path, strange)} if they are class numbers."
     )
+
+
+def _as_classes(path: epath.Path, values: list[int]) -> str:
+    """Return the flags that read values as class numbers."""
+    return index_flags(path, "index-values", list(map(str, values))) if len(values) <= _MANY else "--data.index-map"
 
 
 def _fractions(path: epath.Path, levels: np.ndarray, *, soft: bool) -> np.ndarray:
@@ -159,12 +183,20 @@ def _one_channel(path: epath.Path, values: np.ndarray) -> np.ndarray:
     if differs.any():
         y, x = np.argwhere(differs)[0]
         color = tuple(int(v) for v in values[y, x])
+        colors = _colors(values)
+        is_coded = len(colors) <= _MANY
+        classes = f", or name the class of each colour: {index_flags(path, 'index-colors', colors)}"
         raise BadSampleError(
             f"{path}: is a colour image (row {y}, column {x} is {color}), but a mask has one gray channel. Save one "
-            f"gray file per class, or name the class of each colour: --data.index-map 'masks/CLASS/{{id}}.png' "
-            f"--data.index-colors CLASS={','.join(map(str, color))} ..."
+            f"gray file per class{classes if is_coded else f'; with {len(colors)} colours it may be a photo'}."
         )
     return values[..., 0]
+
+
+def _colors(values: np.ndarray) -> list[str]:
+    """Return the colours of an image that are not black, as `data.index_colors` names them."""
+    packed = (values if values.max() <= 255 else values // 257).astype(np.int64) @ np.array([65536, 256, 1])
+    return [color_text(value) for value in values_of(packed) if value]
 
 
 def _is_whole(values: np.ndarray) -> np.ndarray:

@@ -10,13 +10,12 @@ from etils import epath
 from unet_jax._types import InputError
 from unet_jax.data.annotation_files import (
     CLASS_LISTS,
-    ENDINGS,
     FORMATS,
     ONE_FILE_PER_IMAGE,
     format_of,
     load_annotations,
 )
-from unet_jax.data.listing import check_name, printable, walk
+from unet_jax.data.listing import ANNOTATION_SUFFIXES, check_name, printable, walk
 from unet_jax.interop.annotations.coco import read_coco
 from unet_jax.interop.annotations.json_values import shown
 from unet_jax.interop.annotations.kaggle import read_kaggle
@@ -99,15 +98,15 @@ def read_annotations(paths: Sequence[Path], format_name: str | None, options: Re
 def _files(path: Path) -> Iterator[Path]:
     """Yield the files that may hold annotations."""
     if path.is_dir() or (path.suffix.lower() in _YAML and path.is_file()):
-        endings = (".txt",) if path.is_file() else ENDINGS
+        endings = (".txt",) if path.is_file() else ANNOTATION_SUFFIXES
         folder = path.parent if path.is_file() else path
         yield from (Path(file) for file, _ in walk(epath.Path(folder)) if file.suffix.lower() in endings)
     elif not path.exists():
         raise InputError(f"{printable(str(path))}: there is no such file or folder.")
-    elif path.suffix.lower() not in ENDINGS:
+    elif path.suffix.lower() not in ANNOTATION_SUFFIXES:
         raise InputError(
             f"{printable(str(path))}: ends in {path.suffix or 'nothing'}, but annotations are read from "
-            f"{', '.join(ENDINGS)}. Export them as one of {', '.join(FORMATS.values())}."
+            f"{', '.join(ANNOTATION_SUFFIXES)}. Export them as one of {', '.join(FORMATS.values())}."
         )
     else:
         yield path
