@@ -829,6 +829,10 @@ def test_runs_as_jobs_of_a_cluster(done, tmp_path, monkeypatch):
     shutil.copytree(done[0].run_path(FOCAL, 0), study.run_path(FOCAL, 0))
     run()
     assert trained[4:] == ["costs"] and all_files(study) == all_files(done[0])
+    shutil.copy(epath.Path(done[0].out) / "cost.csv", study.out)
+    shutil.copytree(epath.Path(done[0].out) / "pictures", epath.Path(study.out) / "pictures", dirs_exist_ok=True)
+    run()
+    assert trained[5:] == [] and "3 jobs" in (submitted := text.getvalue()) and submitted.count("submitted") == 3
     with pytest.raises(InputError, match=r"--slurm: .*partitio"):
         launch.Cluster(study, quiet(), {"slurm_partitio": "gpu"}, cluster="debug")
     with pytest.raises(InputError, match=r"--launcher slurm cannot be used here: .*srun"):

@@ -1,9 +1,11 @@
-"""Folds of a data set for cross-validation: each image is in val once."""
+"""Folds of a data set for cross-validation: each image is in val once, or in test once."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from unet_jax._types import InputError
-from unet_jax.data.splits import hashed_fraction
+from unet_jax.config import DataConfig
+from unet_jax.data.splits import hashed_fraction, hashed_split
 
 
 def make_folds(groups: Mapping[str, str], num_folds: int, seed: int) -> list[list[str]]:
@@ -50,3 +52,32 @@ def fold_rows(folds: Sequence[Sequence[str]], number: int, test: Sequence[str]) 
     """
     rows = [(id_, "val" if i == number else "train") for i, fold in enumerate(folds) for id_ in fold]
     return sorted([*rows, *((id_, "test") for id_ in test)])
+
+
+def held_out_rows(folds: Sequence[Sequence[str]], number: int, config: DataConfig, seed: int) -> list[tuple[str, str]]:
+    """Return id and split of every image where one fold is held out as test, and the others are train and val.
+
+    The val images choose the checkpoint, so they cannot be those that are scored. They are the part data.val_fraction
+    of the other folds. Which ones depends on the seed and the fold, so that no image is val in all of them. With
+    data.validate_on_train, all of the others are train.
+
+    Args:
+      folds: ids of each fold, from `make_folds`.
+      number: fold that is held out.
+      config: settings of the data set.
+      seed: seed of the folds.
+
+    Raises:
+      InputError: the other folds are one group, so that no val can be split off.
+
+    Example:
+      >>> held_out_rows([["a"], ["b", "c"]], 0, DataConfig(), seed=0)
+      [('a', 'test'), ('b', 'val'), ('c', 'train')]
+    """
+    others = sorted(id_ for i, fold in enumerate(folds) if i != number for id_ in fold)
+    rows = [(id_, "test") for id_ in folds[number]]
+    if config.validate_on_train:
+        return sorted([*rows, *((id_, "train") for id_ in others)])
+    own_seed = config.split_seed + 1 + seed * len(folds) + number
+    train, val = hashed_split(others, dataclasses.replace(config, split_seed=own_seed))
+    return sorted([*rows, *((id_, "train") for id_ in train), *((id_, "val") for id_ in val)])

@@ -101,7 +101,7 @@ def assign_splits(layout: Layout, config: DataConfig) -> dict[str, list[str]]:
             )
         splits["val"] = list(splits["train"])
     elif splits["train"] and not splits["val"]:
-        splits["train"], splits["val"] = _hashed_split(splits["train"], config)
+        splits["train"], splits["val"] = hashed_split(splits["train"], config)
     return splits
 
 
@@ -151,7 +151,7 @@ def empty_split(splits: dict[str, list[str]], name: str, config: DataConfig) -> 
     return f"{config.root}: the split {name!r} is empty ({counts} samples). {remedy}"
 
 
-def _hashed_split(ids: list[str], config: DataConfig) -> tuple[list[str], list[str]]:
+def hashed_split(ids: list[str], config: DataConfig) -> tuple[list[str], list[str]]:
     """Divide ids into train and val by comparing the hashed fraction of each id's group with data.val_fraction.
 
     Each group is decided independently of the others, so new images do not move old ones. The exception is a part that

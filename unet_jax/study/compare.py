@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from unet_jax.metrics import statistics
 from unet_jax.metrics.scores import mean_of_known
@@ -19,13 +19,6 @@ ALPHA = 0.05
 """Significance level of corrected p-values."""
 MIN_SEEDS = 3
 """Number of seeds from which on Student's interval over seeds is narrow enough to exclude anything."""
-RULE = (
-    "A variant is called better or worse only if three conditions hold. First, the 95 % bootstrap interval of the "
-    "paired difference over images (each image averaged over seeds) excludes 0. Second, the sign-flip p-value is below "
-    "0.05 after Holm's correction for the number of variants. Third, Student's 95 % interval of the difference over "
-    "seeds (each seed averaged over images) excludes 0. In all other cases the comparison is called unclear."
-)
-"""Complete sentences for readers of the HTML page."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,17 +32,18 @@ class Comparison:
     high: float
     """Upper end of the 95 % bootstrap interval of the difference over images."""
     seed_low: float
-    """Lower end of Student's 95 % interval of the difference over seeds."""
+    """Lower end of Student's 95 % interval of the difference over seeds; with folds, of the corrected interval over all
+    folds and seeds (`fold_interval`)."""
     seed_high: float
-    """Upper end of Student's 95 % interval of the difference over seeds."""
+    """Upper end of the same interval."""
     p_value: float
     """P-value of the sign-flip permutation test over images."""
     p_holm: float
     """The same p-value after Holm's correction for the number of variants."""
     seeds_better: int
-    """Number of seeds whose mean over images is better than the reference's."""
+    """Number of seeds, or of folds and seeds, whose mean over images is better than the reference's."""
     verdict: Literal["better", "worse", "unclear"]
-    """Verdict by `RULE`."""
+    """Verdict by `rule`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +59,8 @@ class Row:
     mean: float
     """Mean over images and seeds."""
     std: float
-    """Standard deviation over seeds of the mean over images, with n - 1 in the denominator; nan for one seed."""
+    """Standard deviation over seeds, or over folds and seeds, of the mean over images, with n - 1 in the denominator;
+    nan for one."""
     comparison: Comparison | None
     """Comparison with the baseline; None for the baseline itself."""
 
@@ -82,12 +77,32 @@ class Winner:
     """Variants that cannot be distinguished from the leader."""
 
 
-def few_seeds(num_seeds: int) -> str:
-    """Say why hardly anything can be concluded from fewer than three seeds; empty for three or more."""
-    if num_seeds >= MIN_SEEDS:
+def rule(units: str) -> str:
+    """Return the rule of verdicts as complete sentences for readers of the HTML page.
+
+    Args:
+      units: "seeds" or "folds and seeds".
+    """
+    interval, each = "Student's 95 % interval of the difference over seeds", "each seed averaged over images"
+    if units != "seeds":
+        interval = f"the 95 % interval of the difference over {units}, corrected for training sets that share images,"
+        each = "each fold and seed averaged over its images"
+    return (
+        f"A variant is called better or worse only if three conditions hold. First, the 95 % bootstrap interval of the "
+        f"paired difference over images (each image averaged over seeds) excludes 0. Second, the sign-flip p-value is "
+        f"below 0.05 after Holm's correction for the number of variants. Third, {interval} ({each}) excludes 0. In all "
+        f"other cases the comparison is called unclear."
+    )
+
+
+def few_seeds(num_seeds: int, num_folds: int = 0) -> str:
+    """Say why hardly anything can be concluded from fewer than three seeds, or folds; empty for three or more."""
+    if num_seeds * max(1, num_folds) >= MIN_SEEDS:
         return ""
     number = "1 seed" if num_seeds == 1 else f"{num_seeds} seeds"
-    return f"With {number}, hardly any difference can be told from chance: give at least {MIN_SEEDS}."
+    number = f"{number} and {num_folds} folds" if num_folds else number
+    what = f" {'folds' if num_folds else ''}".rstrip()
+    return f"With {number}, hardly any difference can be told from chance: give at least {MIN_SEEDS}{what}."
 
 
 def with_mean(values: Float[np.ndarray, "*r n k"]) -> Float[np.ndarray, "*r n k1"]:
@@ -113,7 +128,35 @@ def scored_images(values: Float[np.ndarray, "*r n"]) -> Float[np.ndarray, "*r m"
       >>> scored_images(np.array([[0.5, np.nan, 0.7]])).tolist()
       [[0.5, 0.7]]
     """
-    return values[..., ~np.isnan(values).reshape(-1, values.shape[-1]).any(axis=0)]
+    return values[..., has_score(values)]
+
+
+def has_score(values: Float[np.ndarray, "*r n"]) -> Bool[np.ndarray, " n"]:
+    """Return which of n images have a score in all runs."""
+    return np.asarray(~np.isnan(values).reshape(-1, values.shape[-1]).any(axis=0))
+
+
+def run_means(
+    values: Float[np.ndarray, "s n"], folds: Int[np.ndarray, "s n"] | None
+) -> tuple[Float[np.ndarray, " j"], Int[np.ndarray, " j"]]:
+    """Return the mean over images of each run of a variant, and the number of images that it scored.
+
+    Args:
+      values: one score of s seeds and n images.
+      folds: fold that held out each image, by seed; None: each of the s runs scored all images.
+
+    Returns:
+      Means of the runs: of each seed, or of each fold of each seed.
+
+    Example:
+      >>> means, counts = run_means(np.array([[1.0, 3.0, 5.0]]), np.array([[0, 0, 1]]))
+      >>> means.tolist(), counts.tolist()
+      ([2.0, 5.0], [2, 1])
+    """
+    if folds is None:
+        return values.mean(axis=1), np.full(len(values), values.shape[1])
+    parts = [of_seed[own == f] for of_seed, own in zip(values, folds, strict=True) for f in np.unique(own)]
+    return np.array([part.mean() for part in parts]), np.array([len(part) for part in parts])
 
 
 def columns_of(class_names: Sequence[str]) -> tuple[str, ...]:
@@ -122,7 +165,12 @@ def columns_of(class_names: Sequence[str]) -> tuple[str, ...]:
 
 
 def compare(
-    values: Float[np.ndarray, "v s n"], reference: int, *, more_is_better: bool, seed: int = 0
+    values: Float[np.ndarray, "v s n"],
+    reference: int,
+    *,
+    more_is_better: bool,
+    seed: int = 0,
+    folds: Int[np.ndarray, "s n"] | None = None,
 ) -> list[Comparison | None]:
     """Compare each variant with a reference variant.
 
@@ -131,6 +179,7 @@ def compare(
       reference: index of the reference variant.
       more_is_better: True if higher scores are better.
       seed: seed of the bootstrap and of the random sign flips.
+      folds: fold that held out each image, by seed; None: there are no folds.
 
     Returns:
       One comparison for each variant, None for the reference. Holm's correction is for the v - 1 other variants.
@@ -151,12 +200,17 @@ def compare(
     result: list[Comparison | None] = [None] * len(values)
     sign = 1.0 if more_is_better else -1.0
     for j, v in enumerate(others):
-        good = sign * by_seed[j].mean(axis=1)  # [s]
+        by_run, counts = run_means(by_seed[j], folds)
+        good = sign * by_run
         verdict: Literal["better", "worse", "unclear"] = "unclear"
-        seed_low, seed_high = statistics.seed_interval(by_seed[j].mean(axis=1))
+        seed_low, seed_high = (
+            statistics.seed_interval(by_run)
+            if folds is None
+            else statistics.fold_interval(by_run, counts, values.shape[2])
+        )
         excluded = all(a > 0.0 or b < 0.0 for a, b in ((low[j], high[j]), (seed_low, seed_high)))
         if excluded and p_holm[j] < ALPHA:
-            verdict = "better" if good.mean() > 0.0 else "worse"
+            verdict = "better" if sign * differences[:, j].mean() > 0.0 else "worse"
         result[v] = Comparison(
             difference=float(differences[:, j].mean()),
             low=float(low[j]),
@@ -185,28 +239,33 @@ def summarize(names: Sequence[str], table: ScoreTable, baseline: str) -> list[Ro
     for score, more_is_better in SCORES.items():
         values = with_mean(table.values[score])
         for k, class_name in enumerate(columns_of(table.class_names)):
-            of_class = scored_images(values[..., k])
-            if not of_class.shape[-1]:
+            is_scored = has_score(values[..., k])
+            if not is_scored.any():
                 continue
-            comparisons = compare(of_class, list(names).index(baseline), more_is_better=more_is_better)
+            of_class = values[..., is_scored, k]
+            folds = None if table.folds is None else table.folds[:, is_scored]
+            reference = list(names).index(baseline)
+            comparisons = compare(of_class, reference, more_is_better=more_is_better, folds=folds)
             for v, name in enumerate(names):
-                by_seed = of_class[v].mean(axis=1)
-                std = float(by_seed.std(ddof=1)) if len(by_seed) > 1 else float("nan")
-                rows.append(Row(name, score, class_name, float(by_seed.mean()), std, comparisons[v]))
+                by_run, _ = run_means(of_class[v], folds)
+                std = float(by_run.std(ddof=1)) if len(by_run) > 1 else float("nan")
+                rows.append(Row(name, score, class_name, float(of_class[v].mean(axis=1).mean()), std, comparisons[v]))
     return rows
 
 
 def find_winner(names: Sequence[str], table: ScoreTable) -> Winner:
-    """Find the variant with the best mean of `PRIMARY`; it wins if it is better than every other one by `RULE`.
+    """Find the variant with the best mean of `PRIMARY`; it wins if it is better than every other one by `rule`.
 
     Args:
       names: names of the v variants.
       table: scores of the whole study, `[v s n k]`.
     """
     more_is_better = SCORES[PRIMARY]
-    values = scored_images(with_mean(table.values[PRIMARY])[..., -1])
+    values = with_mean(table.values[PRIMARY])[..., -1]
+    is_scored = has_score(values)
+    values, folds = values[..., is_scored], None if table.folds is None else table.folds[:, is_scored]
     means = values.mean(axis=(1, 2))
     leader = int(np.argmax(means if more_is_better else -means))
-    comparisons = compare(values, leader, more_is_better=more_is_better)
+    comparisons = compare(values, leader, more_is_better=more_is_better, folds=folds)
     rivals = tuple(names[v] for v, c in enumerate(comparisons) if c is not None and c.verdict != "worse")
     return Winner(None if rivals else names[leader], names[leader], rivals)

@@ -3,12 +3,12 @@
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
 from unet_jax._types import InputError
-from unet_jax.config import Config, LossConfig
+from unet_jax.config import Config, DataConfig, LossConfig
 from unet_jax.config.checks import require
 from unet_jax.config.dicts import replace
 from unet_jax.study.search import Space, Tune, with_loss_values
@@ -85,9 +85,28 @@ def check_folder_names(field: str, names: Sequence[str]) -> None:
     require(not repeated, field, repeated, "free of repeated names (case does not count)")
 
 
+class Unit(NamedTuple):
+    """Seed, or seed and fold, that every variant is trained with once."""
+
+    seed: int
+    """Seed of the run, which with folds also divides the images into them."""
+    fold: int | None = None
+    """Number of the fold that is held out; None if the study has no folds."""
+
+    @property
+    def name(self) -> str:
+        """Text for people, such as "seed 0" or "seed 0 fold 2"."""
+        return f"seed {self.seed}" if self.fold is None else f"seed {self.seed} fold {self.fold}"
+
+    @property
+    def folder(self) -> str:
+        """Name of the run directory among those of a variant, such as "seed0" or "seed0-fold2"."""
+        return f"seed{self.seed}" if self.fold is None else f"seed{self.seed}-fold{self.fold}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A plan to train every variant once with every seed, with all settings equal that the variants do not name.
+    """A plan to train every variant with every seed (and fold), with all settings equal that the variants do not name.
 
     Raises:
       InputError: a value cannot be used; the message names the field, the value and the requirement.
@@ -117,6 +136,9 @@ class Study:
     """Number of devices that each run's batches are divided over. The other devices compute other runs meanwhile."""
     dataset: str = ""
     """Name of the data set among those of a file with several; empty if there is only one."""
+    folds: int = 0
+    """Number of folds into which each seed divides the images of train and val. Each fold is held out once, and scored.
+    0: no folds."""
 
     tune: Tune | None = None
     """Search for each variant's settings, before its runs; None: all variants have the settings that they name."""
@@ -143,13 +165,37 @@ class Study:
         require(ok, "tune.seed", self.tune and self.tune.seed, "none of the seeds of the study")
         ok = self.split in ("train", "val", "test", "auto")
         require(ok, "study.split", self.split, "one of 'train', 'val', 'test', 'auto'")
+        ok = type(self.folds) is int and (self.folds == 0 or self.folds >= 2)
+        require(ok, "study.folds", self.folds, "a whole number of at least 2, or 0 for none")
+        if self.folds:
+            ok = self.split in ("test", "auto")
+            require(
+                ok, "study.split", self.split, "left out with study.folds: each fold is scored where it is held out"
+            )
+            reason = "trials would see images that a fold holds out later: tune on other images, or leave folds out"
+            require(self.tune is None, "tune", "given", f"left out with study.folds, because {reason}")
 
-    def run_config(self, variant: Variant, seed: int) -> Config:
-        """Return the complete config of the run of one variant and one seed."""
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """Seeds that every variant is trained with; with folds, all folds of the first seed, then of the next."""
+        folds = range(self.folds) if self.folds else (None,)
+        return tuple(Unit(seed, fold) for seed in self.seeds for fold in folds)
+
+    def data_of(self, seed: int, fold: int | None = None) -> DataConfig:
+        """Return the settings of the data set, with the splits of a fold."""
+        if fold is None:
+            return self.config.data
+        path = epath.Path(self.out) / "folds" / f"{Unit(seed, fold).folder}.csv"
+        return dataclasses.replace(self.config.data, splits=str(path))
+
+    def run_config(self, variant: Variant, seed: int, fold: int | None = None) -> Config:
+        """Return the complete config of the run of one variant and one seed, or one fold of a seed."""
         try:
             config = replace(self.config, dict(variant.settings))
         except InputError as error:
             raise InputError(f"variant {variant.name!r}: {error}") from error
+        if fold is not None:
+            config = replace(config, {"data.splits": self.data_of(seed, fold).splits})
         return dataclasses.replace(config, seed=seed, loss=variant.loss)
 
     def draws(self, variant: Variant) -> list[dict[str, Any]]:
@@ -179,6 +225,6 @@ class Study:
                 except InputError as error:
                     raise InputError(f"trial {number} of the variant {variant.name!r} ({values}): {error}") from error
 
-    def run_path(self, variant: Variant, seed: int) -> epath.Path:
-        """Return the run directory of one variant and one seed: OUT/runs/VARIANT/seedN."""
-        return epath.Path(self.out) / "runs" / variant.name / f"seed{seed}"
+    def run_path(self, variant: Variant, seed: int, fold: int | None = None) -> epath.Path:
+        """Return the run directory of one variant and one seed: OUT/runs/VARIANT/seedN, or seedN-foldM."""
+        return epath.Path(self.out) / "runs" / variant.name / Unit(seed, fold).folder

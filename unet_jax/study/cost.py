@@ -46,6 +46,15 @@ def cost_path(study: Study) -> epath.Path:
     return epath.Path(study.out) / "cost.csv"
 
 
+def is_measured(study: Study) -> bool:
+    """Return whether cost.csv covers these variants.
+
+    Raises:
+      InputError: the file is not a table of costs.
+    """
+    return cost_path(study).exists() and set(read_costs(study)) == {variant.name for variant in study.variants}
+
+
 def measure_costs(study: Study, programs: SharedPrograms, mesh: Mesh, display: GridDisplay) -> None:
     """Time the training steps of all variants on random images, unless cost.csv already covers these variants.
 
@@ -55,9 +64,10 @@ def measure_costs(study: Study, programs: SharedPrograms, mesh: Mesh, display: G
       mesh: devices of one run.
       display: where progress is shown.
     """
-    if cost_path(study).exists() and set(read_costs(study)) == {variant.name for variant in study.variants}:
+    if is_measured(study):
         return
-    info = load_info(study.run_path(study.variants[0], study.seeds[0]))
+    unit = study.units[0]
+    info = load_info(study.run_path(study.variants[0], *unit))
     num_classes = len(info.class_names)
     steps, num_bytes, num_images = {}, {}, {}
     kinds: dict[str, str] = {}
@@ -65,8 +75,8 @@ def measure_costs(study: Study, programs: SharedPrograms, mesh: Mesh, display: G
     states: dict[str, TrainState] = {}
     display.line("timing the training steps of all variants (cost.csv)")
     for variant in study.variants:
-        config = study.run_config(variant, study.seeds[0])
-        info = load_info(study.run_path(variant, study.seeds[0]))
+        config = study.run_config(variant, *unit)
+        info = load_info(study.run_path(variant, *unit))
         program = programs(config, num_classes, info.num_steps)
         # Variants that differ only in their losses share one state and one batch, which saves memory.
         kind = kinds[variant.name] = repr(sorted(variant.settings.items()))

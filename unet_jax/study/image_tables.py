@@ -12,6 +12,7 @@ from unet_jax._files import csv_text, replace_bytes, replace_text
 from unet_jax.study.scores import SCORES, ScoreTable
 
 _KEYS = ("variant", "seed", "id", "class")
+"""One for each axis of the scores. With folds, the column "fold" stands behind the seed."""
 
 
 def write_image_tables(out: epath.Path, names: Sequence[str], seeds: Sequence[int], table: ScoreTable) -> None:
@@ -26,7 +27,8 @@ def write_image_tables(out: epath.Path, names: Sequence[str], seeds: Sequence[in
       seeds: the s seeds.
       table: scores of the whole study, `[v s n k]`.
     """
-    replace_text(out / "results.csv", csv_text((*_KEYS, *SCORES), _rows(names, seeds, table)))
+    keys = _KEYS if table.folds is None else ("variant", "seed", "fold", "id", "class")
+    replace_text(out / "results.csv", csv_text((*keys, *SCORES), _rows(names, seeds, table)))
     content, path = _parquet(names, seeds, table), out / "results.parquet"
     if content is None:
         path.unlink(missing_ok=True)
@@ -39,9 +41,10 @@ def _rows(names: Sequence[str], seeds: Sequence[int], table: ScoreTable) -> Iter
     for v, name in enumerate(names):
         for s, seed in enumerate(seeds):
             for i, id_ in enumerate(table.ids):
+                fold = () if table.folds is None else (table.folds[s, i],)
                 for k, class_name in enumerate(table.class_names):
                     values = (float(table.values[score][v, s, i, k]) for score in SCORES)
-                    yield (name, seed, id_, class_name, *("" if math.isnan(x) else f"{x:.6f}" for x in values))
+                    yield (name, seed, *fold, id_, class_name, *("" if math.isnan(x) else f"{x:.6f}" for x in values))
 
 
 def _parquet(names: Sequence[str], seeds: Sequence[int], table: ScoreTable) -> bytes | None:
@@ -57,6 +60,9 @@ def _parquet(names: Sequence[str], seeds: Sequence[int], table: ScoreTable) -> b
         index = np.broadcast_to(np.arange(shape[axis]).reshape([-1 if a == axis else 1 for a in range(4)]), shape)
         if key == "seed":
             columns[key] = pyarrow.array(np.asarray(labels, np.int64)[index.ravel()])
+            if table.folds is not None:
+                fold = np.broadcast_to(table.folds[None, :, :, None], shape)
+                columns["fold"] = pyarrow.array(fold.ravel().astype(np.int64))
         else:
             indices = pyarrow.array(index.ravel().astype(np.int32))
             columns[key] = pyarrow.DictionaryArray.from_arrays(indices, pyarrow.array(list(labels)))

@@ -19,7 +19,7 @@ from unet_jax.runs.lock import try_lock
 from unet_jax.study.config import Study
 from unet_jax.study.display import GridDisplay
 from unet_jax.study.jobs import Job
-from unet_jax.study.workers import Workers
+from unet_jax.study.workers import Workers, is_finished
 
 _POLL_S = 10.0
 _MOST_STOPS = 20
@@ -139,7 +139,9 @@ class Cluster:
             return holder is None
 
     def finish(self, study: Study) -> None:
-        """Time the training steps in a job of the cluster."""
+        """Time the training steps and draw pictures in a job of the cluster, unless that is done."""
+        if is_finished(study):
+            return
         (outcome,) = self._submit([_Costs(study)])
         if outcome.kind != "done":
             raise InputError(f"{study.out}: the training steps were not timed: {outcome.text}")

@@ -12,7 +12,7 @@ OUT/pictures/               average ranks over data sets, and differences on eac
 import dataclasses
 import datetime
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from etils import epath
@@ -38,7 +38,7 @@ from unet_jax.study.reproduce import write_reproduction_of_sets
 from unet_jax.study.run import with_split
 from unet_jax.study.scores import SCORES
 from unet_jax.study.tables import latex_lines, markdown_lines
-from unet_jax.study.words import TITLES
+from unet_jax.study.words import TITLES, runs_words, sizes_words
 
 
 def write_over_sets(studies: Sequence[Study], command: str = "") -> ResultsOverSets:
@@ -89,7 +89,7 @@ def make_page_over_sets(
       pictures: contents of the PNG files, by the names "differences" and "ranking".
       command: command that made the studies; empty if they were made from Python.
     """
-    base = studies[0].baseline
+    base, units = studies[0].baseline, results.parts[0].scores.units
     friedman = f" {friedman_words(results)}".rstrip()
     links = "".join(
         f'<li><a href="sets/{name}/study.html">{name}</a></li>' for name in results.datasets
@@ -116,7 +116,7 @@ def make_page_over_sets(
         (
             "Differences on each data set",
             picture(pictures["differences"], f"paired differences to {base} on each data set")
-            + note("Thick lines are 95 % intervals over images, thin lines 95 % intervals over seeds."),
+            + note(f"Thick lines are 95 % intervals over images, thin lines 95 % intervals over {units}."),
         ),
     ]
     for name, values in results.scores.items():
@@ -143,8 +143,8 @@ def make_page_over_sets(
         sections.append((title, folded("table", table(header, rows), is_open=name == PRIMARY)))
     versions = results.parts[0].info.versions
     facts = [
-        *((name, _images(part.info.splits)) for name, part in zip(results.datasets, results.parts, strict=True)),
-        ("runs", f"{len(results.names)} variants x {len(studies[0].seeds)} seeds on {len(studies)} data sets"),
+        *((study.dataset, sizes_words(study, part)) for study, part in zip(studies, results.parts, strict=True)),
+        ("runs", f"{runs_words(studies[0])} on {len(studies)} data sets"),
         ("versions", ", ".join(f"{name} {versions.get(name, '?')}" for name in ("unet_jax", "jax", "python"))),
         ("page written", datetime.date.today().isoformat()),
         ("command", command or "from Python: unet_jax.study.run_studies"),
@@ -162,11 +162,6 @@ def show_over_sets(results: ResultsOverSets) -> Table:
     for row in rows:
         shown.add_row(*map(escape, row))
     return shown
-
-
-def _images(splits: Mapping[str, Sequence[str]]) -> str:
-    """Return the number of images in each split as text."""
-    return ", ".join(f"{len(ids)} {name}" for name, ids in splits.items())
 
 
 _COLUMNS = (

@@ -8,7 +8,7 @@ from unet_jax.study.compare import MIN_SEEDS, PRIMARY
 from unet_jax.study.config import Study
 from unet_jax.study.over_sets import FEW_SETS, RULE_OVER_SETS, ResultsOverSets
 from unet_jax.study.tuning_words import tuned_how
-from unet_jax.study.words import TITLES, length, network
+from unet_jax.study.words import TITLES, length, network, sizes_words
 
 _REFERENCES = """\
 - Comparisons over data sets: J. Demsar. Statistical comparisons of classifiers over multiple data sets. JMLR 7, 2006.
@@ -91,8 +91,10 @@ def caveats_over_sets(studies: Sequence[Study], results: ResultsOverSets) -> lis
             f"{len(results.datasets)} data sets are few: only a difference with the same sign on nearly all of them "
             f"can be seen."
         )
-    if len(studies[0].seeds) < MIN_SEEDS:
-        lines.append(f"With {len(studies[0].seeds)} seeds on each data set, the means there depend on chance.")
+    if len(studies[0].units) < MIN_SEEDS:
+        lines.append(
+            f"With {len(studies[0].units)} runs of a variant on each data set, the means there depend on chance."
+        )
     return lines
 
 
@@ -125,13 +127,14 @@ def methods_over_sets(studies: Sequence[Study], results: ResultsOverSets) -> str
     """Return methods and results over data sets in prose, as Markdown."""
     first, title = studies[0], TITLES[PRIMARY]
     sets = "; ".join(
-        f"{study.dataset} ({', '.join(f'{len(ids)} {split}' for split, ids in part.info.splits.items())} images; "
+        f"{study.dataset} ({sizes_words(study, part)}{'' if study.folds else ' images'}; "
         f"classes {', '.join(part.scores.class_names)}; {network(study)}; {length(study)})"
         for study, part in zip(studies, results.parts, strict=True)
     )
     methods = (
         f"We compared {len(results.names)} variants ({', '.join(results.names)}) on {len(results.datasets)} data sets: "
-        f"{sets}. Each variant was trained on each data set with the seeds {', '.join(map(str, first.seeds))}. "
+        f"{sets}. Each variant was trained on each data set with "
+        f"{f'{first.folds} folds and ' if first.folds else ''}the seeds {', '.join(map(str, first.seeds))}. "
         f"{tuned_how(first)} Methods and results on each data set stand in sets/NAME/methods.md."
     )
     score = results.scores[PRIMARY]

@@ -16,7 +16,19 @@ from unet_jax.study.pairs import Pair
 from unet_jax.study.results import Results
 from unet_jax.study.scores import SCORES
 from unet_jax.study.tuning_words import tuning_section
-from unet_jax.study.words import TITLES, caveats, conclusion, data_name, kind, network, what_is_equal
+from unet_jax.study.words import (
+    TITLES,
+    caveats,
+    conclusion,
+    data_name,
+    folds_words,
+    kind,
+    network,
+    runs_words,
+    scored_words,
+    sizes_words,
+    what_is_equal,
+)
 
 
 def make_page(
@@ -37,7 +49,7 @@ def make_page(
       command: command that made the study; empty if it was made from Python.
       pairs: pairs of variants with their picture as PNG; empty where there is none.
     """
-    scores = results.scores
+    scores, units = results.scores, results.scores.units
     title = f"Study of {len(study.variants)} {kind(study)}"
     friedman = (
         ""
@@ -50,9 +62,9 @@ def make_page(
         (
             "Differences to the baseline",
             picture(pictures["differences"], f"paired differences to {study.baseline}")
-            + '<p class="note">Thick lines are 95 % intervals over images. Thin lines are 95 % intervals over seeds; '
-            "they are cut off where they are wider than the picture. Gray lines belong to variants that cannot be "
-            "distinguished from the baseline.</p>",
+            + f'<p class="note">Thick lines are 95 % intervals over images. Thin lines are 95 % intervals over '
+            f"{units}; they are cut off where they are wider than the picture. Gray lines belong to variants that "
+            f"cannot be distinguished from the baseline.</p>",
         ),
         (
             "Ranks",
@@ -65,14 +77,14 @@ def make_page(
         (
             "Learning curves",
             picture(pictures["curves"], "mean validation Dice by epoch")
-            + '<p class="note">Lines are means over seeds; bands are ranges over seeds.</p>',
+            + f'<p class="note">Lines are means over {units}; bands are ranges over {units}.</p>',
         ),
         *([("Predictions", _examples(study, results, examples))] if examples else []),
         *([("Most different images", _most_different(study, pairs))] if pairs else []),
     ]
     for i, (score, more_is_better) in enumerate(SCORES.items()):
         tables = [
-            _score_table(class_name, rows, len(study.seeds))
+            _score_table(class_name, rows, len(study.units), units)
             for class_name in columns_of(scores.class_names)[::-1]
             if (rows := [row for row in results.rows if (row.score, row.class_name) == (score, class_name)])
         ]  # there are no rows where all images ignore the class
@@ -84,15 +96,14 @@ def make_page(
 
 def _facts(study: Study, results: Results, command: str) -> list[tuple[str, str]]:
     """Say what was compared on which data, with which versions, when and how."""
-    scores, sizes = results.scores, {name: len(ids) for name, ids in results.info.splits.items()}
-    seeds = ", ".join(map(str, study.seeds))
     versions = ", ".join(f"{name} {results.info.versions.get(name, '?')}" for name in ("unet_jax", "jax", "python"))
     return [
-        ("data set", f"{data_name(study)}: {', '.join(f'{count} {name}' for name, count in sizes.items())}"),
-        ("classes", ", ".join(scores.class_names)),
+        ("data set", f"{data_name(study)}: {sizes_words(study, results)}"),
+        ("classes", ", ".join(results.scores.class_names)),
         ("network", network(study)),
-        ("runs", f"{len(study.variants)} variants x {len(study.seeds)} seeds ({seeds}). {what_is_equal(study)}"),
-        ("scored", f"{len(scores.ids)} images of the split {study.split}"),
+        ("runs", f"{runs_words(study)}. {what_is_equal(study)}"),
+        *([("folds", folds_words(study))] if study.folds else []),
+        ("scored", scored_words(study, results)),
         ("versions", versions),
         ("page written", datetime.date.today().isoformat()),
         ("command", command or "from Python: unet_jax.study.run_study"),
@@ -101,10 +112,14 @@ def _facts(study: Study, results: Results, command: str) -> list[tuple[str, str]
 
 def _examples(study: Study, results: Results, examples: Mapping[str, bytes]) -> str:
     """Return the pictures of predictions, one strip for each variant."""
-    names = ", ".join(results.scores.ids[i] for i in example_positions(len(results.scores.ids)))
+    ids, folds = results.scores.ids, results.scores.folds
+    if folds is not None:  # the first run has scored the first fold
+        ids = [id_ for id_, fold in zip(ids, folds[0], strict=True) if fold == 0]
+    names = ", ".join(ids[i] for i in example_positions(len(ids)))
+    run, where = ("run", "fold") if study.folds else ("seed", "split")
     said = note(
-        f"Errors of the first seed ({study.seeds[0]}) on images that are evenly spaced in the split: {names}. False "
-        f"positives are red, false negatives cyan."
+        f"Errors of the first {run} ({study.units[0].name.removeprefix('seed ')}) on images that are evenly spaced in "
+        f"the {where}: {names}. False positives are red, false negatives cyan."
     )
     strips = [
         f"<figure><figcaption>{escape(name)}</figcaption>{picture(png, f'errors of {name}')}</figure>"
@@ -139,17 +154,17 @@ def _caption(pair: Pair) -> str:
     return f"{pair.first} and {pair.second}: {', '.join(pair.ids)}"
 
 
-def _score_table(class_name: str, rows: Sequence[Row], num_seeds: int) -> str:
+def _score_table(class_name: str, rows: Sequence[Row], num_runs: int, units: str) -> str:
     header = (
         class_name,
         "mean",
-        "SD over seeds",
+        f"SD over {units}",
         "difference to baseline",
         "95 % interval over images",
-        "95 % interval over seeds",
+        f"95 % interval over {units}",
         "p",
         "p (Holm)",
-        "seeds better",
+        f"{units} better",
         "verdict",
     )
     body = []
@@ -163,7 +178,7 @@ def _score_table(class_name: str, rows: Sequence[Row], num_seeds: int) -> str:
                 f"{number(a, '+')} to {number(b, '+')}" if math.isfinite(a) else "unknown"
                 for a, b in ((c.low, c.high), (c.seed_low, c.seed_high))
             ]
-            better = f"{c.seeds_better} of {num_seeds}"
+            better = f"{c.seeds_better} of {num_runs}"
             cells += [number(c.difference, "+"), *intervals, p_text(c.p_value), p_text(c.p_holm), better, c.verdict]
         body.append(cells)
     return table(header, body)
@@ -197,12 +212,13 @@ def _settings(study: Study, results: Results) -> str:
     flat = flatten_config(study.config)
     settings = [(k, str(v)) for k, v in flat.items() if k not in hidden and not k.startswith("loss.")]
     sizes = [(name, str(len(ids))) for name, ids in results.info.splits.items()]
+    in_first = " in the first run" if study.folds else ""
     return (
         (own if kind(study) == "variants" else "")
         + "<h3>Losses</h3>"
         + table(("variant", "loss"), losses, left=True)
         + "<h3>Settings of all runs, but for those of variants</h3>"
-        + table(("split", "images"), sizes, left=True)
+        + table(("split", f"images{in_first}"), sizes, left=True)
         + table(("setting", "value"), settings, left=True)
         + table(("package", "version"), results.info.versions.items(), left=True)
     )

@@ -71,8 +71,16 @@ def _pair(names: Sequence[str], ids: Sequence[str], values: Float[np.ndarray, "v
     return Pair(names[a], names[b], tuple(ids[i] for i in most), scores)
 
 
+def are_drawn(study: Study, pairs: Sequence[Pair]) -> bool:
+    """Return whether the pictures of pairs are there, and show these images."""
+    out = epath.Path(study.out)
+    return not pairs or (
+        _read(out / "pictures" / "pairs.csv") == _rows(pairs) and all(pair.path(out).exists() for pair in pairs)
+    )
+
+
 def draw_pairs(study: Study, pairs: Sequence[Pair], mesh: Mesh, display: Display) -> None:
-    """Predict the images of pairs with the runs of the first seed, and write the pictures, unless they are there.
+    """Predict the images of pairs with the runs of the first seed, and write the pictures, unless they are drawn.
 
     Args:
       study: a study whose runs are done, with its split resolved.
@@ -80,18 +88,18 @@ def draw_pairs(study: Study, pairs: Sequence[Pair], mesh: Mesh, display: Display
       mesh: devices to predict on.
       display: where progress is shown.
     """
-    out = epath.Path(study.out)
-    listing = out / "pictures" / "pairs.csv"
-    rows = [(pair.first, pair.second, id_) for pair in pairs for id_ in pair.ids]
-    if not pairs or (_read(listing) == rows and all(pair.path(out).exists() for pair in pairs)):
+    if are_drawn(study, pairs):
         return
+    out = epath.Path(study.out)
     drawn: dict[tuple[str, str], UInt8[np.ndarray, "h w 3"]] = {}
     with display.bar("drawing most different images", len(study.variants), unit="variants") as show:
         for done, variant in enumerate(study.variants, start=1):
             wanted = {id_ for pair in pairs if variant.name in (pair.first, pair.second) for id_ in pair.ids}
-            if wanted:
-                run = load_run(study.run_path(variant, study.seeds[0]), mesh=mesh)
-                _, layout, records = select_records(run, study.config.data, study.split)
+            for unit in study.units if wanted else ():
+                if unit.seed != study.seeds[0]:
+                    continue
+                run = load_run(study.run_path(variant, *unit), mesh=mesh)
+                _, layout, records = select_records(run, study.data_of(*unit), study.split)
                 records = [record for record in records if record.id in wanted]
                 predicted = probs_and_truths(run, layout, records, soft_masks=run.config.data.soft_masks)
                 for record, (probs, truth, valid) in zip(records, predicted, strict=True):
@@ -100,7 +108,12 @@ def draw_pairs(study: Study, pairs: Sequence[Pair], mesh: Mesh, display: Display
     for pair in pairs:
         pair.path(out).parent.mkdir(parents=True, exist_ok=True)
         save_examples(pair.path(out), [drawn[name, id_] for id_ in pair.ids for name in (pair.first, pair.second)])
-    replace_text(listing, checked_csv(_COLUMNS, rows))
+    replace_text(out / "pictures" / "pairs.csv", checked_csv(_COLUMNS, _rows(pairs)))
+
+
+def _rows(pairs: Sequence[Pair]) -> list[tuple[str, str, str]]:
+    """Return the rows of pairs.csv."""
+    return [(pair.first, pair.second, id_) for pair in pairs for id_ in pair.ids]
 
 
 def _read(listing: epath.Path) -> list[tuple[str, str, str]] | None:

@@ -1,7 +1,7 @@
 """`write_results`, which writes the tables, pictures and HTML page of a finished study; and a table for a terminal.
 
 OUT/results.csv      all scores of every image, class, variant and seed; results.parquet too, with pyarrow
-OUT/table.csv        means, standard deviations over seeds, and comparisons with the baseline
+OUT/table.csv        means, standard deviations over seeds (or over all runs: folds and seeds), comparisons
 OUT/table.md, .tex   the main table for a page or a paper, as Markdown and as LaTeX (booktabs)
 OUT/tuning.csv       trials of a tuned study
 OUT/methods.md       methods and results in prose, for a paper
@@ -31,6 +31,7 @@ from unet_jax.study.plots import Curves
 from unet_jax.study.reproduce import write_reproduction
 from unet_jax.study.results import Results, read_results
 from unet_jax.study.run import evaluations, examples_path, with_split
+from unet_jax.study.scores import ScoreTable
 from unet_jax.study.tables import class_cells, class_columns, latex_table, markdown_table
 from unet_jax.study.tuning import with_tuning
 from unet_jax.study.tuning_words import TUNING_COLUMNS, tuning_rows
@@ -55,7 +56,7 @@ def write_results(study: Study, command: str = "") -> Results:
     study = with_tuning(as_given)
     results, out = read_results(study), epath.Path(study.out)
     write_image_tables(out, results.names, study.seeds, results.scores)
-    replace_text(out / "table.csv", csv_text(_TABLE_COLUMNS, [_table_row(row) for row in results.rows]))
+    replace_text(out / "table.csv", csv_text(table_columns(results.scores), [_table_row(row) for row in results.rows]))
     replace_text(out / "table.md", markdown_table(results))
     replace_text(out / "table.tex", latex_table(results))
     replace_text(out / "methods.md", methods_text(study, results))
@@ -68,7 +69,7 @@ def write_results(study: Study, command: str = "") -> Results:
     plots.save_differences(paths["differences"], results.ranked_rows(), study.baseline)
     plots.save_ranking(paths["ranking"], results.names, results.ranks, results.critical_difference)
     plots.save_learning_curves(paths["curves"], _curves(study), "mean per-image validation Dice")
-    drawn = {variant.name: examples_path(study, variant, study.seeds[0]) for variant in study.variants}
+    drawn = {variant.name: examples_path(study, variant, *study.units[0]) for variant in study.variants}
     examples = {name: path.read_bytes() for name, path in drawn.items() if path.exists()}
     pictures = {name: path.read_bytes() for name, path in paths.items()}
     pairs = find_pairs(results.names, results.scores, study.baseline)
@@ -83,7 +84,7 @@ def show(results: Results) -> Table:
     title = f"{PRIMARY}, mean of {len(results.scores.ids)} images"
     table = Table(title=title, title_justify="left")
     table.add_column("variant", no_wrap=True)
-    columns = ("mean", "SD", "difference, 95 %", "over seeds", "p (Holm)", "verdict")
+    columns = ("mean", "SD", "difference, 95 %", f"over {results.scores.units}", "p (Holm)", "verdict")
     for column in (*columns, *class_columns(results), "time", "MB"):
         table.add_column(escape(column), justify="right", no_wrap=True)
     for row in results.ranked_rows():
@@ -105,10 +106,13 @@ def show(results: Results) -> Table:
     return table
 
 
-_TABLE_COLUMNS = (
-    *("variant", "score", "class", "mean", "std_over_seeds", "difference", "low", "high", "seed_low", "seed_high"),
-    *("p_value", "p_holm", "seeds_better", "verdict"),
-)
+def table_columns(scores: ScoreTable) -> tuple[str, ...]:
+    """Return the names of the columns of table.csv; those over seeds are over runs (folds and seeds) with folds."""
+    seed, seeds = ("seed", "seeds") if scores.folds is None else ("run", "runs")
+    return (
+        *("variant", "score", "class", "mean", f"std_over_{seeds}", "difference", "low", "high", f"{seed}_low"),
+        *(f"{seed}_high", "p_value", "p_holm", f"{seeds}_better", "verdict"),
+    )
 
 
 def _table_row(row: Row) -> Sequence[Any]:
@@ -125,6 +129,6 @@ def _curves(study: Study) -> dict[str, Curves]:
     """Read the validation Dice of each epoch, by name of the variant."""
     curves: dict[str, Curves] = {}
     for variant in study.variants:
-        lines = [evaluations(study, variant, seed) for seed in study.seeds]
+        lines = [evaluations(study, variant, unit) for unit in study.units]
         curves[variant.name] = [([row["epoch"] for row in x], [float(row["eval/dice"]) for row in x]) for x in lines]
     return curves

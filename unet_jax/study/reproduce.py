@@ -23,13 +23,15 @@ _LOCAL_NAMES = tuple(f"data.{name}" for name in _LOCAL)
 def write_reproduction(study: Study, results: Results) -> None:
     """Write study.toml, splits.csv and reproduce.sh into the folder of a finished study.
 
+    With folds, splits.csv names the images that are divided into them: all are train.
+
     Args:
       study: a study whose runs are done, with its split resolved.
       results: its results, whose first run says splits and versions.
     """
     out = epath.Path(study.out)
     replace_text(out / "study.toml", study_toml(study))
-    rows = sorted((id_, split) for split, ids in results.info.splits.items() for id_ in ids)
+    rows = sorted((id_, "train" if study.folds else split) for split, ids in results.info.splits.items() for id_ in ids)
     replace_text(out / "splits.csv", csv_text(("id", "split"), rows))
     replace_text(out / "reproduce.sh", _script(results.info.versions))
 
@@ -69,6 +71,7 @@ def study_toml(study: Study, datasets: Mapping[str, Mapping[str, Any]] | None = 
         "baseline": study.baseline,
         "split": study.split,
         "devices_per_run": study.devices_per_run,
+        **({"folds": study.folds} if study.folds else {}),
     }
     lines = [format_toml({"study": top, "config": config})]
     if study.tune is not None:

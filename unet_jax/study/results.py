@@ -66,8 +66,8 @@ def read_results(study: Study) -> Results:
     """
     study = with_split(study)
     for variant in study.variants:
-        for seed in study.seeds:
-            path = scores_path(study, variant, seed)
+        for unit in study.units:
+            path = scores_path(study, variant, *unit)
             if not path.exists():
                 raise InputError(f"{path}: is not there yet. Run the study to its end first.")
     names = tuple(variant.name for variant in study.variants)
@@ -88,5 +88,5 @@ def read_results(study: Study) -> Results:
         rank_tests.friedman_p_value(by_image),
         read_costs(study),
         read_tuning(study),
-        load_info(study.run_path(study.variants[0], study.seeds[0])),
+        load_info(study.run_path(study.variants[0], *study.units[0])),
     )

@@ -6,6 +6,7 @@ OUT/runs/VARIANT/seedN/           run directory like that of any other run
 OUT/runs/VARIANT/seedN/SPLIT.csv  scores of the run's best checkpoint, per image and class; written last, so a run that
                                   has this file is done
 OUT/runs/VARIANT/seedN.lock       lock of the process that does the run
+OUT/runs/VARIANT/seedN-foldM/     the same for each fold, if the study has folds; OUT/folds has their splits
 OUT/runs/VARIANT/seedN/SPLIT.png  errors of its predictions on some of the images
 OUT/log.txt                       lines that the runs printed
 OUT/cost.csv                      time and memory of a training step; written when all runs are done
@@ -32,10 +33,11 @@ from unet_jax.report.display import Display
 from unet_jax.report.metrics_file import MetricsFile
 from unet_jax.runs.info import info_path, load_info
 from unet_jax.runs.load import load_run
-from unet_jax.study.compare import MIN_SEEDS, few_seeds
-from unet_jax.study.config import Study, Variant
+from unet_jax.study.compare import few_seeds
+from unet_jax.study.config import Study, Unit, Variant
 from unet_jax.study.display import GridDisplay
 from unet_jax.study.examples import draw_example, example_positions, save_examples
+from unet_jax.study.folds import plan_folds, write_folds
 from unet_jax.study.jobs import Crew, Job, check_jobs
 from unet_jax.study.scores import read_scores, score_run, scores_path, write_scores
 from unet_jax.study.tuning import check_trials, tune_study, with_tuning
@@ -46,18 +48,21 @@ from unet_jax.training.non_finite import NonFiniteLossError
 _REMEDY = "Give the variant another name, remove the folder, or choose another study.out."
 
 
-def examples_path(study: Study, variant: Variant, seed: int) -> epath.Path:
+def examples_path(study: Study, variant: Variant, seed: int, fold: int | None = None) -> epath.Path:
     """Return the path of the picture of some of a run's predictions."""
-    return study.run_path(variant, seed) / f"{study.split}.png"
+    return study.run_path(variant, seed, fold) / f"{study.split}.png"
 
 
 def with_split(study: Study) -> Study:
     """Return the study with the split that is scored: where the study leaves it open, test, or val if there is none.
 
-    The first run says which splits there are, or, before it has begun, the data set.
+    The first run says which splits there are, or, before it has begun, the data set. A fold is the test split of the
+    run that it is held out from.
     """
     if study.split != "auto":
         return study
+    if study.folds:
+        return dataclasses.replace(study, split="test")
     first = study.run_path(study.variants[0], study.seeds[0])
     data = study.config.data
     splits = load_info(first).splits if info_path(first).exists() else assign_splits(find_layout(data), data)
@@ -65,7 +70,7 @@ def with_split(study: Study) -> Study:
 
 
 def run_study(study: Study, *, display: GridDisplay | None = None, mesh: Mesh | None = None) -> None:
-    """Train and score all runs that are not done yet: all variants with the first seed, then with the next seed.
+    """Train and score all runs that are not done yet: all variants with the first seed (and fold), then with the next.
 
     If there are more devices than `study.devices_per_run`, as many runs as fit are computed at once. Each of them has
     its own devices, and has the same result as if it were alone. Other processes, also on other hosts, may call this
@@ -134,7 +139,8 @@ def _run(study: Study, display: GridDisplay, make_crew: Callable[[Study, GridDis
     """Do the runs of a checked study and measure costs."""
     out = epath.Path(study.out)
     out.mkdir(parents=True, exist_ok=True)
-    for text in warnings(study, is_open=is_open):
+    num_left_out = write_folds(study)
+    for text in warnings(study, is_open=is_open, num_left_out=num_left_out):
         display.line(f"WARNING: {text}")
     if study.tune is not None:
         tune_study(study, make_crew(study, display), display)
@@ -151,9 +157,20 @@ def _run(study: Study, display: GridDisplay, make_crew: Callable[[Study, GridDis
     crew.finish(study)
 
 
-def warnings(study: Study, *, is_open: bool) -> list[str]:
-    """Say what limits the conclusions before anything is trained; `is_open`: the study did not name a split."""
-    lines = [few_seeds(len(study.seeds))] if len(study.seeds) < MIN_SEEDS else []
+def warnings(study: Study, *, is_open: bool, num_left_out: int = 0) -> list[str]:
+    """Say what limits the conclusions before anything is trained.
+
+    Args:
+      study: the study, with its split resolved.
+      is_open: whether the study did not name a split.
+      num_left_out: number of images that are in no fold.
+    """
+    lines = [said] if (said := few_seeds(len(study.seeds), study.folds)) else []
+    if num_left_out:
+        lines.append(
+            f"the {num_left_out} images of the data set's test split are in no fold: they are neither trained on nor "
+            f"scored."
+        )
     if is_open and study.split == "val":
         lines.append(
             "the data set has no test split: the images of val are scored, by which the best checkpoints are chosen "
@@ -163,28 +180,28 @@ def warnings(study: Study, *, is_open: bool) -> list[str]:
 
 
 def list_jobs(study: Study) -> list[Job]:
-    """Return the jobs of all runs: all variants with the first seed, then with the next seed."""
+    """Return the jobs of all runs: all variants with the first seed (and fold), then with the next."""
     return [
         Job(
             row=variant.name,
-            column=f"seed {seed}",
-            config=study.run_config(variant, seed),
-            path=study.run_path(variant, seed),
-            result=scores_path(study, variant, seed),
-            score=functools.partial(_score, study, variant, seed),
+            column=unit.name,
+            config=study.run_config(variant, *unit),
+            path=study.run_path(variant, *unit),
+            result=scores_path(study, variant, *unit),
+            score=functools.partial(_score, study, variant, unit),
             describe=_describe,
         )
-        for seed in study.seeds
+        for unit in study.units
         for variant in study.variants
     ]
 
 
 def _score(
-    study: Study, variant: Variant, seed: int, job: Job, trained: TrainResult, mesh: Mesh, display: Display
+    study: Study, variant: Variant, unit: Unit, job: Job, trained: TrainResult, mesh: Mesh, display: Display
 ) -> None:
     """Score the best checkpoint of a trained run on the study's split, and write the scores."""
     run = load_run(job.path, mesh=mesh)
-    _, layout, records = select_records(run, study.config.data, study.split)
+    _, layout, records = select_records(run, study.data_of(*unit), study.split)
     drawn, positions = [], example_positions(len(records))
 
     def draw(i: int, probs: np.ndarray, truth: np.ndarray, valid: np.ndarray | None) -> None:
@@ -193,7 +210,7 @@ def _score(
 
     with display.bar(f"scoring {study.split}", len(records), unit="images") as show:
         table = score_run(run, layout, records, on_image=draw, on_progress=lambda done: show(done, ""))
-    save_examples(examples_path(study, variant, seed), drawn)
+    save_examples(examples_path(study, variant, *unit), drawn)
     write_scores(job.result, table)
 
 
@@ -208,8 +225,8 @@ def check_study(study: Study) -> None:
     with other settings.
     """
     layout = find_layout(study.config.data)
-    splits = assign_splits(layout, study.config.data)
-    if not splits[study.split]:
+    plan_folds(study)
+    if not study.folds and not assign_splits(layout, study.config.data)[study.split]:
         raise InputError(
             f"{study.config.data.root}: the split {study.split!r}, which the study scores, is empty. Name its images "
             f"in data.splits (a CSV file with the columns id,split), or set study.split to 'val' (the images by which "
@@ -236,9 +253,10 @@ def check_study(study: Study) -> None:
 def _check_paired(study: Study, path: epath.Path) -> None:
     """Raise `InputError` if the run in `path` has other images, splits or classes than the other runs."""
     mine = load_info(path)
-    for variant, seed in itertools.product(study.variants, study.seeds):
-        other = study.run_path(variant, seed)
-        if other == path or not info_path(other).exists():
+    for variant, unit in itertools.product(study.variants, study.units):
+        other = study.run_path(variant, *unit)
+        is_paired = not study.folds or other.name == path.name  # other folds have other images
+        if other == path or not is_paired or not info_path(other).exists():
             continue
         theirs = load_info(other)
         if (mine.splits, mine.class_names) != (theirs.splits, theirs.class_names):
@@ -250,7 +268,7 @@ def _check_paired(study: Study, path: epath.Path) -> None:
         return
 
 
-def evaluations(study: Study, variant: Variant, seed: int) -> list[dict]:
+def evaluations(study: Study, variant: Variant, unit: Unit) -> list[dict]:
     """Return the rows of a run's metrics.jsonl that hold an evaluation on the validation split."""
-    rows = MetricsFile(study.run_path(variant, seed) / "metrics.jsonl").read()
+    rows = MetricsFile(study.run_path(variant, *unit) / "metrics.jsonl").read()
     return [row for row in rows if "eval/loss" in row]

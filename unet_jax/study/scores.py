@@ -1,13 +1,14 @@
 """Scores per image and class: computed from a run's best checkpoint, kept as CSV files, stacked for a whole study."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from unet_jax import metrics
 from unet_jax._files import replace_text
@@ -40,6 +41,13 @@ class ScoreTable:
     """Names of the k classes."""
     values: dict[str, Float[np.ndarray, "*runs n k"]]
     """One array `[n k]` (one run) or `[v s n k]` (variants and seeds) for each name in `SCORES`."""
+    folds: Int[np.ndarray, "s n"] | None = None
+    """Fold that held out each image, by seed; None: there are no folds, each run has scored all images."""
+
+    @property
+    def units(self) -> str:
+        """Name of what the runs of a variant differ in: seeds, or folds and seeds."""
+        return "seeds" if self.folds is None else "folds and seeds"
 
     def to_csv(self) -> str:
         """Return the scores of one run as CSV text with one line per image and class."""
@@ -135,15 +143,20 @@ def score_run(
     return ScoreTable(tuple(r.id for r in records), run.class_names, values)
 
 
-def scores_path(study: Study, variant: Variant, seed: int) -> epath.Path:
+def scores_path(study: Study, variant: Variant, seed: int, fold: int | None = None) -> epath.Path:
     """Return the path of a run's scores; a run is done if this file exists."""
-    return study.run_path(variant, seed) / f"{study.split}.csv"
+    return study.run_path(variant, seed, fold) / f"{study.split}.csv"
 
 
 def read_table(study: Study) -> ScoreTable:
     """Read the scores of all runs of a finished study, `[v s n k]`."""
-    tables = [[read_scores(scores_path(study, variant, seed)) for seed in study.seeds] for variant in study.variants]
-    return stack_scores(tables)
+    return stack_scores([[_of_seed(study, variant, seed) for seed in study.seeds] for variant in study.variants])
+
+
+def _of_seed(study: Study, variant: Variant, seed: int) -> ScoreTable:
+    """Read the scores of all images by the runs of one variant and seed."""
+    parts = [read_scores(scores_path(study, variant, *unit)) for unit in study.units if unit.seed == seed]
+    return join_folds(parts) if study.folds else parts[0]
 
 
 def write_scores(path: epath.Path, table: ScoreTable) -> None:
@@ -202,4 +215,33 @@ def stack_scores(tables: Sequence[Sequence[ScoreTable]]) -> ScoreTable:
                 f"{', '.join(table.class_names)}. Start a new study in another folder."
             )
     values = {name: np.stack([np.stack([t.values[name] for t in row]) for row in tables]) for name in SCORES}
-    return ScoreTable(first.ids, first.class_names, values)
+    by_variant = [[table.folds for table in row if table.folds is not None] for row in tables]
+    if not by_variant[0]:
+        return ScoreTable(first.ids, first.class_names, values)
+    folds = [np.concatenate(of_seeds) for of_seeds in by_variant]
+    if not all(np.array_equal(own, folds[0]) for own in folds):
+        raise InputError("variants were scored on other folds, so that they cannot be compared. Start a new study.")
+    return ScoreTable(first.ids, first.class_names, values, folds[0])
+
+
+def join_folds(parts: Sequence[ScoreTable]) -> ScoreTable:
+    """Return the scores of all images from the runs of one seed, each of which scored its own fold.
+
+    Args:
+      parts: scores of each fold, `[n_f k]`.
+
+    Returns:
+      Scores of all n images, `[n k]`, sorted by their names, with the fold of each, `[1 n]`.
+
+    Raises:
+      InputError: the folds have other classes, or an image is in two of them.
+    """
+    ids = [id_ for part in parts for id_ in part.ids]
+    twice = sorted(id_ for id_, same in itertools.groupby(sorted(ids)) if len(list(same)) > 1)
+    if twice or len({part.class_names for part in parts}) > 1:
+        said = f"{twice[0]!r} is in two folds" if twice else "the folds have other classes"
+        raise InputError(f"the scores of the folds of a seed do not belong together: {said}. Start a new study.")
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    fold = np.repeat(np.arange(len(parts)), [len(part.ids) for part in parts])[order]
+    values = {name: np.concatenate([part.values[name] for part in parts])[order] for name in parts[0].values}
+    return ScoreTable(tuple(ids[i] for i in order), parts[0].class_names, values, fold[None])

@@ -51,7 +51,7 @@ def structure(config: LossConfig) -> str:
 
 
 class SharedPrograms:
-    """Maker of programs like those of `build`, for runs on one mesh whose configs differ only in seed and loss.
+    """Maker of programs like those of `build`, for runs on one mesh whose configs differ only in seed, splits and loss.
 
     An object is called like `build`: `programs(config, num_classes, num_steps)`.
     """
@@ -100,6 +100,7 @@ class SharedPrograms:
 def _key(config: Config, num_classes: int, num_steps: int) -> str:
     """Return text that is equal for runs that can share compiled steps."""
     rest = config_to_dict(dataclasses.replace(config, seed=0, loss=LossConfig()))
+    del rest["data"]["splits"]  # each fold has its own
     return json.dumps([rest, structure(config.loss), num_classes, num_steps], sort_keys=True)
 
 

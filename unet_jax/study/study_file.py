@@ -18,7 +18,7 @@ from unet_jax.study.search import Range, Tune
 
 SETS = "sets"
 """Folder of a study over several data sets that has a folder for each of them."""
-_STUDY_FIELDS = ("out", "seeds", "baseline", "preset", "split", "devices_per_run")
+_STUDY_FIELDS = ("out", "seeds", "folds", "baseline", "preset", "split", "devices_per_run")
 _LOSS_FIELDS = tuple(field.name for field in dataclasses.fields(LossConfig))
 _DATASET_FIELDS = ("name", "root", "splits", "classes", "config")
 
@@ -116,7 +116,7 @@ def _studies(
     sets = _datasets(values.get("dataset", []), folder, flat, overrides, roots)
     own_out = out or (str(folder / study["out"]) if study.get("out") else "")
     rest: dict[str, Any] = {"split": "auto"} | {
-        name: study[name] for name in ("split", "devices_per_run") if name in study
+        name: study[name] for name in ("split", "devices_per_run", "folds") if name in study
     }
     rest["tune"] = _tune(values["tune"]) if "tune" in values else None
     results = []

@@ -69,7 +69,16 @@ def class_cells(results: Results, variant: str) -> list[str]:
 
 def _cells(results: Results) -> tuple[list[str], list[list[str]]]:
     """Return the header and the rows of the table as text."""
-    header = ["variant", PRIMARY, "SD over seeds", "difference", "95 % over images", "95 % over seeds", "p (Holm)"]
+    units = results.scores.units
+    header = [
+        "variant",
+        PRIMARY,
+        f"SD over {units}",
+        "difference",
+        "95 % over images",
+        f"95 % over {units}",
+        "p (Holm)",
+    ]
     rows = []
     for row in results.ranked_rows():
         cells = [row.variant, f"{row.mean:.4f}", "" if math.isnan(row.std) else f"{row.std:.4f}"]

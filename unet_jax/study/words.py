@@ -4,7 +4,7 @@ import numpy as np
 
 from unet_jax.metrics.image_scores import NUM_BINS, SURFACE_TOLERANCE
 from unet_jax.metrics.statistics import NUM_RESAMPLES
-from unet_jax.study.compare import PRIMARY, RULE, few_seeds
+from unet_jax.study.compare import PRIMARY, few_seeds, rule
 from unet_jax.study.config import Study
 from unet_jax.study.results import Results
 from unet_jax.study.scores import SCORES
@@ -45,7 +45,7 @@ def conclusion(study: Study, results: Results) -> str:
         rivals = ", ".join(winner.rivals)
         extreme = "highest" if SCORES[PRIMARY] else "lowest"
         first = f"No winner. {winner.leader} has the {extreme} mean {score}, but cannot be distinguished from {rivals}."
-        first = " ".join(filter(None, (few_seeds(len(study.seeds)), first)))
+        first = " ".join(filter(None, (few_seeds(len(study.seeds), study.folds), first)))
     base, better_names, worse_names = study.baseline, ", ".join(better) or "none", ", ".join(worse) or "none"
     last = f" {not_held_out(study)}" if not_held_out(study) else ""
     return f"{first} Better than {base}: {better_names}. Worse than {base}: {worse_names}.{last}"
@@ -53,16 +53,22 @@ def conclusion(study: Study, results: Results) -> str:
 
 def caveats(study: Study, results: Results) -> list[str]:
     """Return the rule of verdicts and the limits of the study, as sentences."""
+    units = results.scores.units
+    over_units = (
+        "Intervals over seeds say what to expect of other seeds on these images."
+        if units == "seeds"
+        else fold_limits(study)
+    )
     lines = [
-        RULE,
+        rule(units),
         tuned_how(study),
         *tuning_limits(results.tuning),
         f"Intervals over images are from the BCa bootstrap with {NUM_RESAMPLES} resamples of the images. The p-values "
         "are from the sign-flip permutation test over images. Holm's correction is for the number of variants, "
         "separately in each score and class. There are many scores and classes below, so some differences look "
         "significant by chance.",
-        "Intervals over images say what to expect of these trained networks on other images like these. Intervals over "
-        "seeds say what to expect of other seeds on these images. Neither says anything about other data sets.",
+        f"Intervals over images say what to expect of these trained networks on other images like these. {over_units} "
+        f"Neither says anything about other data sets.",
     ]
     if len(results.scores.ids) < 20:
         lines.append(f"{len(results.scores.ids)} images are few for a bootstrap: the intervals are too narrow.")
@@ -78,6 +84,66 @@ def caveats(study: Study, results: Results) -> list[str]:
     return [*lines, *filter(None, [not_held_out(study)])]
 
 
+def fold_limits(study: Study) -> str:
+    """Say what the intervals over folds and seeds cover, and what they do not."""
+    num_runs, one_less = len(study.units), study.folds - 1
+    other = "other seeds" if len(study.seeds) > 1 else "with one seed they see nothing of other first weights"
+    return (
+        f"Intervals over folds and seeds say what to expect of networks that are trained in the same way on other "
+        f"images like these, as many as each run had ({other}). The training sets of two folds share images, so that "
+        f"the runs are not independent, and Student's interval would be too narrow. The variance of the mean of the "
+        f"{num_runs} runs is therefore taken as s^2 (1 / {num_runs} + 1 / {one_less}) in the place of s^2 / "
+        f"{num_runs}, with weights where folds differ, as Nadeau and Bengio propose (Machine Learning 52, 2003; "
+        f"for repeated cross-validation Bouckaert and Frank, PAKDD 2004). This is an approximation: the variance of a "
+        f"cross-validation cannot be estimated without bias (Bengio and Grandvalet, JMLR 5, 2004)."
+    )
+
+
+def folds_words(study: Study) -> str:
+    """Say how the folds were made; empty for a study without folds."""
+    if not study.folds:
+        return ""
+    data = study.config.data
+    whole = " (images of one group stay together)" if data.group_key else ""
+    val = (
+        "the others were train, by which the checkpoint was chosen too"
+        if data.validate_on_train
+        else f"{data.val_fraction:.0%} of the others were val, by which the checkpoint was chosen, and the rest train"
+    )
+    anew = ", anew for each seed" if len(study.seeds) > 1 else ""
+    return (
+        f"The images were divided into {study.folds} folds{whole}{anew}. Each fold was held out from one run of every "
+        f"variant; {val}. So every image was scored once for each seed, by a network that had not seen it."
+    )
+
+
+def runs_words(study: Study) -> str:
+    """Return the numbers of variants, folds and seeds as text."""
+    folds = f" x {study.folds} folds" if study.folds else ""
+    return f"{len(study.variants)} variants{folds} x {len(study.seeds)} seeds ({', '.join(map(str, study.seeds))})"
+
+
+def scored_words(study: Study, results: Results) -> str:
+    """Say which images were scored."""
+    count = len(results.scores.ids)
+    return (
+        f"{count} images, each in the fold that held it out"
+        if study.folds
+        else f"{count} images of the split {study.split}"
+    )
+
+
+def sizes_words(study: Study, results: Results) -> str:
+    """Return the numbers of images in each split; with folds, those of all and of the first run."""
+    sizes = {name: len(ids) for name, ids in results.info.splits.items()}
+    if study.folds:
+        return (
+            f"{sum(sizes.values())} images in {study.folds} folds; in the first run {sizes['train']} train, "
+            f"{sizes['val']} val and {sizes['test']} held out"
+        )
+    return ", ".join(f"{count} {name}" for name, count in sizes.items())
+
+
 def kind(study: Study) -> str:
     """Return what the study compares."""
     return "variants" if any(variant.settings for variant in study.variants) else "losses"
@@ -90,7 +156,8 @@ def what_is_equal(study: Study) -> str:
     equal = [] if any(name.startswith(("model.", "init_from", "data.channels")) for name in names) else [weights]
     if not any(name.startswith(("data.", "augment.", "train.")) for name in names):
         equal.append(batches)
-    return f"All runs of one seed {' and '.join(equal)}." if equal else "Runs of one seed have the same images."
+    of = "one fold and seed" if study.folds else "one seed"
+    return f"All runs of {of} {' and '.join(equal)}." if equal else f"Runs of {of} have the same images."
 
 
 def data_name(study: Study) -> str:

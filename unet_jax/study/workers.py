@@ -12,10 +12,10 @@ from unet_jax.devices.mesh import make_mesh
 from unet_jax.program.batch_shapes import check_divisible
 from unet_jax.runs.lock import try_lock
 from unet_jax.study.config import Study
-from unet_jax.study.cost import measure_costs
+from unet_jax.study.cost import is_measured, measure_costs
 from unet_jax.study.display import GridDisplay
 from unet_jax.study.jobs import Job
-from unet_jax.study.pairs import draw_pairs, find_pairs
+from unet_jax.study.pairs import Pair, are_drawn, draw_pairs, find_pairs
 from unet_jax.study.scores import read_table
 from unet_jax.study.shared_program import SharedPrograms
 from unet_jax.training.loop import train
@@ -116,8 +116,16 @@ class Workers:
         """Time the training steps of all variants, and draw the most different images, unless that is done."""
         first = self.workers[0]
         measure_costs(study, first.programs, first.mesh, self._display)
-        names = [variant.name for variant in study.variants]
-        draw_pairs(study, find_pairs(names, read_table(study), study.baseline), first.mesh, self._display)
+        draw_pairs(study, _pairs(study), first.mesh, self._display)
+
+
+def is_finished(study: Study) -> bool:
+    """Return whether what `Workers.finish` does is done already."""
+    return is_measured(study) and are_drawn(study, _pairs(study))
+
+
+def _pairs(study: Study) -> list[Pair]:
+    return find_pairs([variant.name for variant in study.variants], read_table(study), study.baseline)
 
 
 def _work(
