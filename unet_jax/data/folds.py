@@ -58,7 +58,7 @@ def held_out_rows(folds: Sequence[Sequence[str]], number: int, config: DataConfi
     """Return id and split of every image where one fold is held out as test, and the others are train and val.
 
     The val images choose the checkpoint, so they cannot be those that are scored. They are the part data.val_fraction
-    of the other folds. Which ones depends on the seed and the fold, so that no image is val in all of them. With
+    of the other folds. Which ones depends on the seed and the fold, so that they are not the same in all. With
     data.validate_on_train, all of the others are train.
 
     Args:

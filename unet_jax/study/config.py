@@ -136,12 +136,12 @@ class Study:
     """Number of devices that each run's batches are divided over. The other devices compute other runs meanwhile."""
     dataset: str = ""
     """Name of the data set among those of a file with several; empty if there is only one."""
-    folds: int = 0
-    """Number of folds into which each seed divides the images of train and val. Each fold is held out once, and scored.
-    0: no folds."""
 
     tune: Tune | None = None
     """Search for each variant's settings, before its runs; None: all variants have the settings that they name."""
+    folds: int = 0
+    """Number of folds into which each seed divides the images of train and val. Each fold is held out once, and scored.
+    0: no folds."""
 
     def __post_init__(self) -> None:
         writers = self.config.train.writers

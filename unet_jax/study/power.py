@@ -152,13 +152,12 @@ def power(
     """
     rng = np.random.default_rng((num_seeds, num_images))
     of_images = math.sqrt(spread.image / num_images) * rng.normal(size=(_NUM_DRAWS, 1))
-    num_runs, of_mean, over_images = num_seeds, 1.0 / num_seeds, spread.rest
+    num_runs, of_mean = num_seeds, 1.0 / num_seeds
     if not num_folds:
         of_runs = math.sqrt(spread.seed + spread.rest / num_images) * rng.normal(size=(_NUM_DRAWS, num_seeds))
     else:
         num_runs = num_seeds * num_folds
         of_mean = 1.0 / num_runs + 1.0 / (num_folds - 1)
-        over_images += spread.seed  # the images of one seed are of several runs
         # Each seed divides the same images: their effects differ between folds, and not in the mean over folds.
         shape = (_NUM_DRAWS, num_seeds, num_folds)
         apart = math.sqrt(spread.image * num_folds / num_images) * rng.normal(size=shape)
@@ -167,7 +166,7 @@ def power(
         of_runs = (apart + noise).reshape(_NUM_DRAWS, num_runs)
     by_run = of_images + of_runs + difference
     mean = by_run.mean(axis=1)
-    variance = (spread.image + over_images / num_seeds) * rng.chisquare(num_images - 1, _NUM_DRAWS) / (num_images - 1)
+    variance = (spread.image + spread.rest / num_seeds) * rng.chisquare(num_images - 1, _NUM_DRAWS) / (num_images - 1)
     image_limit = float(stats.norm.ppf(1.0 - ALPHA / num_compared / 2)) * np.sqrt(variance / num_images)
     run_limit = float(stats.t.ppf(1.0 - ALPHA / 2, num_runs - 1)) * by_run.std(axis=1, ddof=1) * math.sqrt(of_mean)
     return float(((mean > image_limit) & (mean > run_limit)).mean())
