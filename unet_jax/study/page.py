@@ -142,11 +142,11 @@ def _most_different(study: Study, pairs: Sequence[tuple[Pair, bytes]]) -> str:
         for pair, png in pairs
         if png
     ]
-    said = note(
-        "Scores are averaged over classes and seeds. The pictures are of each pair's images, the first variant on the "
-        f"left of the second, with the errors of the first seed ({study.seeds[0]}): false positives are red, false "
-        f"negatives cyan."
+    drawn = (
+        f" The pictures are of each pair's images, the first variant on the left of the second, with the errors of the "
+        f"first seed ({study.seeds[0]}): false positives are red, false negatives cyan."
     )
+    said = note(f"Scores are averaged over classes and seeds.{drawn if figures else ''}")
     return said + folded("table", table(header, rows)) + (folded("pictures", "".join(figures)) if figures else "")
 
 
