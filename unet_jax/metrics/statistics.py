@@ -226,8 +226,8 @@ def fold_interval(
 
     Runs of different folds were trained on images that they share. So their scores are correlated, and Student's
     interval over them is too narrow. Nadeau and Bengio replace the variance of the mean of j runs, s^2 / j, by
-    s^2 (1 / j + n2 / n1), where n1 images are trained on and n2 are held out: n2 / n1 = 1 / (k - 1) with k folds. This
-    is an approximation: nobody can estimate the variance of a cross-validation without bias.
+    s^2 (1 / j + n2 / n1), where n1 images are train and val and n2 are held out: n2 / n1 = 1 / (k - 1) with k folds.
+    This is an approximation: nobody can estimate the variance of a cross-validation without bias.
 
     Args:
       by_run: `[j]`, one difference for each run, averaged over the images that were held out from it.
