@@ -103,7 +103,7 @@ def test_what_a_study_in_folds_says(in_folds):
         "24 images in 2 folds; in the first run",
         "with 2 folds and one seed (3)",
         "Nadeau",
-        "20% of the others",
+        "about 20% of the others",
     ):
         assert said in text, said
     assert "of the split test" not in html and "of the split test" not in text

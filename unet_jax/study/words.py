@@ -106,14 +106,17 @@ def folds_words(study: Study) -> str:
     data = study.config.data
     whole = " (images of one group stay together)" if data.group_key else ""
     val = (
-        "the others were train, by which the checkpoint was chosen too"
+        "the others were train, which chose the checkpoint too"
         if data.validate_on_train
-        else f"{data.val_fraction:.0%} of the others were val, by which the checkpoint was chosen, and the rest train"
+        else f"about {data.val_fraction:.0%} of the others were val, which chose the checkpoint, and the rest train"
     )
     anew = ", anew for each seed" if len(study.seeds) > 1 else ""
+    begun = study.config.init_from or any(variant.settings.get("init_from") for variant in study.variants)
+    unless = ", unless the network was that gave the first weights (init_from)" if begun else ""
     return (
         f"The images were divided into {study.folds} folds{whole}{anew}. Each fold was held out from one run of every "
-        f"variant; {val}. So every image was scored once for each seed, by a network that had not seen it."
+        f"variant; {val}. So every image was scored once for each seed, by a network that was not trained on it"
+        f"{unless}."
     )
 
 
