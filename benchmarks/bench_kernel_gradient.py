@@ -1,10 +1,12 @@
 """Time of several methods for the gradient of a 3x3 convolution's kernel, which agree up to rounding, by layer.
 
 On a CPU this gradient is the part of a training step that is slowest compared with the forward pass (docs/cpu.md).
+Where PyTorch is installed (extra `bench`), its three parts of the layer are timed as well; they are oneDNN's.
 """
 
 import dataclasses
 import functools
+import importlib.util
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +19,7 @@ from measure import finish, record
 from rich.console import Console
 from rich.table import Table
 
+from unet_jax.devices.compilation import compiler_options
 from unet_jax.model.packing import pack_kernel
 
 Way = Callable[[jax.Array, jax.Array], jax.Array]
@@ -92,6 +95,27 @@ WAYS: dict[str, Way] = {
 }
 
 
+def torch_ways(x: np.ndarray, g: np.ndarray, kernel: np.ndarray) -> dict[str, Callable[[], np.ndarray]]:
+    """Return PyTorch's gradient of the kernel, forward pass and gradient of the input, in channels-last layout."""
+    import torch
+
+    parts = [torch.from_numpy(np.array(a)).permute(0, 3, 1, 2) for a in (x, g)]
+    x_, g_ = (part.contiguous(memory_format=torch.channels_last) for part in parts)
+    k_ = torch.from_numpy(np.array(kernel)).permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
+
+    def gradient(*wanted: bool) -> Any:
+        padding, ones = [1, 1], [1, 1]
+        return torch.ops.aten.convolution_backward(
+            g_, x_, k_, None, ones, padding, ones, False, [0, 0], 1, [*wanted, False]
+        )
+
+    return {
+        "PyTorch": lambda: gradient(False, True)[1].permute(2, 3, 1, 0).numpy(),
+        "(forward, PyTorch)": lambda: torch.conv2d(x_, k_, padding=1).permute(0, 2, 3, 1).numpy(),
+        "(gradient of the input, PyTorch)": lambda: gradient(True, False)[0].permute(0, 2, 3, 1).numpy(),
+    }
+
+
 def measure_layer(layer: str, options: Options) -> list[dict[str, Any]]:
     """Check that all methods agree for one layer, time them, and return one row for each."""
     size, channels_in, channels_out = (int(n) for n in layer.split("x"))
@@ -99,17 +123,29 @@ def measure_layer(layer: str, options: Options) -> list[dict[str, Any]]:
     x = jax.random.normal(keys[0], (options.batch_size, size, size, channels_in))
     g = jax.random.normal(keys[1], (options.batch_size, size, size, channels_out))
     kernel = jax.random.normal(keys[2], (3, 3, channels_in, channels_out))
-    ways = {name: jax.jit(way) for name, way in WAYS.items()}
+    compiled = functools.partial(jax.jit, compiler_options=compiler_options())  # as the library's steps
+    ways = {name: compiled(way) for name, way in WAYS.items()}
     wanted = np.asarray(ways["derived"](x, g))
     for name, way in ways.items():
         np.testing.assert_allclose(way(x, g), wanted, rtol=0, atol=1e-4 * np.abs(wanted).max(), err_msg=name)
-    ways["(forward)"] = jax.jit(lambda x, g: convolve(x, kernel))
-    ways["(gradient of the input)"] = jax.jit(lambda x, g: jax.linear_transpose(lambda x: convolve(x, kernel), x)(g)[0])
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    ways["(forward)"] = compiled(lambda x, g: convolve(x, kernel))
+    ways["(gradient of the input)"] = compiled(
+        lambda x, g: jax.linear_transpose(lambda x: convolve(x, kernel), x)(g)[0]
+    )
+    calls = {name: functools.partial(way, x, g) for name, way in ways.items()}
+    if importlib.util.find_spec("torch"):
+        others = torch_ways(np.asarray(x), np.asarray(g), np.asarray(kernel))
+        for ours, theirs in (("derived", "PyTorch"), *((name, f"({name[1:-1]}, PyTorch)") for name in list(ways)[-2:])):
+            expected = np.asarray(calls[ours]())
+            np.testing.assert_allclose(
+                others[theirs](), expected, rtol=0, atol=1e-4 * np.abs(expected).max(), err_msg=theirs
+            )
+        calls |= others
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for round_ in range(options.num_rounds + 1):
-        for name, way in ways.items():
+        for name, call in calls.items():
             start, start_processor = time.perf_counter(), time.process_time()
-            jax.block_until_ready(way(x, g))
+            jax.block_until_ready(call())
             if round_:
                 times[name].append((time.perf_counter() - start, time.process_time() - start_processor))
     rows = []

@@ -6,7 +6,8 @@
 "command" is `predict_files` without the overlay: it reads a file, cuts, computes, blends, and writes masks. "step" is
 the network on the same batches of tiles, without anything else. "loop" is what one writes by hand: one tile after the
 other into arrays as large as the image, and "MONAI" is its `sliding_window_inference`, which calls the same step. All
-blend with the same weights, and must give the same probabilities to 1e-4.
+blend with the same weights, and must give the same probabilities to 1e-4; MONAI to 1e-3, because it raises weights that
+are below 1e-3.
 """
 
 import argparse
@@ -133,10 +134,10 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
         ways: dict[str, measure.Step] = {"step": step, "command": command, "loop": lambda: by_hand(run, image, how)}
         ways["MONAI"] = lambda: by_monai(run, image, how)
-        for name, way in (("loop", by_hand), ("MONAI", by_monai)):
+        for name, way, most in (("loop", by_hand, 1e-4), ("MONAI", by_monai, 1e-3)):
             try:
                 difference = float(np.abs(way(run, image, how) - expected).max())
-                assert difference < 1e-4, difference
+                assert difference < most, difference
             except (ImportError, AssertionError) as error:
                 failed[name] = f"{type(error).__name__}: {error}"
                 del ways[name]
@@ -185,7 +186,13 @@ def child(options: argparse.Namespace) -> None:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, nargs=2, default=(2048, 3072), help="height and width of the image")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        default=(2048, 2816),
+        help="height and width of the image, at which MONAI places tiles alike",
+    )
     parser.add_argument("--tile", type=int, default=512)
     parser.add_argument("--widths", type=int, nargs="+", default=(16, 32, 64, 128))
     parser.add_argument("--classes", type=int, nargs="+", default=(2,))
