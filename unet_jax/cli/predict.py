@@ -67,6 +67,7 @@ def _divided(options: _Predict) -> tuple[list[str], list[str]]:
 
 def _predict(options: _Predict, runs: list[str], inputs: list[str]) -> None:
     """Predict all files; only the first process writes and prints."""
+    from unet_jax.data.records import remedies_once
     from unet_jax.devices.processes import is_first
     from unet_jax.inference.folder import predict_files
     from unet_jax.inference.inputs import find_inputs, unread_inputs
@@ -109,8 +110,9 @@ def _predict(options: _Predict, runs: list[str], inputs: list[str]) -> None:
     names += ["overlay/"] if options.outputs.overlay else []
     names += ["probs/"] if options.outputs.probs != "none" else []
     names += ["images.csv", "objects.csv"] if options.outputs.csv else []
-    if is_first():
+    if is_first() and (done or kept or not errors):
         there = f", {kept} were there already" if kept else ""
         print(f"{done} images predicted ({rate()}){there}: {out} has {', '.join(names)}")
     if errors:
-        raise InputError(f"{len(errors)} of {len(files)} images could not be predicted:\n  " + "\n  ".join(errors))
+        reasons = "\n  ".join(remedies_once(errors))
+        raise InputError(f"{len(errors)} of {len(files)} images could not be predicted:\n  {reasons}")

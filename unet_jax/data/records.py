@@ -79,21 +79,26 @@ class Layout:
 
 
 def first_ten(reasons: Sequence[str]) -> str:
-    """Join the first ten reasons, one a line, and the number of the others. A remedy is said once.
+    """Join the first ten reasons, one a line, and the number of the others. A remedy is said once."""
+    more = [f"and {len(reasons) - 10} more"] if len(reasons) > 10 else []
+    return "\n  ".join(remedies_once(reasons[:10]) + more)
+
+
+def remedies_once(reasons: Iterable[str]) -> list[str]:
+    """Return reasons without the last sentence where an earlier reason ends in the same one.
 
     Example:
-      >>> print(first_ten(["a.png: is cut off. Replace it.", "b.png: is cut off. Replace it."]))
-      a.png: is cut off. Replace it.
-        b.png: is cut off.
+      >>> remedies_once(["a.png: is cut off. Replace it.", "b.png: is cut off. Replace it."])
+      ['a.png: is cut off. Replace it.', 'b.png: is cut off.']
     """
-    lines, said = [], set()
-    for reason in reasons[:10]:
+    lines: list[str] = []
+    said: set[str] = set()
+    for reason in reasons:
         fact, _, remedy = reason.rpartition(". ")
         is_known = remedy in said and ": " not in remedy  # what names a file is no remedy
         lines.append(f"{fact}." if is_known else reason)
         said.add(remedy)
-    more = [f"and {len(reasons) - 10} more"] if len(reasons) > 10 else []
-    return "\n  ".join(lines + more)
+    return lines
 
 
 def unmatched(bad: Sequence[str]) -> str:
