@@ -91,7 +91,9 @@ def test_a_data_set_that_can_be_trained_on(tmp_path, capsys):
     write_data(tmp_path)
     out, err, text = audit(capsys, tmp_path)
     assert out.splitlines()[0] == "data: 6 train, 2 val, 2 test; 48x48 pixels"
-    assert out.splitlines()[-1] == "can be trained on"
+    *_, verdict, following = out.splitlines()
+    assert verdict == "can be trained on"
+    assert following == f"next: unet-jax train default --data.root {tmp_path} --data.image-size 16 --out RUN"
     assert "WARNING: class b & <i>$x$ has no pixel in val" in out
     assert err == ""
     page = Page(text)

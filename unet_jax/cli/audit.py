@@ -1,6 +1,7 @@
 """The command `unet-jax audit`: parse the options, look through a data set, print the findings, write their page."""
 
 import dataclasses
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -67,6 +68,14 @@ def audit(args: Sequence[str]) -> None:
         print("cannot be trained on, for the reasons above")
         sys.exit(NOT_TRAINABLE)
     print("can be trained on")
+    print(f"next: unet-jax train default {shlex.join(_of_data(args))} --out RUN")
+
+
+def _of_data(args: Sequence[str]) -> list[str]:
+    """Return the arguments without those of the page."""
+    is_page = [arg == "--page" or arg.startswith("--page=") for arg in args]
+    follows = [False, *(arg == "--page" for arg in args)]
+    return [arg for arg, its, after in zip(args, is_page, follows, strict=False) if not its and not after]
 
 
 def _table(findings: "Findings") -> "Table":

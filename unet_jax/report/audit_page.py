@@ -25,7 +25,7 @@ _TEMPLATE = Path(__file__).with_name("audit_page.html.jinja")
 _PER_SPLIT = 4  # pictures of each split, besides those that show a class which the others do not
 _SIDE = 480  # longest side of a picture in pixels
 _QUARTER = 64  # a pixel of a shrunk mask is shown from a quarter of 255 on, so that thin structures stay visible
-_GRAY, _RGB = ("#555",), ("#c0392b", "#1e8449", "#2471a3")  # colours of curves
+_GRAY, _RGB = ("#777",), ("#c0392b", "#1e8449", "#2471a3")  # colours of curves
 
 
 class _Picture(NamedTuple):
