@@ -25,7 +25,10 @@ myst_heading_anchors = 3
 exclude_patterns = ["plans"]
 html_theme = "furo"
 html_title = "unet_jax"
-html_static_path = ["pictures"]
+html_static_path = ["pictures", "style"]
+html_css_files = ["site.css"]
+copyright = author
+highlight_language = "text"  # of blocks that do not say theirs
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_google_docstring = True
@@ -34,6 +37,7 @@ napoleon_google_docstring = True
 def setup(app):
     """Write the generated pages before the build, and make links out of docs/ plain text."""
     app.connect("builder-inited", lambda app: write_generated_pages())
+    app.connect("source-read", with_titles)
     app.connect("source-read", without_links_out)
     app.connect("autodoc-process-docstring", as_restructured_text, priority=400)  # before napoleon
 
@@ -43,6 +47,11 @@ def without_links_out(app, name, source):
     if name == "index":
         source[0] += other_pages(source[0])
     source[0] = re.sub(r"(?<!!)\[([^\]]+)\]\((?:\.\./)+[^)]*\)", r"\1", source[0])
+
+
+def with_titles(app, name, source):
+    """Give links that show a file's name, as in the repository, the title of their page or section on the site."""
+    source[0] = re.sub(r"\[([\w-]+\.md)\]\((\1[^)]*)\)", r"[](\2)", source[0])
 
 
 def other_pages(index):
