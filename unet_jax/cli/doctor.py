@@ -30,7 +30,7 @@ def doctor(args: Sequence[str]) -> None:
     """Run `unet-jax doctor`."""
     tyro.cli(_Doctor, args=args, prog="unet-jax doctor")
     for name, text in (*_machine(), *_folders(), *_devices()):
-        print(f"{name + ':':20}{text}")
+        print(f"{name + ':':19} {text}")
 
 
 def _machine() -> Iterator[tuple[str, str]]:
@@ -70,7 +70,7 @@ def _folders() -> Iterator[tuple[str, str]]:
     yield "caches", f"{cache} ({free:.0f} GiB free){writable}"
     for folder in sorted(cache.iterdir()) if cache.is_dir() else ():
         size = sum(_size(path) for path in folder.rglob("*"))
-        yield f"  {folder.name}", f"{size / 2**20:.0f} MiB; may be removed at any time"
+        yield f"  {folder.name}", f"{size / 2**20:.1f} MiB; may be removed at any time"
 
 
 def _size(path: Path) -> int:

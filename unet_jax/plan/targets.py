@@ -48,16 +48,16 @@ def tpu_target(topology: str) -> Target:
     Raises:
       InputError: libtpu is not installed, or does not know the topology.
     """
-    if importlib.util.find_spec("libtpu") is None:
-        raise InputError(
-            "compiling for a TPU needs the package libtpu: pip install 'unet_jax[tpu]' (no TPU is needed). "
-            "Or use --platform cpu for the compiler of this machine's processor."
-        )
     kind = topology.partition(":")[0]
     if kind not in CHIPS or ":" not in topology:
         raise InputError(
             f"--topology is {topology!r}, but must be a TPU as KIND:SHAPE where KIND is one of {', '.join(CHIPS)} "
             f"(examples: {_EXAMPLES}), or GPUs such as h100 or h100:8."
+        )
+    if importlib.util.find_spec("libtpu") is None:
+        raise InputError(
+            "compiling for a TPU needs the package libtpu: pip install 'unet_jax[tpu]' (no TPU is needed). "
+            "Or use --platform cpu for the compiler of this machine's processor."
         )
     # Without these, libtpu looks for the TPU machine: its metadata server, its workers, a lock against a second user.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
