@@ -1,7 +1,7 @@
 """Runs of all releases, which this one must read: what they predict, how they score, and that they go on.
 
-`scripts/make_golden_run.py` writes one at each release, and none is ever written again. Where a test fails, the reader is
-to be corrected, not the run.
+`scripts/make_golden_run.py` writes one at each release, and none is ever written again. Where a test fails, correct the
+reader, not the run.
 """
 
 import json
