@@ -21,7 +21,7 @@ from unet_jax.data.folds import held_out_rows, make_folds
 from unet_jax.data.splits import read_splits
 from unet_jax.metrics.statistics import fold_interval, seed_interval
 from unet_jax.runs.info import load_info
-from unet_jax.study import workers
+from unet_jax.study import plots, workers
 from unet_jax.study.compare import compare
 from unet_jax.study.config import Study, Variant
 from unet_jax.study.display import GridDisplay
@@ -80,8 +80,10 @@ def test_each_fold_is_scored_by_a_run_that_has_not_seen_it(in_folds):
         np.testing.assert_array_equal(table.values["dice"][1, 0, pool.index(id_)], values)
 
 
-def test_what_a_study_in_folds_says(in_folds):
+def test_what_a_study_in_folds_says(in_folds, monkeypatch):
     study, out = with_split(in_folds[0]), epath.Path(in_folds[0].out)
+    for name in ("save_differences", "save_ranking", "save_learning_curves"):  # other tests look at pictures
+        monkeypatch.setattr(plots, name, lambda path, *_: path.write_bytes(b"png"))
     results = write_results(study)
     rows = list(csv.DictReader(io.StringIO((out / "results.csv").read_text())))
     assert [row["fold"] for row in rows[::2]][: len(results.scores.ids)] == [str(f) for f in results.scores.folds[0]]
@@ -218,7 +220,7 @@ def simulate(rng, num_variants, num_seeds, num_folds, num_images, effects=0.0, r
 
 def test_power_of_a_study_in_folds():
     rng = np.random.default_rng(0)
-    found = [measure_fold_spread(*simulate(rng, 4, 3, 5, 60, [0.0, 0.1, 0.0, 0.0])) for _ in range(150)]
+    found = [measure_fold_spread(*simulate(rng, 4, 3, 5, 60, [0.0, 0.1, 0.0, 0.0])) for _ in range(100)]
     for name, sigma in (("seed", 0.008), ("image", 0.02), ("rest", 0.02)):
         assert np.mean([getattr(f, name) for f in found]) == pytest.approx(2 * sigma**2, rel=0.06), name
     assert found[0].num_free == 3 * 14 and 0.72 < np.mean([f.seed_upper > 2 * 0.008**2 for f in found]) < 0.88
