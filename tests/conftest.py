@@ -1,5 +1,6 @@
 """Strict JAX, quick compilation, eight fake devices, and what several test files share."""
 
+import gc
 import os
 import socket
 import subprocess
@@ -56,6 +57,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 hypothesis.settings.register_profile("unet_jax", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("unet_jax")
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage seldom: tracing makes millions of objects, of which few are garbage that refers to itself."""
+    gc.freeze()  # what is imported stays
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="session", autouse=True)

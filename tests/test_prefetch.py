@@ -16,6 +16,7 @@ from etils import epath
 
 from unet_jax._types import InputError, Sample
 from unet_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
+from unet_jax.data import threads
 from unet_jax.data.cached_source import training_source
 from unet_jax.data.disk_cache import disk_source
 from unet_jax.data.layout import find_layout
@@ -77,7 +78,10 @@ def test_ahead_raises_an_error_in_its_place_and_again():
                 next(ahead)
 
 
-def test_ahead_leaves_no_thread():
+def test_ahead_leaves_no_thread(monkeypatch):
+    """Also if the queue is full when it is closed: the thread is not waited for until it looks whether to stop."""
+    monkeypatch.setattr(threads, "_CHECK_S", 60.0)
+
     def refuse(i):
         raise ValueError("not ready")
 
@@ -109,7 +113,8 @@ def batches_of(config, tmp_path, start_step=0, count=6, source=None):
     layout = find_layout(config.data)
     source = source or training_source(FileSource(layout, layout.records), config.data)
     order = TrainOrder(len(source), 8, 2, seed=3)
-    with contextlib.closing(device_batches(source, order, config, make_mesh(), start_step=start_step)) as batches:
+    mesh = make_mesh(jax.devices()[:2])
+    with contextlib.closing(device_batches(source, order, config, mesh, start_step=start_step)) as batches:
         return [jax.tree.map(np.asarray, batch) for batch in itertools.islice(batches, count)]
 
 
@@ -124,8 +129,9 @@ def test_every_mode_gives_the_same_batches_from_every_step(config, tmp_path, whe
         ({"cache": "memory", "num_threads": 0}, 2),
         ({"cache": "disk", "num_threads": 2, "num_workers": 2}, 1),
     ]
-    # On devices only where the batches begin and what feeds them is another: each mode compiles the changes again.
-    for settings, start_step in modes if where == "host" else modes[1::2]:
+    if where == "device":  # only what feeds them is another, and each mode traces the changes and starts its workers
+        modes = [({"cache": "disk", "num_threads": 2, "num_workers": 1}, 3)]
+    for settings, start_step in modes:
         some = batches_of(change(config, where=where, **settings), tmp_path, start_step)
         assert len(some) == 6 - start_step
         for got, wanted in zip(some, whole[start_step:], strict=True):
@@ -176,8 +182,14 @@ def test_what_is_read_ahead_is_bounded(config):
             assert 8 * (used + 1) <= source.reads <= 8 * (used + 3) + 4
 
 
-@pytest.mark.parametrize("where", ["host", "device"])
-@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize(
+    ("where", "num_workers"),
+    [
+        ("host", 1),
+        ("device", 0),
+        *(pytest.param(*both, marks=pytest.mark.slow) for both in (("host", 0), ("device", 1))),
+    ],
+)  # each of the four is fed by one of these two ways and changed in one of these two
 def test_file_that_becomes_unreadable_is_named_within_seconds(config, tmp_path, where, num_workers):
     """The audit was passed; the file is replaced while training reads others."""
     root = tmp_path / "set"

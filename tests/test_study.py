@@ -116,6 +116,20 @@ def done(synthetic_root, tmp_path_factory):
     return study, Recording.seen, made[-1].num_compiled
 
 
+def copy_but(study, out, *missing):
+    """The same study in another folder, without the runs `(variant, seed)` that are to be done again.
+
+    Costs and pictures are there: that they are made once all runs are done is checked by the study that is copied.
+    """
+    again = dataclasses.replace(study, out=str(out))
+    for variant, seed in itertools.product(study.variants, study.seeds):
+        if (variant, seed) not in missing:
+            shutil.copytree(study.run_path(variant, seed), again.run_path(variant, seed))
+    shutil.copy(epath.Path(study.out) / "cost.csv", out)
+    shutil.copytree(epath.Path(study.out) / "pictures", epath.Path(out) / "pictures")
+    return again
+
+
 def all_files(study):
     return {(v.name, seed): scores_path(study, v, seed).read_text() for v in study.variants for seed in study.seeds}
 
@@ -163,27 +177,23 @@ def test_scores_are_those_of_evaluate(done):
         pytest.param(("bce seed 7", "training", 1), marks=pytest.mark.slow),  # another place of the first kind
     ],
 )
-def test_interrupted_anywhere_it_ends_with_the_same_scores(done, synthetic_root, tmp_path, stop):
+def test_interrupted_anywhere_it_ends_with_the_same_scores(done, tmp_path, stop):
     study, _, _ = done
-    # What is done already is taken from the study.
-    again = dataclasses.replace(study, out=str(tmp_path / "again"))
-    for variant in study.variants:
-        for seed in study.seeds:
-            if f"{variant.name} seed {seed}" != stop[0]:
-                shutil.copytree(study.run_path(variant, seed), again.run_path(variant, seed))
-    with pytest.raises(KeyboardInterrupt):
-        run_study(again, display=Stopping(*stop), mesh=ONE_DEVICE)
     name, _, seed = stop[0].split()
     (variant,) = (v for v in study.variants if v.name == name)
+    again = copy_but(study, tmp_path / "again", (variant, int(seed)))
+    with pytest.raises(KeyboardInterrupt):
+        run_study(again, display=Stopping(*stop), mesh=ONE_DEVICE)
     assert not scores_path(again, variant, int(seed)).exists()
     run_study(again, display=quiet(), mesh=ONE_DEVICE)
     assert all_files(again) == all_files(study)
 
 
-def test_variants_of_networks_and_batches(synthetic_root, tmp_path):
+def test_variants_of_networks_and_batches(done, tmp_path):
+    """The second variant is trained; the run of the first one is there."""
     wide = Variant("wide", BCE.loss, {"model.center_width": 12, "train.batch_size": 4, "data.fit": "pad"})
-    config = replace(tiny_config(synthetic_root), {"train.num_epochs": 1})
-    study = Study(str(tmp_path / "out"), config, (BCE, wide), (0,), "bce")
+    study = Study(str(tmp_path / "out"), done[0].config, (BCE, wide), (0,), "bce")
+    shutil.copytree(done[0].run_path(BCE, 0), study.run_path(BCE, 0))
     run_study(study, display=quiet(), mesh=ONE_DEVICE)
     configs = [load_run(study.run_path(variant, 0), mesh=ONE_DEVICE).config for variant in study.variants]
     assert [(c.model.center_width, c.train.batch_size) for c in configs] == [(8, 8), (12, 4)]
@@ -229,10 +239,7 @@ def test_runs_of_another_study_are_refused(done):
 
 def test_runs_on_other_images_are_not_compared(done, tmp_path):
     study, _, _ = done
-    again = dataclasses.replace(study, out=str(tmp_path / "again"))
-    for variant in study.variants:
-        for seed in study.seeds:
-            shutil.copytree(study.run_path(variant, seed), again.run_path(variant, seed))
+    again = copy_but(study, tmp_path / "again")
     path = again.run_path(BCE_2, 0) / "run.json"
     values = json.loads(path.read_text())
     values["splits"]["train"] = values["splits"]["train"][1:]
@@ -711,10 +718,7 @@ def test_groups_of_ranks_by_hand():
 
 
 def test_a_run_that_diverges_does_not_stop_the_others(done, tmp_path, monkeypatch):
-    study = dataclasses.replace(done[0], out=str(tmp_path / "again"))
-    for variant, seed in itertools.product(study.variants, study.seeds):
-        if (variant, seed) != (BCE_2, 0):
-            shutil.copytree(done[0].run_path(variant, seed), study.run_path(variant, seed))
+    study = copy_but(done[0], tmp_path / "again", (BCE_2, 0))
 
     def diverge(config, path, **_):
         shutil.copytree(done[0].run_path(BCE_2, 0), path)
@@ -741,11 +745,7 @@ time.sleep(60)
 
 @pytest.mark.parametrize("finishes", [True, False])
 def test_a_run_of_another_process_is_waited_for_and_taken_over_if_that_is_killed(done, tmp_path, monkeypatch, finishes):
-    study = dataclasses.replace(done[0], out=str(tmp_path / "again"))
-    for variant, seed in itertools.product(study.variants, study.seeds):
-        if (variant, seed) != (BCE_2, 0):
-            shutil.copytree(done[0].run_path(variant, seed), study.run_path(variant, seed))
-    shutil.copy(epath.Path(done[0].out) / "cost.csv", epath.Path(study.out) / "cost.csv")
+    study = copy_but(done[0], tmp_path / "again", (BCE_2, 0))
     missing, trained = study.run_path(BCE_2, 0), []
     missing.parent.mkdir(exist_ok=True)
     other = subprocess.Popen([sys.executable, "-c", HOLD, f"{missing}.lock"], stdout=subprocess.PIPE, text=True)
@@ -793,11 +793,7 @@ def test_a_run_of_another_process_is_waited_for_and_taken_over_if_that_is_killed
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # submitit leaves its logs open
 def test_runs_as_jobs_of_a_cluster(done, tmp_path, monkeypatch):
     """With submitit's executor for debugging, which calls the function of a job in this process."""
-    study = dataclasses.replace(done[0], out=str(tmp_path / "again"))
-    missing = [(BCE_2, 0), (FOCAL, 0), (FOCAL, 7)]
-    for variant, seed in itertools.product(study.variants, study.seeds):
-        if (variant, seed) not in missing:
-            shutil.copytree(done[0].run_path(variant, seed), study.run_path(variant, seed))
+    study = copy_but(done[0], tmp_path / "again", (BCE_2, 0), (FOCAL, 0), (FOCAL, 7))
     trained = []
 
     def train(config, path, **_):
@@ -868,13 +864,14 @@ def test_a_missing_file_ends_without_a_traceback(tmp_path, capsys):
     assert end.value.code == 2 and "none.toml: cannot be read" in capsys.readouterr().err
 
 
-# Without a stop it repeats what is checked with one: all six runs are made there too, side by side.
+# Without a stop it repeats what is checked with one: there, too, two runs are made side by side and then a third.
 @pytest.mark.parametrize("stopped", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_runs_side_by_side_are_the_same(done, tmp_path, stopped):
-    """Two devices, six runs; and once with an error in one of them, after which the others continue."""
-    study = dataclasses.replace(done[0], out=str(tmp_path / "again"))
+    """Two devices, six runs; or three, with an error in one of the two first, after which the others continue."""
     mesh = make_mesh(jax.devices()[:2])
+    study = dataclasses.replace(done[0], out=str(tmp_path / "again"))
     if stopped:
+        study = copy_but(done[0], tmp_path / "again", (BCE_2, 0), (FOCAL, 0), (FOCAL, 7))
         with pytest.raises(KeyboardInterrupt):
             run_study(study, display=Stopping("focal seed 0", "training", 2), mesh=mesh)
         assert not all(scores_path(study, v, s).exists() for v, s in itertools.product(study.variants, study.seeds))

@@ -1,5 +1,6 @@
 """Number of cores, threads of OpenCV, and iteration ahead of time in a thread, for the code that reads and augments."""
 
+import contextlib
 import functools
 import os
 import queue
@@ -97,5 +98,7 @@ class PrefetchIterator(Iterator[T], Generic[T]):
     def close(self) -> None:
         """Stop the thread, and close the iterator that it reads from."""
         self._stop.set()
+        with contextlib.suppress(queue.Empty):
+            self._ready.get_nowait()  # the thread may be waiting for room
         self._thread.join(timeout=30.0)  # the thread may be in the middle of a batch
         self._batches.close()
