@@ -31,17 +31,17 @@ def train(model):
 
 
 def make(config=TINY, num_classes=2, size=16, seed=0):
-    """Network, variables and images; the variables are made without compiling the network's own initialisation."""
+    """Network, variables and images; the variables are made in NumPy, without compiling anything."""
     model, rng = UNet(config, num_classes), np.random.default_rng(seed)
-    images = jnp.asarray(rng.uniform(size=(2, size, size, 3)), jnp.float32)
+    images = rng.uniform(size=(2, size, size, 3)).astype(np.float32)
     shapes = jax.eval_shape(lambda key: model.init(key, images, False), jax.random.key(0))
 
     def made(path, leaf):
         name = path[-1].key
         if name == "kernel":
             fan_in = np.prod(leaf.shape[:-1])
-            return jnp.asarray(rng.normal(scale=(2 / fan_in) ** 0.5, size=leaf.shape), leaf.dtype)
-        return jnp.full(leaf.shape, {"scale": 1.0, "var": 1.0, "bias": 0.0, "mean": 0.0}[name], leaf.dtype)
+            return rng.normal(scale=(2 / fan_in) ** 0.5, size=leaf.shape).astype(leaf.dtype)
+        return np.full(leaf.shape, {"scale": 1.0, "var": 1.0, "bias": 0.0, "mean": 0.0}[name], leaf.dtype)
 
     return model, jax.tree_util.tree_map_with_path(made, shapes), images
 
@@ -64,8 +64,8 @@ def test_parameter_counts_of_the_original(widths, num_classes, trainable, statis
 
 
 def test_pool_by_hand():
-    x = jnp.arange(16.0).reshape(1, 4, 4, 1)
-    np.testing.assert_array_equal(max_pool(x)[0, :, :, 0], [[5, 7], [13, 15]])
+    x = np.arange(16.0, dtype=np.float32).reshape(1, 4, 4, 1)
+    np.testing.assert_array_equal(jax.jit(max_pool)(x)[0, :, :, 0], [[5, 7], [13, 15]])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -89,15 +89,15 @@ def test_batch_norm_against_numpy(mean, running_mean, tolerance):
     x = rng.normal(mean, 2.0, size=(3, 4, 5, 6)).astype(np.float32)
     conv_bias = rng.normal(size=6).astype(np.float32)
     layer = BatchNorm(6, momentum=0.9, eps=1e-3)
-    variables = layer.init(jax.random.key(0), x, conv_bias)
-    variables["batch_stats"]["mean"] = jnp.full(6, running_mean)
-    y, updated = layer.apply(variables, x, conv_bias, mutable=["batch_stats"])
+    variables = jax.jit(layer.init)(jax.random.key(0), x, conv_bias)
+    variables["batch_stats"]["mean"] = np.full(6, running_mean, np.float32)
+    y, updated = jax.jit(functools.partial(layer.apply, mutable=["batch_stats"]))(variables, x, conv_bias)
     z = np.float64(x) + conv_bias
     mean, var = z.mean((0, 1, 2)), z.var((0, 1, 2))
     np.testing.assert_allclose(y, np.maximum(0, (z - mean) / np.sqrt(var + 1e-3)), atol=5 * tolerance)
     np.testing.assert_allclose(updated["batch_stats"]["mean"], 0.9 * running_mean + 0.1 * mean, rtol=1e-6)
     np.testing.assert_allclose(updated["batch_stats"]["var"], 0.9 + 0.1 * var, rtol=tolerance)
-    evaluated = layer.apply({**variables, **updated}, x, conv_bias, method="normalize")
+    evaluated = jax.jit(functools.partial(layer.apply, method="normalize"))({**variables, **updated}, x, conv_bias)
     running_mean, running_var = 0.9 * running_mean + 0.1 * mean, 0.9 + 0.1 * var
     expected = np.maximum(0, (z - running_mean) / np.sqrt(running_var + 1e-3))
     np.testing.assert_allclose(evaluated, expected, rtol=max(1e-4, tolerance), atol=1e-4)
@@ -105,8 +105,8 @@ def test_batch_norm_against_numpy(mean, running_mean, tolerance):
 
 def test_gradient_of_batch_norm_is_that_of_its_formula():
     rng = np.random.default_rng(0)
-    x, target = (jnp.asarray(rng.normal(0.5, 2.0, size=(2, 3, 4, 6)), jnp.float32) for _ in range(2))
-    scale, bias, shift = (jnp.asarray(rng.normal(size=3), jnp.float32) for _ in range(3))  # two sub-pixels
+    x, target = (rng.normal(0.5, 2.0, size=(2, 3, 4, 6)).astype(np.float32) for _ in range(2))
+    scale, bias, shift = (rng.normal(size=3).astype(np.float32) for _ in range(3))  # two sub-pixels
 
     def formula(x, scale, bias):
         z = x.reshape(2, 3, 4, 2, 3)
@@ -115,8 +115,8 @@ def test_gradient_of_batch_norm_is_that_of_its_formula():
         ]
         return jnp.maximum(0.0, z * scale[None, None, None, None] + bias[None, None, None, None]).reshape(x.shape)
 
-    ours = jax.grad(lambda *a: jnp.sum(target * batch_norm(*a, shift, 0.1)[0]), (0, 1, 2))(x, scale, bias)
-    expected = jax.grad(lambda *a: jnp.sum(target * formula(*a)), (0, 1, 2))(x, scale, bias)
+    ours = jax.jit(jax.grad(lambda *a: jnp.sum(target * batch_norm(*a, shift, 0.1)[0]), (0, 1, 2)))(x, scale, bias)
+    expected = jax.jit(jax.grad(lambda *a: jnp.sum(target * formula(*a)), (0, 1, 2)))(x, scale, bias)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, expected)
 
 
@@ -134,8 +134,9 @@ def test_every_skip_connection_matters():
     logits, _ = evaluate(model)(variables, images)
     for i, width in enumerate((8, 8, 4)):
         params = jax.tree.map(lambda x: x, variables["params"])
-        kernel = params[f"up{i}"]["conv0"]["kernel"]
-        params[f"up{i}"]["conv0"]["kernel"] = kernel.at[:, :, :width].set(0.0)  # skip first in the concatenation
+        kernel = params[f"up{i}"]["conv0"]["kernel"].copy()
+        kernel[:, :, :width] = 0.0  # skip first in the concatenation
+        params[f"up{i}"]["conv0"]["kernel"] = kernel
         changed, _ = evaluate(model)({**variables, "params": params}, images)
         assert np.abs(changed - logits).max() > 1e-3, f"up{i}"
 
@@ -144,8 +145,9 @@ def test_skip_comes_first_in_the_concatenation():
     """The skip of the highest resolution carries detail finer than the up-sampled stage can."""
     model, variables, images = make()
     params = jax.tree.map(lambda x: x, variables["params"])
-    kernel = params["up1"]["conv0"]["kernel"]
-    params["up1"]["conv0"]["kernel"] = jnp.zeros_like(kernel).at[1, 1, 4:].set(1.0)  # only the up-sampled half, no blur
+    kernel = np.zeros_like(params["up1"]["conv0"]["kernel"])
+    kernel[1, 1, 4:] = 1.0  # only the up-sampled half, no blur
+    params["up1"]["conv0"]["kernel"] = kernel
     _, state = jax.jit(
         lambda variables: model.apply(variables, images, False, capture_intermediates=True, mutable=True)
     )({**variables, "params": params})
