@@ -17,6 +17,7 @@ from unet_jax.data.packing import pack_pixels
 from unet_jax.data.synthetic import synthetic_sample
 from unet_jax.inference.evaluate import evaluate_run, select_records
 from unet_jax.model.packing import pack, unpack
+from unet_jax.program import initial_state
 from unet_jax.program.batch_shapes import batch_shapes
 from unet_jax.program.build import build
 from unet_jax.program.initial_state import state_shapes
@@ -104,6 +105,16 @@ def test_steps_take_the_shapes_that_are_told(programs, state, batch):
         assert jax.tree.map(lambda x: (x.shape, x.dtype), told) == jax.tree.map(lambda x: (x.shape, x.dtype), given)
         shapes = jax.tree.map(lambda x: (x.shape, x.dtype), state_shapes(config, NUM_CLASSES, 100, ONE_DEVICE))
         assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+
+
+def test_a_state_and_its_shapes_trace_the_network_once(monkeypatch):
+    config, traced, original = config_with("none", **{"model.center_width": 6}), [], initial_state.init_state
+    monkeypatch.setattr(initial_state, "init_state", lambda *given: traced.append(given) or original(*given))
+    told = [state_shapes(config, NUM_CLASSES, 9) for _ in range(2)]
+    state = initial_state.first_state_of(config, NUM_CLASSES, 9, 3)(jax.random.key(0))
+    assert len(traced) == 1
+    for shapes in told:
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), shapes) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
 
 
 def horizontal_bce_loss(logits, labels, *, weight):

@@ -1,5 +1,7 @@
 """The network of a config, and the state before the first update."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from unet_jax._types import PyTree
-from unet_jax.config import Config, ModelConfig
+from unet_jax.config import Config, ModelConfig, OptimConfig
 from unet_jax.devices.mesh import replicated
 from unet_jax.model import UNet
 from unet_jax.program.optim import make_optimizer
@@ -52,6 +54,36 @@ def init_state(
     return start_state(variables["params"], variables.get("batch_stats", {}), tx)
 
 
+@functools.lru_cache(maxsize=8)
+def first_state(
+    model_config: ModelConfig,
+    optim_config: OptimConfig,
+    num_classes: int,
+    num_steps: int,
+    shape: tuple[int, int, int],
+    own: Own = OURS,
+) -> Callable[[jax.Array], TrainState]:
+    """Return the jitted `key -> state` before the first update; runs of one process that need the same share it.
+
+    Args:
+      model_config, optim_config: network and optimizer.
+      num_classes: number of output channels.
+      num_steps: number of updates in the run, for the schedule of the learning rate.
+      shape: height, width and channels of the images. A `UNet` needs the channels only.
+      own: network and optimizer in the place of the library's.
+    """
+    model, tx = network_of(model_config, num_classes, own), make_optimizer(optim_config, num_steps, own.optimizer)
+    return jax.jit(lambda key: init_state(key, model, tx, shape[2], shape[:2]))
+
+
+def first_state_of(
+    config: Config, num_classes: int, num_steps: int, num_channels: int, own: Own = OURS
+) -> Callable[[jax.Array], TrainState]:
+    """Return `first_state` for a config."""
+    size = config.data.height_and_width if own.network is not None else (0, 0)  # those of a `UNet` do not depend on it
+    return first_state(config.model, config.optim, num_classes, num_steps, (*size, num_channels), own)
+
+
 def state_shapes(
     config: Config,
     num_classes: int,
@@ -60,14 +92,14 @@ def state_shapes(
     num_channels: int = 3,
     own: Own = OURS,
 ) -> TrainState:
-    """Return the shapes and dtypes of a run's state, with shardings that replicate it over the mesh if one is given."""
-    model, tx = network_of(config.model, num_classes, own), make_optimizer(config.optim, num_steps, own.optimizer)
+    """Return the shapes and dtypes of a run's state, with shardings that replicate it over the mesh if one is given.
 
-    def make_state(key: jax.Array) -> TrainState:
-        state = init_state(key, model, tx, num_channels, config.data.height_and_width)
-        return with_ema(state) if config.train.ema else state
-
-    shapes = jax.eval_shape(make_state, jax.random.key(0))
+    The network is traced once for these and for the first state itself.
+    """
+    key = jax.eval_shape(jax.random.key, 0)
+    shapes = jax.eval_shape(first_state_of(config, num_classes, num_steps, num_channels, own), key)
+    if config.train.ema:
+        shapes = jax.eval_shape(with_ema, shapes)
     if mesh is None:
         return shapes
     sharding = replicated(mesh)

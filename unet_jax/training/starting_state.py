@@ -1,8 +1,6 @@
 """The state that training starts or continues from."""
 
 import dataclasses
-import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +9,9 @@ from etils import epath
 from jax.sharding import Mesh
 
 from unet_jax._types import InputError
-from unet_jax.config import ModelConfig, OptimConfig
 from unet_jax.devices.mesh import put_replicated
 from unet_jax.interop.pretrained import read_encoder
-from unet_jax.program.initial_state import init_state, network_of, with_prior_bias
-from unet_jax.program.optim import make_optimizer
+from unet_jax.program.initial_state import first_state_of, with_prior_bias
 from unet_jax.program.own import OURS, Own
 from unet_jax.program.state import TrainState, with_ema
 from unet_jax.runs.checkpoints import CheckpointStore
@@ -74,9 +70,7 @@ def initial_state(info: RunInfo, mesh: Mesh, own: Own = OURS) -> TrainState:
       InputError: the run named by `init_from` cannot be read, or has another network.
     """
     config = info.config
-    size = config.data.height_and_width if own.network is not None else (0, 0)  # those of a `UNet` do not depend on it
-    shape = (*size, info.num_channels)
-    first = _first_state(config.model, config.optim, len(info.class_names), info.num_steps, shape, own)
+    first = first_state_of(config, len(info.class_names), info.num_steps, info.num_channels, own)
     state = first(jax.random.key(config.seed))
     if config.model.head_bias == "prior" and own.network is None:
         params = with_prior_bias(state.params, np.asarray(info.audit["prevalence"]))
@@ -86,21 +80,6 @@ def initial_state(info: RunInfo, mesh: Mesh, own: Own = OURS) -> TrainState:
     if config.init_from:
         state = _with_weights_of(load_run(config.init_from, network=own.network, mesh=mesh), state, info)
     return with_ema(state) if config.train.ema else state
-
-
-@functools.lru_cache(maxsize=8)
-def _first_state(
-    model_config: ModelConfig,
-    optim_config: OptimConfig,
-    num_classes: int,
-    num_steps: int,
-    shape: tuple[int, int, int],
-    own: Own,
-) -> Callable[[jax.Array], TrainState]:
-    """Return the jitted `key -> state`; runs of one process that differ in other settings share it, as in a study."""
-    model = network_of(model_config, num_classes, own)
-    tx = make_optimizer(optim_config, num_steps, own.optimizer)
-    return jax.jit(lambda key: init_state(key, model, tx, shape[2], shape[:2]))
 
 
 def _with_encoder(state: TrainState, info: RunInfo) -> TrainState:
