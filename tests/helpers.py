@@ -63,16 +63,23 @@ class CompiledOnce:
 
 
 _programs = {}
+_NOT_OF_THE_PROGRAM = {
+    *("num_epochs", "num_steps", "eval_every_epochs", "eval_every_steps", "checkpoint_every_steps", "keep_last"),
+    *("monitor", "early_stop_patience", "early_stop_min_delta", "num_pictures", "log_gradients_every_steps"),
+    *("tensorboard", "writers"),
+}
+"""Settings of training that `build` does not read; the number of steps is an argument of its own."""
 
 
 def make_program(config: Config, num_classes: int, num_steps: int) -> Any:
-    """Make a run's program, or return that of an earlier run with the same settings.
+    """Make a run's program, or return that of an earlier run with the same settings, as far as the program has them.
 
     Half of the time of so small a run is tracing and lowering, and tests train the same network again and again. The
     commands that tests start in other processes have programs of their own.
     """
     values = config_to_dict(config)
-    parts = [values[part] for part in ("model", "loss", "optim", "train")]
+    parts = [values[part] for part in ("model", "loss", "optim")]
+    parts.append({name: value for name, value in values["train"].items() if name not in _NOT_OF_THE_PROGRAM})
     maker = build_module.make_train_step  # tests replace it
     key = (json.dumps([parts, config.data.image_size]), num_classes, num_steps, maker, jax.default_backend())
     if key not in _programs:

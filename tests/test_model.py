@@ -52,8 +52,8 @@ def make(config=TINY, num_classes=2, size=16, seed=0):
         # Counted by hand from the original's layer list; see also keras' model.summary().
         ((8, 16, 32, 64, 128, 256, 512), 2, 34_623_090, 14_256),
         ((8, 16, 32, 64, 128, 256, 512), 1, 34_623_081, 14_256),
-        ((16, 32, 64, 128, 256, 512), 2, 34_618_594, 14_176),
-        ((32, 64, 128, 256, 512), 2, 34_600_386, 14_016),
+        pytest.param((16, 32, 64, 128, 256, 512), 2, 34_618_594, 14_176, marks=pytest.mark.slow),  # between the others
+        pytest.param((32, 64, 128, 256, 512), 2, 34_600_386, 14_016, marks=pytest.mark.slow),
         ((64, 128, 256, 512), 2, 34_527_106, 13_696),
     ],
 )
