@@ -1,6 +1,7 @@
 """Weights in and out of Keras: files that Keras wrote (scripts/make_golden_keras.py), and files that lack something."""
 
 import dataclasses
+import functools
 import importlib.util
 import io
 import json
@@ -48,6 +49,12 @@ def golden():
         return dict(file)
 
 
+@functools.cache
+def logits_of(config, num_classes):
+    """Compiled as one program, and once for all tests."""
+    return jax.jit(lambda variables, images: UNet(config, num_classes).apply(variables, images, False))
+
+
 def bits(tree):
     return {
         jax.tree_util.keystr(path): np.asarray(x).tobytes() for path, x in jax.tree_util.tree_leaves_with_path(tree)
@@ -87,7 +94,7 @@ def test_every_format_gives_the_probabilities_of_keras(golden, name):
     assert network.num_classes == 2
     assert network.image_size == (8 if name in ("keras3.keras", "keras_legacy_model.h5") else None)
     variables = {"params": network.params, "batch_stats": network.batch_stats}
-    logits = UNet(network.config, 2).apply(variables, golden["image"] / np.float32(255), False)
+    logits = logits_of(network.config, 2)(variables, golden["image"] / np.float32(255))
     np.testing.assert_allclose(jax.nn.sigmoid(logits), golden["probs"], rtol=0, atol=1e-6)
 
 
@@ -146,12 +153,12 @@ def test_what_is_exported_is_what_keras_wrote_bit_for_bit(tmp_path, channels):
 def test_channels_say_which_colour_the_first_kernel_reads_first(golden):
     bgr, rgb = (read_network(GOLDEN / "keras3.weights.h5", channels=c) for c in ("bgr", "rgb"))
     images = golden["image"] / np.float32(255)
-    model = UNet(bgr.config, 2)
-    of_bgr = model.apply({"params": bgr.params, "batch_stats": bgr.batch_stats}, images[..., ::-1], False)
-    of_rgb = model.apply({"params": rgb.params, "batch_stats": rgb.batch_stats}, images, False)
+    model = logits_of(bgr.config, 2)
+    of_bgr = model({"params": bgr.params, "batch_stats": bgr.batch_stats}, images[..., ::-1])
+    of_rgb = model({"params": rgb.params, "batch_stats": rgb.batch_stats}, images)
     np.testing.assert_allclose(of_bgr, of_rgb, rtol=0, atol=1e-6)
-    assert np.abs(np.asarray(of_bgr) - model.apply(
-        {"params": rgb.params, "batch_stats": rgb.batch_stats}, images[..., ::-1], False)).max() > 1e-2  # fmt: skip
+    swapped = model({"params": rgb.params, "batch_stats": rgb.batch_stats}, images[..., ::-1])
+    assert np.abs(np.asarray(of_bgr) - swapped).max() > 1e-2
     with pytest.raises(InputError, match="must be 'bgr'"):
         read_network(GOLDEN / "keras3.weights.h5", channels="gbr")
 
@@ -353,12 +360,13 @@ def test_a_network_that_joins_the_other_way_is_turned(tmp_path):
 
 def test_gray_networks_become_runs_of_gray_images(tmp_path):
     config = ModelConfig(widths=(2,), center_width=2, num_convs_down=1, num_convs_up=1)
-    variables = UNet(config, 1).init(jax.random.key(0), np.zeros((1, 4, 4, 1), np.float32), False)
+    init = jax.jit(UNet(config, 1).init, static_argnums=2)
+    variables = jax.device_get(init(jax.random.key(0), np.zeros((1, 4, 4, 1), np.float32), False))
     write_network(tmp_path / "x.weights.h5", Network(config, 1, variables["params"], variables["batch_stats"], None))
     info = import_keras(tmp_path / "x.weights.h5", tmp_path / "run", image_size=4)
     assert (info.num_channels, info.audit["channels"]) == (1, "gray")
     images = np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1)
-    wanted = jax.nn.sigmoid(UNet(config, 1).apply(variables, images / np.float32(255), False))
+    wanted = jax.nn.sigmoid(logits_of(config, 1)(variables, images / np.float32(255)))
     np.testing.assert_allclose(predict_probs_unresized(load_run(tmp_path / "run"), images), wanted, rtol=0, atol=1e-6)
 
 

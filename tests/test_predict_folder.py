@@ -49,7 +49,7 @@ CROP, EXACT = PredictConfig(fit="crop"), PredictConfig(fit="crop", overlap=0.5)
 
 def make_run(config=CONFIG, names=("cell", "=nucleus"), **audit):
     """An untrained run, whose masks are patches of noise."""
-    state = build(config, len(names), 1).init(jax.random.key(0))
+    state = jax.jit(build(config, len(names), 1).init)(jax.random.key(0))
     audit = {"smallest": [30, 28], "largest": [34, 36], **audit}
     info = RunInfo(config, names, {"train": [], "val": [], "test": []}, audit, {}, RGB8)
     state = put_replicated(state, ONE_DEVICE)

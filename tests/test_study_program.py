@@ -42,7 +42,7 @@ def batch():
 
 
 def two_steps(program, config, batch):
-    state = put_replicated(program.init(jax.random.key(3)), MESH)
+    state = put_replicated(jax.jit(program.init)(jax.random.key(3)), MESH)
     shapes = batch_shapes(config, 2, program.packing, MESH)
     step = program.train_step.lower(state, shapes).compile()
     with jax.transfer_guard("disallow"):
