@@ -10,6 +10,7 @@ None of these losses is recommended over `bce_dice_loss`: they exist to compare 
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from unet_jax.losses._inputs import to_float32
@@ -27,12 +28,19 @@ def _window_sum(x: Float[Array, "b h w k"], size: int, axis: int) -> Float[Array
     return jax.lax.reduce_window(x, 0.0, jax.lax.add, tuple(window), (1, 1, 1, 1), padding)
 
 
+def _num_inside(length: int, size: int) -> Float[np.ndarray, " n"]:
+    """Return how many pixels of each window of `_window_sum` lie inside the image, along an axis of `length` pixels."""
+    at = np.arange(length)
+    return (np.minimum(at + size // 2, length - 1) - np.maximum(at - (size - 1) // 2, 0) + 1).astype(np.float32)
+
+
 def _local_mean(x: Float[Array, "b h w k"], size: int, *, count_padding: bool) -> Float[Array, "b h w k"]:
     """Return the mean over the window; pixels outside the image are left out, or count as 0 if `count_padding`."""
     total = _window_sum(_window_sum(x, size, 1), size, 2)
     if count_padding:
         return total / size**2
-    return total / _window_sum(_window_sum(jnp.ones_like(x), size, 1), size, 2)
+    rows, columns = (_num_inside(length, size) for length in x.shape[1:3])
+    return total / (rows[:, None] * columns)[None, :, :, None]
 
 
 def _local_max(x: Float[Array, "b h w k"], size: int) -> Float[Array, "b h w k"]:
