@@ -794,6 +794,7 @@ def test_a_run_of_another_process_is_waited_for_and_taken_over_if_that_is_killed
 def test_runs_as_jobs_of_a_cluster(done, tmp_path, monkeypatch):
     """With submitit's executor for debugging, which calls the function of a job in this process."""
     study = copy_but(done[0], tmp_path / "again", (BCE_2, 0), (FOCAL, 0), (FOCAL, 7))
+    (epath.Path(study.out) / "cost.csv").unlink()
     trained = []
 
     def train(config, path, **_):
