@@ -155,7 +155,7 @@ def test_what_the_patterns_do_not_say_is_an_error(root, tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     with pytest.raises(
-        InputError, match=r"1 files .*\n.*a_w1\.tif: has no gfp channel beside it \(images/a_w2\.png\)\n"
+        InputError, match=r"1 file .*\n.*a_w1\.tif: has no gfp channel beside it \(images/a_w2\.png\)\n"
     ):
         find_layout(data_config(tmp_path))
     layout = find_layout(data_config(tmp_path, on_bad_sample="skip"))

@@ -22,6 +22,7 @@ from unet_jax.devices.mesh import put_replicated
 from unet_jax.inference import fits
 from unet_jax.inference.evaluate import copies_of_training, data_of, evaluate_run, select_records, trained_on
 from unet_jax.inference.fold_scores import check_folds
+from unet_jax.inference.way import way_of
 from unet_jax.metrics.calibration import Calibration
 from unet_jax.runs.ensemble import check_distinct, image_formats
 
@@ -56,7 +57,7 @@ def test_logits_are_averaged_and_equal_networks_share_one_program(members):
     np.testing.assert_allclose(found, mean_of(members[:2], large, CROP), atol=1e-5)
     assert np.abs(found - np.stack(list(predict_images(members[0], large, CROP)))).max() > 0.01
     ensemble = Ensemble(members)
-    assert fits.way_of(ensemble, CROP).tiling.multiple == 4  # that of the deepest network
+    assert way_of(ensemble, CROP).tiling.multiple == 4  # that of the deepest network
     small = [random_image(members[0], 16, 16, seed) for seed in range(8)]  # one tile each, with the same in all runs
     expected = mean_of(members, small, CROP)
     for how in (CROP, PredictConfig()):  # stretched to the size that they have
@@ -119,8 +120,8 @@ def test_what_cannot_be_averaged_is_refused_by_name(members):
     larger = {"smallest": [64, 64], "largest": [64, 64]}
     other = dataclasses.replace(second, info=dataclasses.replace(second.info, audit=larger))
     with pytest.raises(InputError, match=r"b: was trained at the scale 0.25, but .*random/a at 1\. .*--scale 1\."):
-        fits.way_of(Ensemble((first, other)), CROP)
-    fits.way_of(Ensemble((first, other)), dataclasses.replace(CROP, scale=0.5))
+        way_of(Ensemble((first, other)), CROP)
+    way_of(Ensemble((first, other)), dataclasses.replace(CROP, scale=0.5))
     with pytest.raises(InputError, match=r"b: data.soft_masks is True, but in random/a it is False"):
         data_of(Ensemble((first, with_config(second, data__soft_masks=True))))
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from etils import epath
-from helpers import Interrupting, run, tiny_config
+from helpers import Interrupting, run, tiny_config, with_optim
 
 from unet_jax.report.display import Quiet
 from unet_jax.runs.load import open_checkpoints
@@ -123,7 +123,8 @@ def test_the_file_is_replaced_twice_a_minute_and_a_damaged_one_is_no_obstacle(tm
 
 
 def test_a_run_that_was_interrupted_has_a_ledger_of_both_starts(synthetic_root, tmp_path):
-    config, said = tiny_config(synthetic_root, checkpoint_every_steps=1), []
+    said, config = [], tiny_config(synthetic_root, checkpoint_every_steps=1)
+    config = with_optim(config, learning_rate=0.02)  # of no other test: its program is compiled here
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path / "run", Interrupting(2))
     display = Quiet()
