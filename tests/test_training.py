@@ -28,9 +28,9 @@ WITHOUT_PICTURES = {"train.num_pictures": 0}  # they change no number
 
 
 def test_overfits_four_images():
-    samples = [synthetic_sample(np.random.default_rng(i), 32, 2) for i in range(4)]
+    samples = [synthetic_sample(np.random.default_rng(i), 16, 2) for i in range(4)]
     image, label = (np.stack([getattr(s, name) for s in samples]) for name in ("image", "mask"))
-    config = ModelConfig((8, 16), 32, num_convs_down=1, num_convs_up=1, batch_norm_momentum=0.9)
+    config = ModelConfig((8,), 16, num_convs_down=1, num_convs_up=1, batch_norm_momentum=0.9)
     model = UNet(config, 2)
     tx = make_optimizer(OptimConfig(name="adamw", learning_rate=5e-3, schedule="cosine"), 150)
     state = jax.jit(lambda key: init_state(key, model, tx))(jax.random.key(0))
