@@ -134,6 +134,7 @@ def test_lost_truth_counts_during_training_as_evaluate_counts_it(trained, capsys
     assert result["dice"]["speck"] < 0.01  # a prediction of half the image hits one pixel by chance
     assert result["absent_classes"] == ["square"]
     assert "square (absent)" in out and "speck (absent)" not in out
+    assert f"({result['num_images']} of these images chose the checkpoint, so that" in out
 
 
 def test_evaluate_names_copies_of_training_images(trained, capsys):
@@ -141,6 +142,7 @@ def test_evaluate_names_copies_of_training_images(trained, capsys):
     main(["evaluate", str(root / "run"), "--data.root", str(root)])
     captured = capsys.readouterr()
     assert json.loads(captured.out.splitlines()[-1])["copies_of_training_images"] == {"t": ["00"]}
+    assert "chose the checkpoint" not in captured.out
     assert "WARNING: 1 of these images" in captured.err and "'t' (of '00')" in captured.err
 
 

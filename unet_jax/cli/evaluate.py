@@ -128,6 +128,14 @@ def _evaluate(options: _Evaluate) -> None:
     Console(width=110).print(estimates_table(title, estimates, marks))
     lines = explanation(names, len(scores.ids), None if groups is None else len(set(groups)))
     print("\n".join(lines))
+    chose = set().union(*(member.info.splits["val"] for member in members)) & set(scores.ids)
+    if split == "train" and seen:
+        print("(these images are those of training: their scores say nothing of others)")
+    elif split == "val" and chose:
+        print(
+            f"({len(chose)} of these images chose the checkpoint, so that the scores are a little too good. For numbers "
+            f"to report, keep images for test: folders train/ and test/, or --data.splits)"
+        )
     if scores.num_ignored is not None:
         shares = ", ".join(f"{percent(share)} of {name}" for name, share in scores.annotated.items())
         print(f"({IGNORED_RULE}; annotated: {shares})")
