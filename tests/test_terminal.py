@@ -1,11 +1,13 @@
 """The terminal: lines and bars at 80 columns, names of other programs, settings from a file, doctor."""
 
 import io
+import re
 import sys
 
 import numpy as np
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from unet_jax import Config, InputError
 from unet_jax.cli.flags import _SYNONYMS, config_and_flags
@@ -14,7 +16,7 @@ from unet_jax.cli.options import print_json
 from unet_jax.config.dicts import flatten_config
 from unet_jax.config.loss_catalogue import _OTHER_NAMES, LOSSES, check_loss
 from unet_jax.config.presets import PRESETS
-from unet_jax.report.display import Display
+from unet_jax.report.display import Display, print_table
 
 NOTE = "loss 0.1234  val Dice 0.9123  1234.5 images/s  12% waiting for data"
 
@@ -39,6 +41,36 @@ def test_a_line_drops_what_does_not_fit():
     assert terminal(80).fitted(first, more) == "epoch 3/25  val Dice 0.9  lr 1e-3"
     log_file = Display(Console(file=io.StringIO(), width=80))
     assert log_file.fitted(first, more) == "  ".join([*first, *more])
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_tables_are_neither_torn_nor_cut_in_a_terminal(width):
+    table = Table(title="scores")
+    table.add_column("class", no_wrap=True)
+    table.add_column("score")
+    for title in ("mean of images", "95 % interval", "pooled", "over all of the seeds"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for k in range(3):
+        table.add_row(f"class{k}", "dice", f"0.{k}123", f"[0.{k}000, 0.{k}999]", f"0.{k}456", f"+0.{k}789")
+        table.add_section()
+    console = terminal(width).console
+    print_table(table, terminal=console)
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in console.file.getvalue().splitlines()]
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    for k in range(3):  # every number is there, beside the names of its row
+        for number in (f"0.{k}123", f"0.{k}999]", f"0.{k}456", f"+0.{k}789"):
+            assert number in text
+        assert any(f"class{k}" in line and "dice" in line and f"+0.{k}789" in line for line in lines)
+    assert ("│" in text) == (width == 200)
+
+
+def test_tables_in_files_keep_their_rules():
+    table = Table("a", "b")
+    table.add_row("x" * 60, "y" * 60)
+    console = Console(file=io.StringIO(), width=80)
+    print_table(table, 130, console)
+    assert "│ " + "x" * 60 + " │ " + "y" * 60 + " │" in console.file.getvalue()
 
 
 def test_names_of_other_programs_are_answered_with_the_flag():

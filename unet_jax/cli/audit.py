@@ -42,11 +42,9 @@ def audit(args: Sequence[str]) -> None:
     options = tyro.cli(_Audit, args=args, prog="unet-jax audit", config=(tyro.conf.FlagCreatePairsOff,))
     check_used(options, {})
     check_root(options.data.root)
-    from rich.console import Console
-
     from unet_jax.report.audit_page import make_page
     from unet_jax.report.audit_text import overview
-    from unet_jax.report.display import Display
+    from unet_jax.report.display import Display, print_table
     from unet_jax.report.findings import look_through
 
     page = epath.Path(options.page)
@@ -56,7 +54,7 @@ def audit(args: Sequence[str]) -> None:
     if findings.audit.ids:
         for line in overview(findings.audit, findings.splits):
             print(line)
-        Console(width=110).print(_table(findings))
+        print_table(_table(findings))
     for line in findings.remarks:
         print(line)
     if options.page:

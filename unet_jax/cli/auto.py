@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import tyro
 from etils import epath
-from rich.console import Console
 
 from unet_jax._types import InputError
 from unet_jax.cli.flags import TERMS, config_and_flags
@@ -18,6 +17,7 @@ from unet_jax.config.placeholders import File
 from unet_jax.config.presets import auto as auto_preset
 from unet_jax.config.processes import Processes
 from unet_jax.report.choices_table import choices_table, flags_of, settings_of
+from unet_jax.report.display import print_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _choose(given: dict[str, Any], minutes: float) -> tuple[Config, list[Choice]
     from unet_jax.training.auto import choose_config
 
     config, choices = choose_config(given, minutes=minutes)
-    Console(width=120).print(choices_table(choices))
+    print_table(choices_table(choices), 120)
     return config, choices
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import tyro
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -65,7 +64,7 @@ def _calibrate(options: _Calibrate) -> None:
     from unet_jax.inference.calibration_file import calibration_path, read_calibration, save_calibration
     from unet_jax.inference.way import way_of
     from unet_jax.metrics.object_rules import FEWEST_IMAGES
-    from unet_jax.report.display import make_display
+    from unet_jax.report.display import make_display, print_table
 
     run = load(options.run, options.checkpoint, options.devices, calibrated=False)
     split, layout, records = select(run, options.data, options.split)
@@ -98,11 +97,10 @@ def _calibrate(options: _Calibrate) -> None:
     save_calibration(run, fit, split=split, num_images=len(records), how=options.how, tried=tried)
     if split == "train":
         display.line("WARNING: the network was trained on these images, and is more certain of them than of others.")
-    console = Console(width=110)
     title = f"{split}: {len(records)} images, checkpoint {run.step}"
-    console.print(_fit_table(fit, run.class_names, title))
+    print_table(_fit_table(fit, run.class_names, title))
     if tried:
-        console.print(_rules_table(tried, run.class_names, f"{title}: rules for objects"))
+        print_table(_rules_table(tried, run.class_names, f"{title}: rules for objects"))
         print("(areas in pixels as the network sees the image; a rule is kept if the 95 % bootstrap interval of its")
         print(f"gain, paired by image, lies above 0, and there are at least {FEWEST_IMAGES} images)")
     print(f"kept in {path}; evaluate and predict use it with --calibrated")

@@ -65,7 +65,6 @@ def compare(args: Sequence[str]) -> None:
 
 def _compare(options: _Compare) -> None:
     """Score and compare the runs; only the first process writes and prints."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -83,7 +82,7 @@ def _compare(options: _Compare) -> None:
     from unet_jax.inference.way import way_of
     from unet_jax.metrics.estimates import MEAN
     from unet_jax.metrics.score_sums import check_scores
-    from unet_jax.report.display import make_display
+    from unet_jax.report.display import make_display, print_table
     from unet_jax.report.estimates_table import explanation, interval, number, p_text
 
     if options.csv:
@@ -119,7 +118,7 @@ def _compare(options: _Compare) -> None:
         means = number(pair.first), number(pair.second)
         compared = number(d.value, "+"), interval(d, "+"), p_text(pair.p_value)
         table.add_row(escape(pair.class_name), pair.score, *means, *compared)
-    Console(width=110).print(table)
+    print_table(table)
     num_groups = None if groups is None else len(set(groups))
     print("\n".join(explanation(names, len(first.ids), num_groups)))
     print(f"(p: sign-flip permutation test, not corrected for the {len(pairs)} lines above)")

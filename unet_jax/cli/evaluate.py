@@ -67,8 +67,6 @@ def evaluate(args: Sequence[str]) -> None:
 
 def _evaluate(options: _Evaluate) -> None:
     """Score the run; only the first process writes and prints."""
-    from rich.console import Console
-
     from unet_jax.devices.processes import is_first
     from unet_jax.inference.evaluate import (
         IGNORED_RULE,
@@ -81,7 +79,7 @@ def _evaluate(options: _Evaluate) -> None:
     from unet_jax.metrics.estimates import estimate_scores
     from unet_jax.metrics.score_sums import check_scores
     from unet_jax.report.audit_text import percent
-    from unet_jax.report.display import make_display
+    from unet_jax.report.display import make_display, print_table
     from unet_jax.report.estimates_table import estimates_json, estimates_table, explanation
     from unet_jax.runs.ensemble import members_of
     from unet_jax.runs.load import Run
@@ -125,7 +123,7 @@ def _evaluate(options: _Evaluate) -> None:
     marks |= {name: " (not annotated)" for name, share in scores.annotated.items() if not share}
     what = f"checkpoint {run.step}" if isinstance(run, Run) else f"mean logits of {len(members)} runs"
     title = f"{split}: {len(scores.ids)} images, {what}{', calibrated' if run.calibration else ''}"
-    Console(width=110).print(estimates_table(title, estimates, marks))
+    print_table(estimates_table(title, estimates, marks))
     lines = explanation(names, len(scores.ids), None if groups is None else len(set(groups)))
     print("\n".join(lines))
     chose = set().union(*(member.info.splits["val"] for member in members)) & set(scores.ids)
@@ -133,8 +131,8 @@ def _evaluate(options: _Evaluate) -> None:
         print("(these images are those of training: their scores say nothing of others)")
     elif split == "val" and chose:
         print(
-            f"({len(chose)} of these images chose the checkpoint, so that the scores are a little too good. For numbers "
-            f"to report, keep images for test: folders train/ and test/, or --data.splits)"
+            f"({len(chose)} of these images chose the checkpoint, so that the scores are a little too good. For "
+            f"numbers to report, keep images for test: folders train/ and test/, or --data.splits)"
         )
     if scores.num_ignored is not None:
         shares = ", ".join(f"{percent(share)} of {name}" for name, share in scores.annotated.items())

@@ -55,7 +55,6 @@ def fold_scores(args: Sequence[str]) -> None:
 
 def _fold_scores(options: _FoldScores) -> None:
     """Score all folds; only the first process writes and prints."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -64,7 +63,7 @@ def _fold_scores(options: _FoldScores) -> None:
     from unet_jax.inference.evaluate import evaluate_run
     from unet_jax.inference.fold_scores import check_folds, fold_rows, folds_csv
     from unet_jax.inference.way import way_of
-    from unet_jax.report.display import make_display
+    from unet_jax.report.display import make_display, print_table
 
     runs = [load(path, options.checkpoint, options.devices, calibrated=options.calibrated) for path in options.runs]
     check_folds(runs, options.split)
@@ -87,7 +86,7 @@ def _fold_scores(options: _FoldScores) -> None:
         table.add_column(title, justify="left" if title in ("fold", "class") else "right")
     for row in rows:
         table.add_row(*map(escape, row))
-    Console(width=110).print(table)
+    print_table(table)
     print("(the standard deviation is that of the folds, n - 1; all images: mean over the images of all folds)")
     if options.csv:
         path = epath.Path(options.csv)

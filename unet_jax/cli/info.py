@@ -6,7 +6,6 @@ from typing import Any
 
 import tyro
 from etils import epath
-from rich.console import Console
 
 from unet_jax.cli.options import RUN
 from unet_jax.config import Config
@@ -38,6 +37,7 @@ def info(args: Sequence[str]) -> None:
     from unet_jax.model.receptive_field import receptive_radius
     from unet_jax.program.state import num_parameters
     from unet_jax.report.choices_table import choices_table
+    from unet_jax.report.display import print_table
     from unet_jax.runs.load import abstract_state, open_checkpoints
     from unet_jax.runs.own_parts import describe_part
     from unet_jax.runs.verdict import verdict
@@ -73,7 +73,7 @@ def info(args: Sequence[str]) -> None:
             print(f"from step {change['step']} on: {len(changed)} samples with other files, the first is {changed[0]}")
     print("versions: " + ", ".join(f"{name} {version}" for name, version in run_info.versions.items()))
     if run_info.choices:
-        Console(width=120).print(choices_table(run_info.choices))
+        print_table(choices_table(run_info.choices), 120)
     print("\n".join(_evaluations(path, best)))
     print("\n".join(_settings(run_info.config, every=options.all)))
 

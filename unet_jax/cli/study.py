@@ -63,9 +63,8 @@ def study(args: Sequence[str]) -> None:
     studies = _load(options, options.file, options.out)
     for loaded in studies:
         check_root(loaded.config.data.root)
-    from rich.console import Console
-
     from unet_jax.devices.compilation import enable_compilation_cache
+    from unet_jax.report.display import print_table
     from unet_jax.study.display import GridDisplay
     from unet_jax.study.over_sets_report import show_over_sets, write_over_sets
     from unet_jax.study.over_sets_words import conclusion_over_sets
@@ -75,17 +74,16 @@ def study(args: Sequence[str]) -> None:
 
     enable_compilation_cache()
     run_studies(studies, display=GridDisplay(), make_crew=_crew(options, parameters))
-    console = Console(width=max(150, Console().width))
     if len(studies) > 1:
         over_sets = write_over_sets(studies, _command(options))
-        console.print(show_over_sets(over_sets))
+        print_table(show_over_sets(over_sets), 150)
         print(conclusion_over_sets(studies[0], over_sets))
         out = Path(studies[0].out).parent.parent
         print(f"page: {out}/study.html; tables: sets.csv, table.md, table.tex; of each data set: sets/NAME/study.html")
     else:
         loaded = with_split(studies[0])
         results = write_results(loaded, _command(options))
-        console.print(show(results))
+        print_table(show(results), 150)
         print(conclusion(loaded, results))
         print(f"page: {loaded.out}/study.html; tables: results.csv, table.csv, table.md, table.tex, cost.csv")
     print("for a paper: methods.md; to repeat it: reproduce.sh")
@@ -110,8 +108,7 @@ def _crew(options: _Study, parameters: dict[str, int | str]) -> "Callable[[Study
 
 def _power(options: _Study) -> None:
     """Print what a study like the finished one needs."""
-    from rich.console import Console
-
+    from unet_jax.report.display import print_table
     from unet_jax.study.power import power_table
     from unet_jax.study.results import read_results
 
@@ -121,7 +118,7 @@ def _power(options: _Study) -> None:
     for loaded in _load(options, str(file), out):
         said, table = power_table(read_results(loaded))
         print(f"{loaded.dataset}: {said}" if loaded.dataset else said)
-        Console(width=110).print(table)
+        print_table(table)
     print("(the score is the mean over classes; a variant is called better by the rule of docs/studies.md)")
 
 

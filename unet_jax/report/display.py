@@ -1,11 +1,16 @@
 """Progress on standard error while a command works: lines that stay, and a bar if the output is a terminal."""
 
 import contextlib
+import copy
+import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
+from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Column
+from rich.table import Column, Table
 from rich.text import Text
 
 from unet_jax.data.listing import printable_lines
@@ -63,6 +68,66 @@ class Display:
         with progress:
             task = progress.add_task(title, total=total, completed=completed, note="")
             yield lambda done, note="": progress.update(task, completed=done, note=note)
+
+
+def print_table(table: Table, width: int = 110, terminal: Console | None = None) -> None:
+    """Print a table on standard output, so that a narrow terminal does not tear its lines or cut its numbers.
+
+    In a terminal that is too narrow, the table loses its rules; if that is not enough, titles and texts are wrapped
+    between words; and if that is not enough, it becomes several tables that all begin with the names of the rows, which
+    are the first columns as far as they are justified to the left.
+
+    Args:
+      table: the table.
+      width: largest number of characters in a line where the output is no terminal.
+      terminal: another output than the standard one.
+    """
+    terminal = terminal or Console()
+    if not terminal.is_terminal:
+        terminal.width = width
+        terminal.print(table)
+        return
+    if _measure(terminal, table).maximum > terminal.width:
+        table.box, table.padding, table.show_edge, table.pad_edge = box.SIMPLE_HEAD, (0, 1, 0, 0), False, False
+        for column in table.columns[1:]:
+            column.no_wrap = False
+    names = list(itertools.takewhile(lambda column: column.justify == "left", table.columns))
+    others = table.columns[len(names) :]
+    while True:
+        fitting = (k for k in range(len(others), 0, -1) if _fits(terminal, _part(table, [*names, *others[:k]])))
+        num_columns = next(fitting, 1)
+        terminal.print(_wrapped(terminal, _part(table, [*names, *others[:num_columns]])))
+        others = others[num_columns:]
+        if not others:
+            return
+
+
+def _part(table: Table, columns: list[Column]) -> Table:
+    """Return the same table with some of its columns."""
+    part = copy.copy(table)
+    part.columns = [dataclasses.replace(column, _index=k) for k, column in enumerate(columns)]
+    return part
+
+
+def _wrapped(terminal: Console, table: Table) -> Table:
+    """Return the table with a width for each column: at least its longest word, and more where there is room."""
+    whole = _measure(terminal, table)
+    if whole.maximum > terminal.width:
+        room = terminal.width - whole.minimum
+        limits = [_measure(terminal, _part(table, [column])) for column in table.columns]
+        for column, limit in sorted(zip(table.columns, limits, strict=True), key=lambda pair: pair[1].span):
+            column.width = limit.minimum + max(0, min(room, limit.span))
+            room -= limit.span
+    return table
+
+
+def _fits(terminal: Console, table: Table) -> bool:
+    return _measure(terminal, table).minimum <= terminal.width
+
+
+def _measure(terminal: Console, table: Table) -> Measurement:
+    """Return the widths that a table needs: with every column at its longest word, and with nothing wrapped."""
+    return terminal.measure(table, options=terminal.options.update(max_width=1000))
 
 
 class Quiet(Display):
