@@ -91,12 +91,19 @@ def test_packed_logits_give_the_same(found):
 def test_opposite_terms_by_hand():
     """Two parameters, one per class; the terms pull at the first in opposite directions."""
     terms = {"up": lambda x: 3.0 * jnp.sum(x[..., 0]), "down": lambda x: -4.0 * jnp.sum(x)}
-    found = term_gradients(lambda w: jnp.broadcast_to(w, (1, 1, 1, 2)), terms, jnp.array([1.0, 2.0]))
-    np.testing.assert_allclose(found.norms(), [[3.0, 0.0], [4.0, 4.0]])
-    np.testing.assert_allclose(found.term_norms(), [3.0, np.sqrt(32.0)], rtol=1e-6)
-    np.testing.assert_allclose(found.term_cosines()[0, 1], -np.sqrt(0.5), rtol=1e-6)
-    np.testing.assert_allclose(found.class_norms(), [1.0, 4.0])
-    np.testing.assert_allclose(found.class_cosines(), [[1.0, 0.0], [0.0, 1.0]])
+
+    @jax.jit
+    def measured(w):
+        found = term_gradients(lambda w: jnp.broadcast_to(w, (1, 1, 1, 2)), terms, w)
+        of_terms = found.norms(), found.term_norms(), found.term_cosines()
+        return *of_terms, found.class_norms(), found.class_cosines()
+
+    norms, term_norms, term_cosines, class_norms, class_cosines = measured(np.array([1.0, 2.0], np.float32))
+    np.testing.assert_allclose(norms, [[3.0, 0.0], [4.0, 4.0]])
+    np.testing.assert_allclose(term_norms, [3.0, np.sqrt(32.0)], rtol=1e-6)
+    np.testing.assert_allclose(term_cosines[0, 1], -np.sqrt(0.5), rtol=1e-6)
+    np.testing.assert_allclose(class_norms, [1.0, 4.0])
+    np.testing.assert_allclose(class_cosines, [[1.0, 0.0], [0.0, 1.0]])
     still = TermGradients(jnp.zeros((2, 2, 2, 2)))
     assert not np.any(still.term_cosines()) and not np.any(still.class_cosines())
 
