@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ONE_DEVICE
 
 import unet_jax
 from unet_jax.cli.main import main
@@ -62,7 +63,7 @@ def test_a_run_of_a_release_goes_on(release, tmp_path, monkeypatch, capsys):
     shutil.copytree(folder, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     longer = unet_jax.replace(run.config, {"train.num_steps": 180, "optim.when_longer": "restart"})
-    result = unet_jax.train(longer, "RUN")
+    result = unet_jax.train(longer, "RUN", mesh=ONE_DEVICE)
     assert result.history[-1]["step"] == 180
     main(["verify", "RUN"])
     assert "RUN" in capsys.readouterr().out
