@@ -88,7 +88,8 @@ def plan(args: Sequence[str]) -> None:
         config = replace(config, {"train.batch_size": options.images_per_device * len(target.devices)})
     cache = epath.Path(options.cache or user_cache() / "plan")
     console, display = Console(width=110), Display()
-    display.line(f"compiling for {len(target.devices)} devices of {target.name}: minutes for a large network")
+    count = len(target.devices)
+    display.line(f"compiling for {count} {'device' if count == 1 else 'devices'} of {target.name}: minutes if large")
     if not options.sweep:
         result = estimate(
             config,
