@@ -5,11 +5,13 @@ import shlex
 import numpy as np
 import pytest
 import tyro
+from etils import epath
 from PIL import Image
 
 from unet_jax._types import InputError
 from unet_jax.config import DataConfig
 from unet_jax.data.layout import find_layout
+from unet_jax.data.layout_hints import _groups
 from unet_jax.data.masks.read import read_mask
 
 SHAPE = np.zeros((24, 32), np.uint8)
@@ -105,3 +107,13 @@ def test_nothing_is_guessed_where_nothing_fits(tmp_path, files, words):
 def test_a_root_one_folder_too_deep_is_named(tmp_path):
     write(tmp_path, data_set("images/ID.png", "masks/cell/ID.png"))
     assert hint(tmp_path / "images").endswith(f"Use --data.root {tmp_path}.")
+
+
+def test_of_many_names_few_patterns_are_tried():
+    """Each folder has patterns of its own, and all pairs of patterns would be tried."""
+    names = [f"im{i}/masks/{i}x{j}.png" for i in range(100) for j in range(5)] + [
+        f"im{i}/im{i}.png" for i in range(100)
+    ]
+    groups = _groups({name: epath.Path(name) for name in names})
+    assert len(groups) <= 60
+    assert {"{id}/masks/*", "{id}/{id}.png"} <= {group.pattern for group in groups}

@@ -21,6 +21,7 @@ from unet_jax.data.pattern_layout import index_map_layout, pattern_layout
 from unet_jax.data.pixels import BadSampleError
 
 _MOST_FILES = 20_000  # in a larger data set, nothing is looked for
+_MOST_GROUPS = 60  # patterns that are tried
 _MOST_VALUES = 12  # different values of a file that still looks like a mask, and classes that are listed
 _OF_MASKS = re.compile(r"mask|label|annot|segment|truth|manual|target|\b(gt|segs?)\b")
 _OF_IMAGES = re.compile(r"image|img|photo|picture|input|\b(raw|originals?)\b")
@@ -54,13 +55,16 @@ def joining_flags(root: epath.Path, config: DataConfig) -> str:
       config: its settings, without patterns.
     """
     groups = _groups(_files(root))
-    found = [
-        flags
-        for images in groups
-        if _is_mask(images) is not True
-        for masks in _masks_of(images, groups)
-        if (flags := _tried(root, config, images, masks))
-    ]
+    settings: dict[tuple[str, ...], dict[str, Any]] = {}
+    found = []
+    for images in groups:
+        for masks in _masks_of(images, groups) if not _is_mask(images) else ():
+            patterns = tuple(group.pattern for group in masks)
+            if patterns not in settings:
+                settings[patterns] = _mask_settings(masks)
+            flags = _tried(root, config, images, settings[patterns])
+            if flags:
+                found.append(flags)
     return f"These flags join {max(found).num_images} images with masks: {max(found).text}" if found else ""
 
 
@@ -74,7 +78,7 @@ def _files(root: epath.Path) -> dict[str, epath.Path]:
 
 
 def _groups(files: dict[str, epath.Path]) -> list[_Group]:
-    """Return the files by pattern, where a pattern matches at least two files, or each of two."""
+    """Return the files by pattern, for the patterns that give most ids; at least two, or one of two files."""
     groups: dict[str, dict[str, epath.Path]] = collections.defaultdict(dict)
     repeated = set()
     for name, path in files.items():
@@ -83,7 +87,10 @@ def _groups(files: dict[str, epath.Path]) -> list[_Group]:
                 repeated.add(pattern)
             groups[pattern][id_] = path
     least = min(2, len(files) // 2)
-    return [_Group(p, f) for p, f in groups.items() if len(f) >= least and p not in repeated]
+    kept = [_Group(p, f) for p, f in groups.items() if len(f) >= least and p not in repeated]
+    return sorted(kept, key=lambda group: (-len(group.files), group.pattern.count("*"), len(group.pattern)))[
+        :_MOST_GROUPS
+    ]
 
 
 def _patterns(name: str) -> Iterator[tuple[str, str]]:
@@ -177,9 +184,8 @@ def _looks_like_mask(path: epath.Path) -> bool:
     return len(counts) <= _MOST_VALUES or (file.is_lossy and bool(np.sort(counts)[-2:].sum() > 0.8 * counts.sum()))
 
 
-def _tried(root: epath.Path, config: DataConfig, images: _Group, masks: Sequence[_Group]) -> _Flags | None:
-    """Return the flags that join these images with these masks; None if they do not."""
-    of_masks = _mask_settings(masks)
+def _tried(root: epath.Path, config: DataConfig, images: _Group, of_masks: dict[str, Any]) -> _Flags | None:
+    """Return the flags that join these images with the masks of these settings; None if they do not."""
     if not of_masks:
         return None
     image_pattern = "" if re.fullmatch(r"images/\{id\}\.\w+", images.pattern) else images.pattern

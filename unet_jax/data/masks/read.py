@@ -183,20 +183,22 @@ def _one_channel(path: epath.Path, values: np.ndarray) -> np.ndarray:
     if differs.any():
         y, x = np.argwhere(differs)[0]
         color = tuple(int(v) for v in values[y, x])
-        colors = _colors(values)
-        is_coded = len(colors) <= _MANY
-        classes = f", or name the class of each colour: {index_flags(path, 'index-colors', colors)}"
         raise BadSampleError(
             f"{path}: is a colour image (row {y}, column {x} is {color}), but a mask has one gray channel. Save one "
-            f"gray file per class{classes if is_coded else f'; with {len(colors)} colours it may be a photo'}."
+            f"gray file per class{_other_reading(path, values)}."
         )
     return values[..., 0]
 
 
-def _colors(values: np.ndarray) -> list[str]:
-    """Return the colours of an image that are not black, as `data.index_colors` names them."""
+def _other_reading(path: epath.Path, values: np.ndarray) -> str:
+    """Return the end of a sentence on a colour image: flags that name its colours, if there are few."""
+    if values.dtype.kind not in "ui":
+        return ""
     packed = (values if values.max() <= 255 else values // 257).astype(np.int64) @ np.array([65536, 256, 1])
-    return [color_text(value) for value in values_of(packed) if value]
+    colors = [value for value in values_of(packed) if value]
+    if len(colors) > _MANY:
+        return f"; with {len(colors)} colours it may be a photo"
+    return f", or name the class of each colour: {index_flags(path, 'index-colors', list(map(color_text, colors)))}"
 
 
 def _is_whole(values: np.ndarray) -> np.ndarray:
