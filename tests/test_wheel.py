@@ -24,7 +24,9 @@ def test_the_wheel_holds_the_package_its_type_marker_and_nothing_else(tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     of_package = {name for name in names if name.startswith("unet_jax/")}
     wanted = {
-        str(path.relative_to(ROOT)) for path in (ROOT / "unet_jax").rglob("*") if path.suffix in (".py", ".jinja")
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "unet_jax").rglob("*")
+        if path.suffix in (".py", ".jinja", ".js")
     }
     assert of_package == wanted | {"unet_jax/py.typed"}
     assert all(".dist-info/" in name for name in names - of_package)
