@@ -33,7 +33,7 @@ def is_bad(image, modulus):
     return image.astype(np.int32).sum() % modulus == 1 % modulus
 
 
-def poisoned_train_step(modulus, apply_fn, loss_fn, tx, *, seed, compiler_options):
+def poisoned_train_step(modulus, apply_fn, loss_fn, tx, *, seed, norm_fn):
     """A step that a bad batch turns into NaN altogether, as a loss that overflows would."""
     inner = make_train_step(apply_fn, loss_fn, tx)
 
@@ -45,7 +45,7 @@ def poisoned_train_step(modulus, apply_fn, loss_fn, tx, *, seed, compiler_option
             "loss": metrics["loss"] + nan
         }
 
-    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options)
+    return jax.jit(step, donate_argnums=0)
 
 
 @pytest.fixture

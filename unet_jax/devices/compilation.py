@@ -1,10 +1,13 @@
 """Compiler options of the training and evaluation steps, and the cache of compiled programs on disk."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
 from unet_jax._files import user_cache
+from unet_jax._formulations import traced_for
 
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 _MIN_COMPILE_S = 0.3  # jax's default of 1.0 would not cache many programs of small networks
@@ -24,6 +27,23 @@ def compiler_options(backend: str | None = None) -> dict[str, str]:
       Names and values of the options; empty on other devices than CPUs.
     """
     return dict(_CPU_OPTIONS) if (backend or jax.default_backend()) == "cpu" and _cpu_options_are_known() else {}
+
+
+def jit_for(backend: str, function: Callable[..., Any], **options: Any) -> Any:
+    """Jit a function for one kind of device: with its compiler options, and with only its formulations traced.
+
+    Args:
+      backend: kind of device ("cpu", "gpu", "tpu").
+      function: function of arrays. It may call jitted functions, which must not have compiler options of their own.
+      options: further arguments of `jax.jit`.
+    """
+
+    @functools.wraps(function)
+    def traced(*arguments: Any) -> Any:
+        with traced_for(backend):
+            return function(*arguments)
+
+    return jax.jit(traced, compiler_options=compiler_options(backend), **options)
 
 
 @functools.cache

@@ -13,7 +13,7 @@ import optax
 from unet_jax._types import Batch
 from unet_jax.program.optim import keep_encoder, keep_encoder_state
 from unet_jax.program.state import TrainState
-from unet_jax.program.steps import Metrics, Options, TrainStep
+from unet_jax.program.steps import Metrics, TrainStep
 
 
 def freeze_encoder(train_step: TrainStep, frozen_step: TrainStep, num_steps: int) -> TrainStep:
@@ -40,7 +40,7 @@ def freeze_encoder(train_step: TrainStep, frozen_step: TrainStep, num_steps: int
     return jax.jit(step, donate_argnums=0)
 
 
-def correct_statistics(train_step: TrainStep, momentum: float, compiler_options: Options = None) -> TrainStep:
+def correct_statistics(train_step: TrainStep, momentum: float) -> TrainStep:
     """Make a jitted training step whose running statistics hold nothing from before the first update.
 
     A running mean with momentum m that starts at s still holds the share m^n of s after n updates. Here its weights are
@@ -51,7 +51,6 @@ def correct_statistics(train_step: TrainStep, momentum: float, compiler_options:
     Args:
       train_step: training step `(state, batch) -> (state, metrics)`, whose running statistics have this momentum.
       momentum: share of the old running statistics that each update keeps.
-      compiler_options: XLA's options for the compilation.
 
     Returns:
       A function like `train_step`, which donates the state that it is called with.
@@ -65,10 +64,10 @@ def correct_statistics(train_step: TrainStep, momentum: float, compiler_options:
         moved = jax.tree.map(lambda old, now: old + factor * (now - old), state.batch_stats, new.batch_stats)
         return dataclasses.replace(new, batch_stats=moved), metrics
 
-    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options)
+    return jax.jit(step, donate_argnums=0)
 
 
-def average_weights(train_step: TrainStep, decay: float, compiler_options: Options = None) -> TrainStep:
+def average_weights(train_step: TrainStep, decay: float) -> TrainStep:
     """Make a jitted training step that also moves a running mean of the parameters and running statistics, `state.ema`.
 
     The mean after update n keeps the share min(decay, (1 + n) / (10 + n)), so that the first, random weights are soon
@@ -77,7 +76,6 @@ def average_weights(train_step: TrainStep, decay: float, compiler_options: Optio
     Args:
       train_step: training step `(state, batch) -> (state, metrics)`.
       decay: largest share of the old mean that an update keeps.
-      compiler_options: XLA's options for the compilation.
 
     Returns:
       A function like `train_step`, which donates the state that it is called with. The state must have a mean to begin
@@ -95,7 +93,7 @@ def average_weights(train_step: TrainStep, decay: float, compiler_options: Optio
         now = {"params": new.params, "batch_stats": new.batch_stats}
         return dataclasses.replace(new, ema=optax.incremental_update(now, state.ema, share)), metrics
 
-    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options)
+    return jax.jit(step, donate_argnums=0)
 
 
 def keep_if_finite(old: TrainState, new: TrainState, metrics: Metrics) -> TrainState:
@@ -114,12 +112,11 @@ def keep_if_finite(old: TrainState, new: TrainState, metrics: Metrics) -> TrainS
     return dataclasses.replace(kept, step=new.step)
 
 
-def skip_non_finite(train_step: TrainStep, compiler_options: Options = None) -> TrainStep:
+def skip_non_finite(train_step: TrainStep) -> TrainStep:
     """Make a jitted training step that leaves everything but `state.step` unchanged if a metric is not finite.
 
     Args:
       train_step: training step `(state, batch) -> (state, metrics)`.
-      compiler_options: XLA's options for the compilation.
 
     Returns:
       A function like `train_step`, which donates the state that it is called with.
@@ -129,4 +126,4 @@ def skip_non_finite(train_step: TrainStep, compiler_options: Options = None) -> 
         new, metrics = train_step(state, batch)
         return keep_if_finite(state, new, metrics), metrics
 
-    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options)
+    return jax.jit(step, donate_argnums=0)

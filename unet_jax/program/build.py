@@ -12,7 +12,7 @@ from jaxtyping import Array
 from unet_jax._types import PyTree
 from unet_jax.config import Config, ModelConfig
 from unet_jax.config.packing import UNPACKED, Packing, num_subpixels
-from unet_jax.devices.compilation import compiler_options
+from unet_jax.devices.compilation import jit_for
 from unet_jax.model import UNet
 from unet_jax.model.packing import level_factors, logits_factor
 from unet_jax.program.after_update import average_weights, correct_statistics, freeze_encoder, skip_non_finite
@@ -24,7 +24,6 @@ from unet_jax.program.predict_step import LogitsStep, make_logits_step, make_pre
 from unet_jax.program.state import TrainState, with_ema
 from unet_jax.program.steps import (
     EvalStep,
-    Options,
     PredictStep,
     TermGradientsStep,
     TrainStep,
@@ -32,6 +31,7 @@ from unet_jax.program.steps import (
     make_eval_step,
     make_term_gradients_step,
     make_train_step,
+    norm_by_parts,
 )
 from unet_jax.program.symmetries import Augmentation
 
@@ -95,8 +95,7 @@ def build(config: Config, num_classes: int, num_steps: int, *, backend: str | No
         packing = Packing(level_factors(config.model, backend)[0], logits_factor(config.model, num_classes, backend))
         model = _network(config.model, num_classes, backend)
     tx = make_optimizer(config.optim, num_steps, own.optimizer)
-    options = compiler_options(backend)
-    train_step, eval_step = make_steps(config, model, tx, packing, num_steps, compiler_options=options)
+    train_step, eval_step = make_steps(config, model, tx, packing, num_steps, backend=backend)
     predict_step = build_predict_step(config.model, num_classes, backend, own=own)
     return Program(model, tx, packing, train_step, eval_step, predict_step, ema=config.train.ema > 0.0)
 
@@ -110,7 +109,7 @@ def build_predict_step(
     own: Own = OURS,
 ) -> PredictStep:
     """Build the prediction step of a network, for the given kind of device as in `build`."""
-    return make_predict_step(**_for_prediction(config, num_classes, backend, own), tta=tta)
+    return _jit_prediction(make_predict_step, config, num_classes, backend, own, tta)
 
 
 def build_logits_step(
@@ -122,16 +121,22 @@ def build_logits_step(
     own: Own = OURS,
 ) -> LogitsStep:
     """Build the step that computes the logits of tiles, for the given kind of device as in `build`."""
-    return make_logits_step(**_for_prediction(config, num_classes, backend, own), tta=tta)
+    return _jit_prediction(make_logits_step, config, num_classes, backend, own, tta)
 
 
-def _for_prediction(config: ModelConfig, num_classes: int, backend: str | None, own: Own) -> dict[str, Any]:
-    """Return what the steps of prediction need to know of a network, as arguments by name."""
+def _jit_prediction(
+    make: Callable[..., Any],
+    config: ModelConfig,
+    num_classes: int,
+    backend: str | None,
+    own: Own,
+    tta: Augmentation,
+) -> Any:
+    """Make a step of prediction, jitted for a kind of device."""
     backend = backend or jax.default_backend()
     is_own = own.network is not None
     model = network_of(config, num_classes, own) if is_own else _network(config, num_classes, backend)
-    options = compiler_options(backend)
-    return {"apply_fn": model.apply, "size_multiple": config.size_multiple, "compiler_options": options}
+    return jit_for(backend, make(model.apply, size_multiple=config.size_multiple, tta=tta))
 
 
 def build_logits(config: ModelConfig, num_classes: int, backend: str) -> Callable[[PyTree, Array], Array]:
@@ -163,7 +168,7 @@ def make_steps(
     packing: Packing,
     num_steps: int,
     numbers: dict[str, Any] | None = None,
-    compiler_options: Options = None,
+    backend: str | None = None,
 ) -> tuple[TrainStep, EvalStep]:
     """Make the training step and the evaluation step, both for packed batches.
 
@@ -174,8 +179,8 @@ def make_steps(
       packing: factors that images and labels are packed by.
       num_steps: number of updates in the run, as in `make_loss`.
       numbers: numbers of the loss, as in `make_loss`.
-      compiler_options: XLA's options, for steps that are called directly. Steps that are called inside another jitted
-        function must have none: pass the options to that function's `jax.jit`.
+      backend: kind of device, for steps that are called directly. Steps that are called inside another jitted function
+        must have none: pass it to `jit_for` of that function.
 
     Returns:
       The training step and the evaluation step, both jitted.
@@ -183,38 +188,32 @@ def make_steps(
     is_own = isinstance(model, OwnNetwork)
     additions = _after_update(config, is_own)
     num_frozen = config.optim.freeze_encoder_steps
-    own = None if additions or num_frozen else compiler_options
     apply_fn = functools.partial(model.apply, method="packed")
     loss_fn = make_loss(config.loss, packing.label, num_steps, numbers)
     trained_loss, num_lower = loss_fn, config.model.deep_supervision
     if num_lower:
         trained_loss = make_supervised_loss(config.loss, num_lower, packing.label, num_steps, numbers)
 
+    norm_fn = optax.tree.norm if config.optim.clip_norm else norm_by_parts
+
     def make_step(model: UNet | OwnNetwork) -> TrainStep:
         trained_fn = functools.partial(model.apply, method="supervised" if num_lower else "packed")
-        options: Any = {"seed": config.seed if is_own else None, "compiler_options": own}
-        num_parts = config.train.accumulation
+        num_parts, seed = config.train.accumulation, config.seed if is_own else None
         if num_parts == 1:
-            return make_train_step(trained_fn, trained_loss, tx, **options)
-        return make_accumulating_train_step(trained_fn, trained_loss, tx, num_parts, **options)
+            return make_train_step(trained_fn, trained_loss, tx, seed=seed, norm_fn=norm_fn)
+        return make_accumulating_train_step(trained_fn, trained_loss, tx, num_parts, seed=seed, norm_fn=norm_fn)
 
     train_step = make_step(model)
     if num_frozen and isinstance(model, UNet):
         train_step = freeze_encoder(train_step, make_step(model.clone(is_encoder_frozen=True)), num_frozen)
-    for i, addition in enumerate(additions):
-        is_last = i == len(additions) - 1
-        train_step = addition(train_step, compiler_options=compiler_options if is_last else None)
+    for addition in additions:
+        train_step = addition(train_step)
     count = num_subpixels(packing.label)
-    return (
-        train_step,
-        make_eval_step(
-            apply_fn,
-            loss_fn,
-            threshold=config.train.threshold,
-            num_subpixels=count,
-            compiler_options=compiler_options,
-        ),
-    )
+    threshold = config.train.threshold
+    eval_step = make_eval_step(apply_fn, loss_fn, threshold=threshold, num_subpixels=count)
+    if backend is None:
+        return train_step, eval_step
+    return jit_for(backend, train_step, donate_argnums=0), jit_for(backend, eval_step)
 
 
 def _after_update(config: Config, is_own: bool) -> list[Callable[..., TrainStep]]:
@@ -253,7 +252,5 @@ def make_term_gradients(
         parts |= {"dice_loss": dataclasses.replace(loss, bce_weight=0.0)} if loss.dice_weight else {}
     terms = {name: make_loss(part, factor, num_steps) for name, part in parts.items()}
     apply_fn = functools.partial(program.model.apply, method="packed")
-    count = num_subpixels(factor)
-    return make_term_gradients_step(
-        apply_fn, terms, class_names, num_subpixels=count, compiler_options=compiler_options()
-    )
+    step = make_term_gradients_step(apply_fn, terms, class_names, num_subpixels=num_subpixels(factor))
+    return jit_for(jax.default_backend(), step)

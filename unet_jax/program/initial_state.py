@@ -12,10 +12,12 @@ from jax.sharding import Mesh
 
 from unet_jax._types import PyTree
 from unet_jax.config import Config, ModelConfig, OptimConfig
+from unet_jax.devices.compilation import jit_for
 from unet_jax.devices.mesh import replicated
 from unet_jax.model import UNet
 from unet_jax.program.optim import make_optimizer
 from unet_jax.program.own import OURS, Own, OwnNetwork
+from unet_jax.program.random_blocks import in_blocks
 from unet_jax.program.state import TrainState, start_state, with_ema
 
 
@@ -50,6 +52,7 @@ def init_state(
     height, width = size or (16, 16)
     if isinstance(model, UNet):  # its parameters do not depend on the size
         height = width = model.config.size_multiple
+        key = in_blocks(key)
     variables: Any = model.init(key, jnp.zeros((1, height, width, num_channels), jnp.float32), False)
     return start_state(variables["params"], variables.get("batch_stats", {}), tx)
 
@@ -73,7 +76,7 @@ def first_state(
       own: network and optimizer in the place of the library's.
     """
     model, tx = network_of(model_config, num_classes, own), make_optimizer(optim_config, num_steps, own.optimizer)
-    return jax.jit(lambda key: init_state(key, model, tx, shape[2], shape[:2]))
+    return jit_for(jax.default_backend(), lambda key: init_state(key, model, tx, shape[2], shape[:2]))
 
 
 def first_state_of(

@@ -7,16 +7,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from unet_jax._types import PyTree
-from unet_jax.program.steps import ApplyFn, Options, PredictStep, unit_range
+from unet_jax.program.steps import ApplyFn, PredictStep, unit_range
 from unet_jax.program.symmetries import Augmentation, symmetries_of
 
 LogitsStep = Callable[[PyTree, PyTree, Array], Array]
 """Function `(params, batch_stats, images) -> logits`."""
 
 
-def make_predict_step(
-    apply_fn: ApplyFn, *, size_multiple: int, tta: Augmentation = "none", compiler_options: Options = None
-) -> PredictStep:
+def make_predict_step(apply_fn: ApplyFn, *, size_multiple: int, tta: Augmentation = "none") -> PredictStep:
     """Make the jitted prediction step, for images of any height and width.
 
     If the network cannot take a size, images are padded at the bottom and on the right by mirroring, and the
@@ -26,7 +24,6 @@ def make_predict_step(
       apply_fn: network, as `(variables, images, train) -> logits`.
       size_multiple: number that height and width must be multiples of (`ModelConfig.size_multiple`).
       tta: test-time augmentation, as in `make_logits_step`.
-      compiler_options: XLA's options for the compilation.
 
     Returns:
       A function `(params, batch_stats, images) -> probabilities`, from `[b h w 3]` uint8 RGB to `[b h w k]` float32 in
@@ -45,16 +42,14 @@ def make_predict_step(
     def predict_step(params: PyTree, batch_stats: PyTree, images: UInt8[Array, "b h w c"]) -> Float[Array, "b h w k"]:
         return jax.nn.sigmoid(logits_of(params, batch_stats, images))
 
-    return jax.jit(predict_step, compiler_options=compiler_options)
+    return jax.jit(predict_step)
 
 
-def make_logits_step(
-    apply_fn: ApplyFn, *, size_multiple: int, tta: Augmentation = "none", compiler_options: Options = None
-) -> LogitsStep:
+def make_logits_step(apply_fn: ApplyFn, *, size_multiple: int, tta: Augmentation = "none") -> LogitsStep:
     """Make the jitted step that computes logits, which can be blended with those of overlapping tiles.
 
     Args:
-      apply_fn, size_multiple, compiler_options: the same as in `make_predict_step`.
+      apply_fn, size_multiple: the same as in `make_predict_step`.
       tta: symmetries of the images; logits are transformed back and averaged over them in float32. All of them are
         computed as one batch. "d4" needs square images.
 
@@ -69,7 +64,7 @@ def make_logits_step(
       >>> step({}, {}, jnp.full((1, 1, 2, 1), 255, jnp.uint8)).ravel().tolist()
       [0.5, 0.5]
     """
-    return jax.jit(_make_logits(apply_fn, size_multiple, tta), compiler_options=compiler_options)
+    return jax.jit(_make_logits(apply_fn, size_multiple, tta))
 
 
 def _make_logits(apply_fn: ApplyFn, size_multiple: int, tta: Augmentation) -> LogitsStep:

@@ -24,6 +24,8 @@ ApplyFn = Callable[..., Any]
 the updated collections."""
 LossFn = Callable[..., tuple[Array, dict[str, Array]]]
 """Function `(logits, labels, weight, step) -> (scalar, terms)`. Terms with a ramp need the number of the step."""
+NormFn = Callable[[PyTree], Array]
+"""Function from a tree of arrays to the Euclidean norm of all their numbers."""
 Metrics = dict[str, Array]
 """Scalars by name."""
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -34,8 +36,6 @@ PredictStep = Callable[[PyTree, PyTree, Array], Array]
 """Function `(params, batch_stats, images) -> probabilities`."""
 TermGradientsStep = Callable[[TrainState, Batch], Metrics]
 """Function `(state, batch) -> metrics`."""
-Options = dict[str, str] | None
-"""XLA's options for the compilation of a step (`unet_jax.devices.compilation.compiler_options`)."""
 
 
 def unit_range(images: UInt8[Array, "..."] | UInt16[Array, "..."]) -> Float[Array, "..."]:
@@ -71,7 +71,7 @@ def make_train_step(
     tx: optax.GradientTransformation,
     *,
     seed: int | None = None,
-    compiler_options: Options = None,
+    norm_fn: NormFn = optax.tree.norm,
 ) -> TrainStep:
     """Make the jitted training step: one update of the parameters on one batch.
 
@@ -82,7 +82,7 @@ def make_train_step(
       tx: optimizer.
       seed: seed of the random numbers of networks that draw some in training, such as those with dropout. They get
         `rngs={"dropout": key}`, with another key in every step. None: the network draws none.
-      compiler_options: XLA's options for the compilation.
+      norm_fn: norm of the gradients, for the metrics. An optimizer that clips by optax's shares it with that.
 
     Returns:
       A function `(state, batch) -> (state, metrics)`. The state that it is called with is donated, and cannot be used
@@ -109,9 +109,9 @@ def make_train_step(
     gradients = _make_gradients(apply_fn, loss_fn, seed)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        return _update(state, tx, gradients(state, batch))
+        return _update(state, tx, gradients(state, batch), norm_fn)
 
-    return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options)
+    return jax.jit(train_step, donate_argnums=0)
 
 
 def make_accumulating_train_step(
@@ -121,7 +121,7 @@ def make_accumulating_train_step(
     num_micro_batches: int,
     *,
     seed: int | None = None,
-    compiler_options: Options = None,
+    norm_fn: NormFn = optax.tree.norm,
 ) -> TrainStep:
     """Make a training step with gradient accumulation, which needs the memory of one micro-batch only.
 
@@ -139,7 +139,7 @@ def make_accumulating_train_step(
       devices.
 
     Args:
-      apply_fn, loss_fn, tx, seed, compiler_options: the same as in `make_train_step`.
+      apply_fn, loss_fn, tx, seed, norm_fn: the same as in `make_train_step`.
       num_micro_batches: number of micro-batches, a divisor of the batch size.
 
     Returns:
@@ -163,9 +163,9 @@ def make_accumulating_train_step(
 
         shapes = jax.eval_shape(gradients, state, jax.tree.map(lambda x: x[:, 0], parts))
         sums, _ = jax.lax.scan(add_part, optax.tree.zeros_like(shapes), jnp.arange(num_micro_batches))
-        return _update(state, tx, sums)
+        return _update(state, tx, sums, norm_fn)
 
-    return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options)
+    return jax.jit(train_step, donate_argnums=0)
 
 
 class _Gradients(NamedTuple):
@@ -200,14 +200,38 @@ def _make_gradients(apply_fn: ApplyFn, loss_fn: LossFn, seed: int | None) -> Cal
     return gradients
 
 
-def _update(state: TrainState, tx: optax.GradientTransformation, gradients: _Gradients) -> tuple[TrainState, Metrics]:
+def _update(
+    state: TrainState, tx: optax.GradientTransformation, gradients: _Gradients, norm_fn: NormFn
+) -> tuple[TrainState, Metrics]:
     """Apply one update of the optimizer, and return the new state and the metrics of the step."""
     grads = by_platform(lambda grads: grads, gradients.grads, flat_gradients=_flat_barrier)
     gradients = gradients._replace(grads=grads)
     updates, opt_state = tx.update(gradients.grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics = {"loss": gradients.loss, **gradients.terms, "grad_norm": optax.tree.norm(gradients.grads)}
+    metrics = {"loss": gradients.loss, **gradients.terms, "grad_norm": norm_fn(gradients.grads)}
     return TrainState(state.step + 1, params, gradients.batch_stats, opt_state), metrics
+
+
+def norm_by_parts(grads: PyTree) -> Array:
+    """Compute `optax.tree.norm` of gradients, whose squares nothing but the optimizer needs too.
+
+    On a CPU, biases and the like are joined first, because the compiler makes four kernels for each length of a vector.
+    A barrier keeps the squares of a kernel in the sum. Without it, they are those that Adam and RMSprop need too, which
+    are written to memory.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> float(norm_by_parts({"bias": jnp.full(4, 2.0), "kernel": jnp.full((1, 1, 1, 1), 3.0)}))
+      5.0
+    """
+    return by_platform(optax.tree.norm, grads, norm_by_parts=_norm_by_parts)
+
+
+def _norm_by_parts(grads: PyTree) -> Array:
+    leaves = jax.tree.leaves(grads)
+    vectors = [jnp.ravel(g) for g in leaves if g.ndim < 2]
+    parts = [*([jnp.concatenate(vectors)] if vectors else []), *(g for g in leaves if g.ndim > 1)]
+    return jnp.sqrt(sum(jnp.sum(jnp.square(part)) for part in jax.lax.optimization_barrier(parts)))
 
 
 def _flat_barrier(grads: PyTree) -> PyTree:
@@ -226,7 +250,6 @@ def make_eval_step(
     *,
     threshold: float,
     num_subpixels: int = 1,
-    compiler_options: Options = None,
 ) -> EvalStep:
     """Make the jitted evaluation step, which normalises with the running statistics.
 
@@ -237,7 +260,6 @@ def make_eval_step(
       loss_fn: objective, as in `make_train_step`.
       threshold: probability above which a pixel belongs to a class.
       num_subpixels: number of pixels in a block if logits and labels are packed; 1 = not packed.
-      compiler_options: XLA's options for the compilation.
 
     Returns:
       A function `(params, batch_stats, batch) -> (metrics, counts)`. The metrics are float32 scalars: `loss` and its
@@ -264,7 +286,7 @@ def make_eval_step(
         )
         return {"loss": loss, **terms}, counts
 
-    return jax.jit(eval_step, compiler_options=compiler_options)
+    return jax.jit(eval_step)
 
 
 def make_term_gradients_step(
@@ -273,7 +295,6 @@ def make_term_gradients_step(
     class_names: Sequence[str],
     *,
     num_subpixels: int = 1,
-    compiler_options: Options = None,
 ) -> TermGradientsStep:
     """Make the jitted step that measures the gradients of terms and classes (`unet_jax.losses.term_gradients`).
 
@@ -282,7 +303,6 @@ def make_term_gradients_step(
       terms: each term of the loss by name, as `(logits, labels, weight, step) -> (scalar, ...)`, including its weight.
       class_names: names of the classes, in the order of the channels.
       num_subpixels: number of pixels in a block if logits and labels are packed; 1 = not packed.
-      compiler_options: XLA's options for the compilation.
 
     Returns:
       A function `(state, batch) -> metrics`. The metrics are float32 scalars: the norms `gradient/norm/TERM` and
@@ -312,4 +332,4 @@ def make_term_gradients_step(
                 metrics[f"gradient/cosine/{names[i]}/{names[j]}"] = cosines[i, j]
         return metrics
 
-    return jax.jit(term_gradients_step, compiler_options=compiler_options)
+    return jax.jit(term_gradients_step)

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from unet_jax._types import Batch, PyTree
 from unet_jax.config import Config, LossConfig
 from unet_jax.config.dicts import config_to_dict
-from unet_jax.devices.compilation import compiler_options
+from unet_jax.devices.compilation import jit_for
 from unet_jax.devices.mesh import put_replicated
 from unet_jax.program.build import Program, build, make_steps
 from unet_jax.program.objective import loss_numbers
@@ -121,9 +121,9 @@ class _Steps:
         def eval_step(numbers: PyTree, params: PyTree, batch_stats: PyTree, batch: Batch) -> Any:
             return steps_with(numbers)[1](params, batch_stats, batch)
 
-        options = compiler_options()
-        self.train_step = jax.jit(train_step, donate_argnums=0, compiler_options=options)
-        self.eval_step = jax.jit(eval_step, compiler_options=options)
+        backend = jax.default_backend()
+        self.train_step = jit_for(backend, train_step, donate_argnums=0)
+        self.eval_step = jit_for(backend, eval_step)
 
 
 class _Numbered:
