@@ -50,13 +50,14 @@ def _correlate_patches_backward(padding: Padding, kept: tuple[Array, Array], gra
     # takes five times as long.
     x, kernel = kept
     sides, taps = kernel.shape[:2], kernel.reshape(-1, *kernel.shape[2:])
+    begins = np.array(list(itertools.product(*map(range, sides))), np.int32)
     # Each tap of the kernel read a pixel of x for one pixel of the result, whose gradient it now gives back.
     around = [(side - 1 - before, side - 1 - after) for side, (before, after) in zip(sides, padding, strict=True)]
-    readers = _windows(jnp.pad(gradient, ((0, 0), *around, (0, 0))), sides, (1, 2), x.shape[1:3])[::-1]
+    readers = _windows(jnp.pad(gradient, ((0, 0), *around, (0, 0))), begins[::-1], (1, 2), x.shape[1:3])
     shares = jnp.einsum("tcd,tbhwd->tcbhw", taps, readers)
     gradient_of_x = functools.reduce(jnp.add, list(shares)[::-1])  # one pass; XLA's own sum takes ten times as long
     padded = jnp.pad(x.transpose(3, 0, 1, 2), ((0, 0), (0, 0), *padding))
-    patches = _windows(padded, sides, (2, 3), gradient.shape[1:3])
+    patches = _windows(padded, begins, (2, 3), gradient.shape[1:3])
     gradient_of_taps = jnp.einsum("tcbhw,bhwd->tcd", patches, gradient)
     return gradient_of_x.transpose(1, 2, 3, 0), gradient_of_taps.reshape(kernel.shape)
 
@@ -75,19 +76,18 @@ def _stack_shifted(x: Array, over: int, count: int, *, axis: int) -> Array:
     return jnp.stack([jax.lax.slice_in_dim(x, i, i + size, axis=over) for i in range(count)], axis=axis)
 
 
-def _windows(x: Array, counts: tuple[int, int], over: tuple[int, int], sizes: tuple[int, ...]) -> Array:
-    """Stack the windows of x that begin at each of `counts` rows and columns, along a new first axis.
+def _windows(x: Array, begins: np.ndarray, over: tuple[int, int], sizes: tuple[int, ...]) -> Array:
+    """Stack the windows of x that begin at some rows and columns, along a new first axis.
 
     It is one kernel. With the windows behind the pixels, as the forward pass needs them, it would take eight times as
     long.
 
     Args:
       x: padded activations.
-      counts: numbers of rows and of columns to begin at.
+      begins: `[n 2]` int32, first row and first column of each window.
       over: dimensions of rows and columns in x.
       sizes: numbers of rows and of columns in a window.
     """
-    begins = np.array(list(itertools.product(*map(range, counts))), np.int32)
     shape = list(x.shape)
     shape[over[0]], shape[over[1]] = sizes
     numbers = jax.lax.GatherDimensionNumbers(tuple(range(1, x.ndim + 1)), (), over)
