@@ -137,8 +137,8 @@ def _steps(variant: Variant) -> Iterator[Row]:
             torch.cuda.reset_peak_memory_stats()
         begin, step = time.perf_counter(), _Step(variant)
         if name == "train":
-            checked: Row = {"losses": [float(step.launch()) for _ in range(2)]}
             launch = _graph_of(step) if "CUDA graph of the step" in variant["implementation"] else step.launch
+            checked: Row = {"losses": [float(launch()) for _ in range(2)]}
             count = training_flops
         else:
             step.model.eval()
@@ -154,28 +154,36 @@ def _steps(variant: Variant) -> Iterator[Row]:
 def _graph_of(step: _Step) -> Callable[[], torch.Tensor]:
     """Return a function that replays an update recorded as one CUDA graph; without a GPU, the update itself.
 
-    The graph is recorded after warm-up updates on another stream, as PyTorch's documentation asks. The optimizer is a
-    new one, whose state is on the device.
+    As PyTorch's documentation asks, the graph is recorded after some updates on another stream, with gradients that it
+    allocates itself, and the optimizer keeps its number of steps on the device. The weights and the optimizer's state
+    are then set back in place: the first losses are those of the other implementations.
     """
-    if not _ON_GPU:
-        return step.launch
-    parameters = list(step.model.parameters())
-    step.optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True, capturable=True)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step.launch()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    step.optimizer.zero_grad(set_to_none=True)
-    with torch.cuda.graph(graph):
-        loss = step.forward_and_loss(step.image, step.label)
-        loss.backward()
-        step.optimizer.step()
+    step.optimizer = torch.optim.Adam(step.model.parameters(), lr=LEARNING_RATE, fused=True, capturable=_ON_GPU)
+    first = {name: value.clone() for name, value in step.model.state_dict().items()}
+    launch: Callable[[], torch.Tensor] = step.launch
+    if _ON_GPU:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            _warm_up(step)
+        torch.cuda.current_stream().wait_stream(stream)
+        step.optimizer.zero_grad(set_to_none=True)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            loss = step.update()
 
-    def replay() -> torch.Tensor:
-        graph.replay()
-        return loss.detach()
+        def launch() -> torch.Tensor:
+            graph.replay()
+            return loss
+    else:
+        _warm_up(step)
+    step.model.load_state_dict(first)
+    for values in step.optimizer.state.values():
+        for value in values.values():
+            value.zero_()
+    return launch
 
-    return replay
+
+def _warm_up(step: _Step) -> None:
+    for _ in range(3):  # cuDNN searches for its algorithms, and the optimizer allocates its state
+        step.launch()

@@ -100,6 +100,10 @@ class Torch:
     def launch(self) -> torch.Tensor:
         """Start one update, and return its loss."""
         self.optimizer.zero_grad(set_to_none=True)
+        return self.update()
+
+    def update(self) -> torch.Tensor:
+        """Start the update without clearing the gradients before, and return its loss."""
         loss = self.forward_and_loss(self.image, self.label)
         loss.backward()
         self.optimizer.step()

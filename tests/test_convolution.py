@@ -74,6 +74,14 @@ def test_few_pixels_need_no_transposed_kernel_on_a_cpu():
     assert "convolution(" not in text and "reverse(" not in text
 
 
+def test_few_pixels_need_few_kernels_on_a_cpu():
+    """A kernel takes longer to compile than to run. With a slice for each of the nine taps there are 21."""
+    x, kernel = jnp.zeros((2, 4, 4, 64)), jnp.zeros((3, 3, 64, 128))
+    step = jax.jit(lambda x, k, g: (convolution(x, k), *jax.vjp(convolution, x, k)[1](g)))
+    text = step.lower(x, kernel, jnp.ones((2, 4, 4, 128))).compile().as_text()
+    assert text.split("ENTRY")[1].count(" fusion(") <= 9
+
+
 @pytest.mark.parametrize("size", [4, 16])
 def test_joined_equals_the_concatenation_with_its_gradients(size):
     rng = np.random.default_rng(1)

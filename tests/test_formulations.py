@@ -10,7 +10,7 @@ import pytest
 from test_convolution import numpy_conv, numpy_gradients, value_and_gradients
 
 from unet_jax import Batch, UNet
-from unet_jax._formulations import FORMULATIONS
+from unet_jax._formulations import FORMULATIONS, by_platform, traced_for
 from unet_jax.config import ModelConfig
 from unet_jax.losses import bce_dice_loss
 from unet_jax.model.convolution import convolve_below, convolve_joined
@@ -119,3 +119,25 @@ def test_the_platform_of_a_program_decides_and_not_this_machine():
     assert counts == {"cpu": 5, "tpu": 4, "cuda": 4, "rocm": 4}
     assert "concatenate" in texts["tpu"].replace("concatenate_", "")
     assert texts["cuda"] == texts["rocm"]
+
+
+def test_a_kind_of_device_is_traced_alone(monkeypatch):
+    monkeypatch.setitem(FORMULATIONS, "cpu", frozenset({"one"}))
+    monkeypatch.setitem(FORMULATIONS, "gpu", frozenset({"two"}))
+
+    def never(x):
+        raise AssertionError("traced")
+
+    @jax.jit
+    def chosen(x):
+        return by_platform(lambda x: x, x, one=lambda x: x + 1, two=lambda x: x + 2)
+
+    found = {None: int(chosen(0))}
+    for kind in ("cpu", "gpu", "tpu", "cpu"):
+        with traced_for(kind):
+            found[kind] = int(chosen(0))  # jax does not take what it has traced for another kind
+    assert found == {None: 1, "cpu": 1, "gpu": 2, "tpu": 0}
+    with traced_for("cpu"):
+        assert int(jax.jit(lambda x: by_platform(never, x, one=lambda x: x + 1, two=never))(0)) == 1
+    with pytest.raises(AssertionError, match="traced"):
+        jax.jit(lambda x: by_platform(never, x, one=lambda x: x + 1, two=never))(0)

@@ -14,7 +14,7 @@ from unet_jax.devices.mesh import check_batch_size, make_mesh, put_batch, put_re
 from unet_jax.losses import bce_dice_loss
 from unet_jax.program.initial_state import init_state
 from unet_jax.program.predict_step import make_predict_step
-from unet_jax.program.steps import make_eval_step, make_train_step
+from unet_jax.program.steps import make_eval_step, make_train_step, norm_by_parts
 
 CONFIG = ModelConfig(widths=(4, 8), center_width=8, num_convs_down=1, num_convs_up=1)
 MODEL = UNet(CONFIG, 2)
@@ -115,6 +115,16 @@ def test_padding_for_prediction_equals_padding_by_hand():
     by_hand = np.pad(images, ((0, 0), (0, 2), (0, 1), (0, 0)), mode="symmetric")
     expected = PREDICT_STEP(state.params, state.batch_stats, by_hand)[:, :14, :15]
     np.testing.assert_array_equal(PREDICT_STEP(state.params, state.batch_stats, images), expected)
+
+
+def test_norm_of_parts_is_that_of_all_numbers():
+    rng = np.random.default_rng(0)
+    shapes = {"a": (3, 3, 4, 5), "b": (5,), "c": {"d": (), "e": (7,), "f": (2, 6)}}
+    tree = jax.tree.map(lambda shape: rng.normal(size=shape), shapes, is_leaf=lambda x: isinstance(x, tuple))
+    for part in (tree, {"a": tree["a"]}, {"b": tree["b"]}):
+        expected = np.sqrt(sum(np.sum(x**2) for x in jax.tree.leaves(part)))
+        found = jax.jit(norm_by_parts)(jax.tree.map(np.float32, part))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_batch_that_does_not_split_names_one_that_does():

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import unet_jax
 from unet_jax._files import user_cache
 from unet_jax._types import InputError
 from unet_jax.cli.main import main
@@ -54,6 +55,50 @@ def test_without_a_home_folder_programs_are_compiled_each_time(homeless, monkeyp
     monkeypatch.setattr(compilation, "jax", SimpleNamespace(config=config))
     compilation.enable_compilation_cache()
     assert set_options == []
+
+
+class Settings(SimpleNamespace):
+    """Settings of jax."""
+
+    def update(self, name, value):
+        setattr(self, name, value)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ("CACHE/unet_jax/compiled", 0.3)),
+        ({"jax_compilation_cache_dir": "mine"}, ("mine", 1.0)),
+        ({"jax_enable_compilation_cache": False}, (None, 1.0)),
+        ({"jax_persistent_cache_min_compile_time_secs": 5.0}, ("CACHE/unet_jax/compiled", 5.0)),
+    ],
+)
+def test_compiled_programs_are_kept_where_nobody_has_said_anything_else(tmp_path, monkeypatch, given, expected):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    of_jax = {"jax_enable_compilation_cache": True, "jax_compilation_cache_dir": None}
+    settings = Settings(**{**of_jax, "jax_persistent_cache_min_compile_time_secs": 1.0, **given})
+    monkeypatch.setattr(compilation, "jax", SimpleNamespace(config=settings))
+    compilation.enable_compilation_cache()
+    folder = settings.jax_compilation_cache_dir
+    found = folder and folder.replace(str(tmp_path), "CACHE"), settings.jax_persistent_cache_min_compile_time_secs
+    assert found == expected
+    assert (tmp_path / "unet_jax" / "compiled").exists() == (found[0] == "CACHE/unet_jax/compiled")
+
+
+def test_python_keeps_compiled_programs_as_the_command_does(tmp_path, monkeypatch):
+    kept = []
+    for module in ("unet_jax.training.loop", "unet_jax.training.auto", "unet_jax.runs.load"):
+        monkeypatch.setattr(f"{module}.enable_compilation_cache", lambda module=module: kept.append(module))
+    nowhere = {"data.root": str(tmp_path / "nosuch")}
+    with pytest.raises(InputError):
+        unet_jax.train(
+            unet_jax.replace(unet_jax.PRESETS["small"](), {**nowhere, "train.batch_size": 8}), tmp_path / "run"
+        )
+    with pytest.raises(InputError):
+        unet_jax.choose_config(nowhere)
+    with pytest.raises(InputError):
+        unet_jax.load_run(tmp_path / "run")
+    assert kept == ["unet_jax.training.loop", "unet_jax.training.auto", "unet_jax.runs.load"]
 
 
 @pytest.mark.parametrize("args", [["info", "~/run"], ["audit", "--data.root=~/data"], ["audit", "--data.root", "~"]])

@@ -37,9 +37,6 @@ def auto(args: Sequence[str]) -> None:
     config, flags, from_file = config_and_flags(auto_preset(), args)
     options = tyro.cli(_Auto, args=flags, default=_Auto(config=config), prog="unet-jax auto", registry=TERMS)
     check_root(options.config.data.root)
-    from unet_jax.devices.compilation import enable_compilation_cache  # imports jax, which help need not wait for
-
-    enable_compilation_cache()
     given = given_settings([*flags, *from_file], options.config)
     _, choices = _choose(given, options.minutes)
     print(f"to train so: unet-jax train auto --out RUN {flags_of({**given, **settings_of(choices)})}")

@@ -155,12 +155,10 @@ def _is_alone(processes: Processes) -> bool:
 
 def load(path: str, checkpoint: Literal["best", "last"], devices: DeviceOptions, *, calibrated: bool) -> "Run":
     """Load a run on the given devices, with its calibration if `calibrated` is True."""
-    from unet_jax.devices.compilation import enable_compilation_cache
     from unet_jax.devices.mesh import make_mesh
     from unet_jax.inference.calibration_file import with_calibration
     from unet_jax.runs.load import load_run
 
-    enable_compilation_cache()
     run = load_run(path, checkpoint, mesh=make_mesh(space=devices.devices_per_image))
     return with_calibration(run) if calibrated else run
 

@@ -46,12 +46,10 @@ def train(args: Sequence[str]) -> None:
     options = tyro.cli(kind, args=flags, default=default, prog=f"unet-jax train {preset}", registry=TERMS)
     check_root(options.config.data.root, options.processes)
     # Imported here, because these modules import jax, and neither help nor a mistake need wait for it.
-    from unet_jax.devices.compilation import enable_compilation_cache
     from unet_jax.devices.processes import connected, is_first
     from unet_jax.training.loop import train as train_run
 
     with connected(options.processes):
-        enable_compilation_cache()
         config, choices = (
             config_and_choices(options, [*flags, *from_file]) if preset == "auto" else (options.config, [])
         )

@@ -10,7 +10,7 @@ from unet_jax._files import user_cache
 from unet_jax._formulations import traced_for
 
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
-_MIN_COMPILE_S = 0.3  # jax's default of 1.0 would not cache many programs of small networks
+_JAX_MIN_COMPILE_S, _MIN_COMPILE_S = 1.0, 0.3  # jax's default would not cache many programs of small networks
 
 
 def compiler_options(backend: str | None = None) -> dict[str, str]:
@@ -59,10 +59,11 @@ def _cpu_options_are_known() -> bool:
 def enable_compilation_cache() -> None:
     """Keep the programs that this process compiles in the user's cache folder, for later processes.
 
-    Only commands call this; the library never does. Nothing happens if the user chose another folder
-    (JAX_COMPILATION_CACHE_DIR) or no cache (JAX_ENABLE_COMPILATION_CACHE=0), or if the folder cannot be created. The
-    folder may be removed at any time. If a process was killed while it wrote a file of the cache, jax prints a warning
-    about this file and compiles the program again.
+    It is a setting of jax for the whole process. `train`, `choose_config` and `load_run` make it, in commands and
+    in Python. Nothing happens if the user chose another folder (`jax_compilation_cache_dir`) or no cache
+    (`jax_enable_compilation_cache`), by `jax.config` or the environment, or if the folder cannot be created. The folder
+    may be removed at any time. If a process was killed while it wrote a file of the cache, jax prints a warning about
+    this file and compiles the program again.
     """
     if not jax.config.jax_enable_compilation_cache or jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
@@ -72,4 +73,5 @@ def enable_compilation_cache() -> None:
     except OSError:  # no home folder, or one without write permission
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_S)
+    if jax.config.jax_persistent_cache_min_compile_time_secs == _JAX_MIN_COMPILE_S:  # type: ignore[attr-defined]
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_S)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from unet_jax._types import InputError
 from unet_jax.config import Config
+from unet_jax.devices.compilation import enable_compilation_cache
 from unet_jax.devices.mesh import make_mesh, put_replicated
 from unet_jax.metrics.calibration import Calibration
 from unet_jax.program.initial_state import state_shapes
@@ -137,6 +138,7 @@ def load_run(
     if checkpoint not in ("best", "last"):
         raise InputError(f"checkpoint is {checkpoint!r}, but must be 'best' or 'last'.")
     path, mesh = epath.Path(path), mesh or make_mesh()
+    enable_compilation_cache()
     info, own = load_info(path), OURS if network is None else Own(network)
     check_network(path, info.own, own)
     for _ in range(_NUM_TRIES):

@@ -19,6 +19,7 @@ from unet_jax.data.layout import find_layout
 from unet_jax.data.object_sizes import object_sizes
 from unet_jax.data.pixels import BadSampleError
 from unet_jax.data.splits import assign_splits, empty_split
+from unet_jax.devices.compilation import enable_compilation_cache
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.plan import choose
 from unet_jax.plan.auto_rules import Facts, Rules
@@ -75,6 +76,7 @@ def choose_config(
     begin = time.monotonic()
     config, display, mesh = replace(auto(), dict(settings)), display or make_display(), mesh or make_mesh()
     _check_given(settings, minutes)
+    enable_compilation_cache()
     rules = Rules(config, frozenset(settings), _look(config, display), jax.default_backend(), mesh.shape["data"])
     config, choices = rules.apply()
     display.line("compiling a step, to see how much memory it needs" + (" and how long it takes" if minutes else ""))

@@ -15,6 +15,7 @@ from unet_jax._types import Preempted
 from unet_jax.config import Config
 from unet_jax.config.choices import Choice
 from unet_jax.data.crops import has_valid
+from unet_jax.devices.compilation import enable_compilation_cache
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.program.batch_shapes import batch_shapes, check_divisible
 from unet_jax.program.build import Program, build, make_term_gradients
@@ -114,6 +115,7 @@ def train(
     out, display = epath.Path(out), display or make_display()
     own = Own(network, optimizer) if network is not None or optimizer is not None else OURS
     mesh = mesh or make_mesh(space=config.train.devices_per_image)
+    enable_compilation_cache()
     ledger = Ledger(out)
     check_divisible(config, mesh)
     with contextlib.ExitStack() as stack:
