@@ -3,7 +3,8 @@
 The others are textbook JAX, PyTorch and Keras. Every variant is started cold, with nothing compiled before, and then
 again with the caches of the cold start. The time includes imports, loading the weights from a file, tracing,
 compilation and the step itself, because a user waits for all of them. On a busy machine, the processor time of the
-whole process is more reliable. (`bench_tpu_compiler.py` is about the quality of the program that a TPU's compiler makes.)
+whole process is more reliable. (`bench_tpu_compiler.py` is about the quality of the program that a TPU's compiler
+makes.)
 """
 
 import dataclasses
