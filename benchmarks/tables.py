@@ -77,11 +77,8 @@ COLUMNS: dict[str, dict[str, str]] = {
         "start to first step": "{variant}",
         "cold s": "{cold_s:.1f}",
         "cold, relative to first row": "{cold_ratio:.2f}",
-        "cold, processor s": "{cold_processor_s:.1f}",
-        "its ratio": "{cold_processor_ratio:.2f}",
         "cached s": "{cached_s:.1f}",
         "cached, relative to first row": "{cached_ratio:.2f}",
-        "cached, processor s": "{cached_processor_s:.1f}",
     },
     "input": {
         "loader": "{name}",
