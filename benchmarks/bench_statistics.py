@@ -17,8 +17,8 @@ Reference: Wu and Johnson, Rethinking "Batch" in BatchNorm, 2021 (arXiv:2105.075
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import sys
-from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -26,14 +26,14 @@ import jax.numpy as jnp
 from etils import epath
 from measure import finish, record
 
-from unet_jax._types import Batch, PyTree
+from unet_jax._types import PyTree
 from unet_jax.config import AugmentConfig, DataConfig
 from unet_jax.config.dicts import replace
 from unet_jax.devices.mesh import make_mesh
 from unet_jax.inference.evaluate import evaluate_run, select_records
 from unet_jax.program.build import build
 from unet_jax.program.state import TrainState, averaged
-from unet_jax.program.steps import unit_range
+from unet_jax.program.statistics_step import make_moments_step, statistics_of
 from unet_jax.report.display import Quiet
 from unet_jax.runs.load import Run, abstract_state, load_run, open_checkpoints
 from unet_jax.training.prefetch import device_batches
@@ -49,18 +49,12 @@ def newest(path: epath.Path) -> tuple[Run, TrainState]:
 
 def recalibrated(run: Run, state: TrainState, data: DataConfig, *, augmented: bool) -> PyTree:
     """Return statistics of batch normalisation over the training images, for the weights of a state."""
-    config = replace(run.config, {"model.batch_norm_momentum": 0.0, "data.num_workers": 0})
+    config = replace(run.config, {"data.num_workers": 0})
     if not augmented:
         off = {f"{name}": 0.0 for name in vars(AugmentConfig()) if name.endswith("_prob")}
         config = dataclasses.replace(config, augment=dataclasses.replace(config.augment, **off))
     program = build(config, len(run.class_names), run.info.num_steps)
-
-    @jax.jit
-    def statistics(params: PyTree, batch_stats: PyTree, batch: Batch) -> PyTree:
-        variables = {"params": params, "batch_stats": batch_stats}
-        _, new = program.model.apply(variables, unit_range(batch.image), True, mutable=["batch_stats"], method="packed")
-        return new["batch_stats"]
-
+    moments_step = make_moments_step(config, len(run.class_names), run.info.num_steps)
     _, layout, _ = select_records(run, data, "train")
     order = run.info.order
     source = train_source(run.info, layout, Quiet())
@@ -68,21 +62,8 @@ def recalibrated(run: Run, state: TrainState, data: DataConfig, *, augmented: bo
     with contextlib.closing(
         device_batches(source, order.extended_by(count), config, run.mesh, start_step=0, packing=program.packing)
     ) as batches:
-        return mean_statistics(
-            statistics(state.params, state.batch_stats, batch) for batch, _ in zip(batches, range(count), strict=False)
-        )
-
-
-def mean_statistics(by_batch: Iterable[PyTree]) -> PyTree:
-    """Return mean and variance of all pixels from those of batches of equal size.
-
-    Example:
-      >>> mean_statistics([{"mean": jnp.zeros(1), "var": jnp.ones(1)}, {"mean": 2 * jnp.ones(1), "var": jnp.ones(1)}])
-      {'mean': Array([1.], dtype=float32), 'var': Array([2.], dtype=float32)}
-    """
-    moments = [of_layers(lambda s: {"mean": s["mean"], "var": s["var"] + s["mean"] ** 2}, tree) for tree in by_batch]
-    mean = jax.tree.map(lambda *values: sum(values) / len(values), *moments)
-    return of_layers(lambda s: {"mean": s["mean"], "var": s["var"] - s["mean"] ** 2}, mean)
+        moments = [moments_step(state.params, state.batch_stats, batch) for batch in itertools.islice(batches, count)]
+    return statistics_of(jax.tree.map(lambda *values: sum(values) / count, *moments))
 
 
 def of_layers(function: Any, tree: PyTree) -> PyTree:

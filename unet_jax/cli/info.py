@@ -38,7 +38,7 @@ def info(args: Sequence[str]) -> None:
     from unet_jax.program.state import num_parameters
     from unet_jax.report.choices_table import choices_table
     from unet_jax.report.display import print_table
-    from unet_jax.runs.load import abstract_state, open_checkpoints
+    from unet_jax.runs.load import abstract_state, metrics_of, open_checkpoints
     from unet_jax.runs.own_parts import describe_part
     from unet_jax.runs.verdict import verdict
 
@@ -61,7 +61,7 @@ def info(args: Sequence[str]) -> None:
     with open_checkpoints(path, run_info.config) as store:
         best = store.best_step
         for step in store.steps:
-            scores = ", ".join(f"{name} {value:.4f}" for name, value in store.metrics(step).items())
+            scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics_of(store, path, step).items())
             marked = " (best)" if step == best else ""
             print(f"checkpoint {step} of {run_info.num_steps}{marked}: {scores or 'not evaluated'}")
         for line in verdict(run_info, path, best, store.latest_step) if best is not None else []:

@@ -75,6 +75,7 @@ def _findings(path: epath.Path) -> Iterator[tuple[bool, str]]:
     from unet_jax.runs.data_files import data_path, load_identities
     from unet_jax.runs.info import info_path, load_info
     from unet_jax.runs.integrity import damaged_files
+    from unet_jax.runs.statistics_file import read_statistics, statistics_path
     from unet_jax.training.goodput import read_goodput
 
     info = load_info(path)
@@ -108,6 +109,13 @@ def _findings(path: epath.Path) -> Iterator[tuple[bool, str]]:
             read_goodput(goodput)
         except ValueError as error:
             yield True, f"{goodput}: damaged ({error}). Only the record of time is affected."
+    statistics = statistics_path(path)
+    if statistics.exists():
+        try:
+            read_statistics(path, None)
+            yield False, f"{statistics}: good"
+        except InputError as error:
+            yield True, str(error)
     calibration = calibration_path(path)
     if calibration.exists():
         try:

@@ -50,6 +50,11 @@ class Config:
                 f"{'a multiple' if height == width else 'multiples'} of {multiple}: use --data.image-size {flag}, or "
                 f"{'fewer --model.widths' if self.model.encoder == 'none' else 'another --model.encoder'}."
             )
+        if self.train.recalibrate and self.model.norm != "batch":
+            raise InputError(
+                f"train.recalibrate is True, but model.norm {self.model.norm!r} has no running statistics: leave "
+                f"--train.recalibrate out."
+            )
         if height != width and self.augment.transpose_prob:
             raise InputError(
                 f"augment.transpose_prob is {self.augment.transpose_prob}, but data.image_size is "

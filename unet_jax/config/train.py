@@ -56,6 +56,9 @@ class TrainConfig:
     ema: float = 0.0
     """Decay of a running mean of the weights, such as 0.99. 0: none.
     Evaluation, the best checkpoint and predictions use the mean."""
+    recalibrate: bool = setting(False, adjustable=True)
+    """At the end, compute the statistics of batch normalisation of the best checkpoint again, over training images.
+    They are used if its score on val becomes better with them (docs/auto.md)."""
     threshold: float = setting(0.5, adjustable=True)
     """Probability above which a pixel belongs to a class."""
     num_pictures: int = setting(4, may_change=True)

@@ -65,6 +65,8 @@ class Rules:
         if self.config.model.norm == "batch":
             reason = "evaluation uses running statistics, which would hold their start for long"
             settings.append(self._keep(Choice("model.batch_norm_correction", True, reason)))
+            reason = "statistics over all training images, where they are better on val"
+            settings.append(self._keep(Choice("train.recalibrate", True, reason)))
         if "train.num_epochs" not in self.given:
             settings += self._length(choose.choose_num_steps(num_inputs, batch.value))
         return self.with_choices(settings)

@@ -134,13 +134,13 @@ def check_own_settings(config: Config, own: Own) -> None:
     unused = []
     if own.network is not None:
         unused += [f"model.{field.name}" for field in dataclasses.fields(ModelConfig) if field.name != "widths"]
-        unused += ["optim.encoder_factor", "optim.freeze_encoder_steps"]
+        unused += ["optim.encoder_factor", "optim.freeze_encoder_steps", "train.recalibrate"]
     if own.optimizer is not None:
         unused += ["optim.name", "optim.rmsprop_variant", "optim.momentum", "optim.weight_decay"]
     values, known, default = flatten_config(config), preset_values(), flatten_config(Config())
     for name in unused:
         if values[name] != default[name] and values[name] not in known[name]:
-            part = "a network" if name.startswith("model.") or "encoder" in name else "an optimizer"
+            part = "a network" if not name.startswith("optim.") or "encoder" in name else "an optimizer"
             raise InputError(
                 f"{name} is {values[name]!r}, but the run has {part} of its own, which does not use it: leave it out."
             )

@@ -45,9 +45,7 @@ def evaluate(
     """
     config, step, last_step = session.config, progress.step, session.info.num_steps
     with session.ledger.phase("evaluation"):
-        scores, loss = _evaluate_val(session, averaged(state))
-        if config.data.fit == "crop":
-            scores = _evaluate_whole(session, state, step)
+        scores, loss = score(session, averaged(state), step)
         early_stop = progress.early_stop.seen(loss, min_delta=config.train.early_stop_min_delta)
         plateau = progress.plateau
         with jax.transfer_guard("allow"):  # the schedule takes a Python number to the device and back
@@ -77,6 +75,14 @@ def evaluate(
             progress, loss_sum=0.0, num_losses=0, early_stop=early_stop, plateau=plateau, finished=finished
         )
         return state, progress, evaluation
+
+
+def score(session: Session, state: TrainState, step: int) -> tuple[Scores, float]:
+    """Return the scores on val and the loss of a state (`averaged`), which is that after this step."""
+    scores, loss = _evaluate_val(session, state)
+    if session.config.data.fit == "crop":
+        scores = _evaluate_whole(session, state, step)
+    return scores, loss
 
 
 def _evaluate_val(session: Session, state: TrainState) -> tuple[Scores, float]:

@@ -25,7 +25,7 @@ from unet_jax.program.state import TrainState, num_parameters
 from unet_jax.program.steps import TrainStep
 from unet_jax.report.display import Display, make_display
 from unet_jax.report.metrics_file import read_history
-from unet_jax.runs.load import open_checkpoints
+from unet_jax.runs.load import metrics_of, open_checkpoints
 from unet_jax.runs.lock import lock_run
 from unet_jax.runs.progress import Progress
 from unet_jax.runs.verdict import verdict
@@ -34,6 +34,7 @@ from unet_jax.training.goodput import Ledger, Pacer
 from unet_jax.training.log import RunLog
 from unet_jax.training.non_finite import NonFiniteLossError, Returns, count_return, read_metrics
 from unet_jax.training.preemption import stop_requests
+from unet_jax.training.recalibrate import is_due, recalibrate
 from unet_jax.training.session import EvaluationCallback, Session, train_source, val_source
 from unet_jax.training.setup import begin_run
 from unet_jax.training.starting_state import describe_start, newest_state
@@ -128,7 +129,7 @@ def train(
             display.line(warning)
         if store.latest_step is not None:
             display.line(describe_start(out, info, progress))
-        if not progress.finished:
+        if not progress.finished or is_due(config, out, store):
             maker = make_program if own is OURS else functools.partial(build, own=own)
             program = maker(config, len(info.class_names), info.num_steps)
             session = Session(
@@ -151,12 +152,15 @@ def train(
                 stop_at=stop_at,
                 own=own,
             )
-            _train_with_rollbacks(session, state, progress)
+            if not progress.finished:
+                _train_with_rollbacks(session, state, progress)
+            if is_due(config, out, store):
+                recalibrate(session)
         best = store.best_step
         assert best is not None and store.latest_step is not None
         for line in verdict(info, out, best, store.latest_step):
             display.line(line)
-        return TrainResult(out, store.latest_step, best, store.metrics(best))
+        return TrainResult(out, store.latest_step, best, metrics_of(store, out, best))
 
 
 def _compile(session: Session, state: TrainState) -> TrainStep:

@@ -19,7 +19,7 @@ from unet_jax.report.metrics_file import read_history
 from unet_jax.report.pictures import class_color, hex_color
 from unet_jax.report.val_pictures import read_shown
 from unet_jax.runs.info import RunInfo, load_info
-from unet_jax.runs.load import open_checkpoints
+from unet_jax.runs.load import metrics_of, open_checkpoints
 from unet_jax.runs.own_parts import describe_part
 from unet_jax.runs.verdict import verdict
 from unet_jax.training.goodput import PHASES, read_goodput
@@ -88,7 +88,7 @@ def _standing(path: epath.Path, info: RunInfo) -> Standing:
     """Return where a run stands by its checkpoints."""
     with open_checkpoints(path, info.config) as store:
         best, latest = store.best_step, store.latest_step
-        scores = store.metrics(best) if best is not None else {}
+        scores = metrics_of(store, path, best) if best is not None else {}
     warnings = verdict(info, path, best, latest or 0) if best is not None else []
     return Standing(best, latest, scores, tuple(warnings))
 
