@@ -69,8 +69,8 @@ def _stack_shifted(x: Array, over: int, count: int, *, axis: int) -> Array:
     """Stack x as seen from its first, second, ... row (or column, as `over` says), along a new axis of the result.
 
     On a CPU, each slice of each shape is a kernel, which takes longer to compile than to run. So rows and then columns
-    are shifted, in 3 + 3 slices. Patches of 3x3 in nine slices, forward and backward, were two thirds of the time to
-    compile a deep network.
+    are shifted, in 3 + 3 slices. Patches of 3x3 in nine slices, forward and backward, were half of the kernels of a
+    deep network.
     """
     size = x.shape[over] - count + 1
     return jnp.stack([jax.lax.slice_in_dim(x, i, i + size, axis=over) for i in range(count)], axis=axis)
