@@ -33,7 +33,7 @@ from unet_jax.devices.mesh import make_mesh
 from unet_jax.inference.evaluate import evaluate_run, select_records
 from unet_jax.program.build import build
 from unet_jax.program.state import TrainState, averaged
-from unet_jax.program.statistics_step import make_moments_step, statistics_of
+from unet_jax.program.statistics_step import make_moments_step, of_layers, statistics_of
 from unet_jax.report.display import Quiet
 from unet_jax.runs.load import Run, abstract_state, load_run, open_checkpoints
 from unet_jax.training.prefetch import device_batches
@@ -64,11 +64,6 @@ def recalibrated(run: Run, state: TrainState, data: DataConfig, *, augmented: bo
     ) as batches:
         moments = [moments_step(state.params, state.batch_stats, batch) for batch in itertools.islice(batches, count)]
     return statistics_of(jax.tree.map(lambda *values: sum(values) / count, *moments))
-
-
-def of_layers(function: Any, tree: PyTree) -> PyTree:
-    """Apply a function to the statistics of each layer, {"mean": ..., "var": ...}."""
-    return jax.tree.map(function, tree, is_leaf=lambda x: isinstance(x, dict) and set(x) == {"mean", "var"})
 
 
 def with_start(run: Run, state: TrainState, *, kept: bool) -> PyTree:

@@ -8,7 +8,7 @@ import jax
 from unet_jax._types import Batch, PyTree
 from unet_jax.config import Config
 from unet_jax.config.dicts import replace
-from unet_jax.devices.compilation import compiler_options
+from unet_jax.devices.compilation import jit_for
 from unet_jax.program.build import build
 from unet_jax.program.steps import unit_range
 
@@ -35,9 +35,9 @@ def make_moments_step(config: Config, num_classes: int, num_steps: int) -> Momen
     def moments_step(params: PyTree, batch_stats: PyTree, batch: Batch) -> PyTree:
         variables = {"params": params, "batch_stats": batch_stats}
         _, new = model.apply(variables, unit_range(batch.image), True, mutable=["batch_stats"], method="packed")
-        return _of_layers(lambda s: {"mean": s["mean"], "var": s["var"] + s["mean"] ** 2}, new["batch_stats"])
+        return of_layers(lambda s: {"mean": s["mean"], "var": s["var"] + s["mean"] ** 2}, new["batch_stats"])
 
-    return jax.jit(moments_step, compiler_options=compiler_options())
+    return jit_for(jax.default_backend(), moments_step)
 
 
 def statistics_of(moments: PyTree) -> PyTree:
@@ -47,9 +47,9 @@ def statistics_of(moments: PyTree) -> PyTree:
       >>> statistics_of({"norm0": {"mean": 1.0, "var": 3.0}})  # means 0 and 2, and a variance of 1 in either batch
       {'norm0': {'mean': 1.0, 'var': 2.0}}
     """
-    return _of_layers(lambda s: {"mean": s["mean"], "var": s["var"] - s["mean"] ** 2}, moments)
+    return of_layers(lambda s: {"mean": s["mean"], "var": s["var"] - s["mean"] ** 2}, moments)
 
 
-def _of_layers(function: Callable[[Any], Any], tree: PyTree) -> PyTree:
+def of_layers(function: Callable[[Any], Any], tree: PyTree) -> PyTree:
     """Apply a function to the statistics of each layer, {"mean": ..., "var": ...}."""
     return jax.tree.map(function, tree, is_leaf=lambda x: isinstance(x, dict) and set(x) == {"mean", "var"})

@@ -22,7 +22,7 @@ from unet_jax.report.metrics_file import read_history
 from unet_jax.runs.checkpoints import CheckpointStore, committed_steps, open_store
 from unet_jax.runs.info import RunInfo, load_info
 from unet_jax.runs.own_parts import check_network
-from unet_jax.runs.statistics_file import read_statistics, with_statistics
+from unet_jax.runs.statistics_file import used_statistics, with_statistics
 
 _NUM_TRIES, _NUM_LOOKS, _PAUSE_S = 20, 10, 0.05
 
@@ -168,8 +168,9 @@ def _load_once(path: epath.Path, checkpoint: Literal["best", "last"], info: RunI
             wanted = abstract_state(info, own)
             if "optimizer" in info.own:  # its state has a form that only it knows, and nobody needs it here
                 wanted = dataclasses.replace(wanted, opt_state=store.shapes(step).get("opt_state"))
-            state = with_statistics(path, step, averaged(store.load(step, wanted, mesh)))
-            metrics = metrics_of(store, path, step)
+            state, metrics = averaged(store.load(step, wanted, mesh)), store.metrics(step)
+            if found := used_statistics(path, step):
+                state, metrics = with_statistics(path, found, state), found.metrics
     except (InputError, FileNotFoundError) as error:
         for _ in range(_NUM_LOOKS):  # a checkpoint that is being removed loses its files before its name
             if committed_steps(path / "checkpoints") != before:
@@ -181,8 +182,8 @@ def _load_once(path: epath.Path, checkpoint: Literal["best", "last"], info: RunI
 
 def metrics_of(store: CheckpointStore, path: epath.Path, step: int) -> dict[str, float]:
     """Return the scores on val of a checkpoint, with the statistics that `load_run` uses."""
-    found = read_statistics(path, step)
-    return found.metrics if found is not None and found.layers is not None else store.metrics(step)
+    found = used_statistics(path, step)
+    return found.metrics if found else store.metrics(step)
 
 
 def choose_step(store: CheckpointStore, checkpoint: Literal["best", "last"], path: epath.Path) -> int:

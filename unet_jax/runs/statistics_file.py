@@ -58,21 +58,28 @@ def read_statistics(path: epath.Path, step: int | None) -> Statistics | None:
     return found if found.step == step else None
 
 
-def with_statistics(path: epath.Path, step: int, state: TrainState) -> TrainState:
-    """Return the state of a checkpoint with the statistics that were computed again for it, if they are better.
-
-    Args:
-      path: run directory.
-      step: step of the checkpoint.
-      state: its state to evaluate (`unet_jax.program.state.averaged`), on the devices.
+def used_statistics(path: epath.Path, step: int) -> Statistics | None:
+    """Return the statistics that take the place of a checkpoint's own; None if there are none, or none that are better.
 
     Raises:
-      InputError: the file is damaged, or its values are of another network.
+      InputError: the file is damaged.
     """
     found = read_statistics(path, step)
-    if found is None or found.layers is None:
-        return state
-    layers = found.layers
+    return found if found is not None and found.layers is not None else None
+
+
+def with_statistics(path: epath.Path, found: Statistics, state: TrainState) -> TrainState:
+    """Return the state of a checkpoint with other statistics.
+
+    Args:
+      path: run directory, for the message.
+      found: result of `used_statistics`.
+      state: the checkpoint's state to evaluate (`unet_jax.program.state.averaged`), on the devices.
+
+    Raises:
+      InputError: the values are of another network.
+    """
+    layers = found.layers or {}
 
     def of_leaf(place: Any, leaf: jax.Array) -> jax.Array:
         values = np.asarray(layers.get(_name(place), ()), np.float32)

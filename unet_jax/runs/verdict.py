@@ -7,7 +7,7 @@ from etils import epath
 from unet_jax.report.audit_text import WARNING
 from unet_jax.report.metrics_file import MetricsFile
 from unet_jax.runs.info import RunInfo
-from unet_jax.runs.statistics_file import read_statistics
+from unet_jax.runs.statistics_file import used_statistics
 
 _FEW_UPDATES = 500
 """Updates below which too short a run is the likely reason for a bad result."""
@@ -31,8 +31,7 @@ def verdict(info: RunInfo, path: epath.Path, best_step: int, last_step: int) -> 
     evaluation = next((row for row in rows if row["step"] == best_step and "eval/loss" in row), {})
     constant = info.constant_dice
     reached = {name: float(evaluation[f"eval/dice/{name}"]) for name in constant if f"eval/dice/{name}" in evaluation}
-    statistics = read_statistics(path, best_step)
-    if statistics is not None and statistics.layers is not None:
+    if statistics := used_statistics(path, best_step):
         reached |= {name: dice for name, dice in statistics.class_dice.items() if name in reached}
     failed = [name for name, dice in reached.items() if not dice > constant[name]]
     if not failed:

@@ -46,7 +46,7 @@ class Evaluation:
     @property
     def metrics(self) -> dict[str, float]:
         """Scores that are stored with a checkpoint."""
-        return {"dice": float(self.scores.choosing_dice), "loss": float(self.loss)}
+        return stored_metrics(self.scores, self.loss)
 
     def fault_counts(self, on_non_finite: str) -> dict[str, int]:
         """Return the counts, by name, of the reactions to steps that were not finite.
@@ -59,6 +59,11 @@ class Evaluation:
             "rollback": {"rollbacks": self.progress.num_rollbacks},
         }
         return counts.get(on_non_finite, {})
+
+
+def stored_metrics(scores: Scores, loss: float) -> dict[str, float]:
+    """Return what is kept of an evaluation beside the weights that it was made with."""
+    return {"dice": float(scores.choosing_dice), "loss": float(loss)}
 
 
 class RunLog:

@@ -25,6 +25,7 @@ from unet_jax.runs.checkpoints import CheckpointStore
 from unet_jax.runs.load import abstract_state
 from unet_jax.runs.statistics_file import Statistics, layers_of, read_statistics, save_statistics
 from unet_jax.training.evaluation import score
+from unet_jax.training.log import stored_metrics
 from unet_jax.training.prefetch import device_batches
 from unet_jax.training.session import Session
 
@@ -50,7 +51,7 @@ def recalibrate(session: Session) -> None:
         changed = dataclasses.replace(state, batch_stats=found)
         scores, loss = score(session, changed, best)
     before = session.store.metrics(best)
-    after = {"dice": float(scores.choosing_dice), "loss": float(loss)}
+    after = stored_metrics(scores, loss)
     is_better = after[monitor] > before[monitor] if monitor == "dice" else after[monitor] < before[monitor]
     class_dice = {name: float(value) for name, value in scores.per_image(metrics.dice).items()}
     if is_first():
