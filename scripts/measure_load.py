@@ -119,11 +119,11 @@ def measure_commands(folder: Path, num_files: int) -> list[str]:
     wrong = []
     for count in (num_files // 4, num_files):
         data_set(folder / f"links{count}", count)
-        command("audit", count, f"audit {folder}/links{count}")
+        command("audit", count, f"audit --data.root {folder}/links{count} --page {folder}/audit.html")
     for name, images, classes in (("many", 2000, 2), ("classes", 20, 500)):
         write_synthetic(epath.Path(folder / name), num_images=images, image_size=64, num_classes=classes, seed=0)
     tiny = "--model.widths 4 --model.center-width 8 --train.num-steps 4 --data.image-size 64 --train.num-pictures 1"
-    command("audit, classes", 500, f"audit {folder}/classes")
+    command("audit, classes", 500, f"audit --data.root {folder}/classes --page {folder}/audit.html")
     command("train, classes", 500, f"train small {tiny} --data.root {folder}/classes --out {folder}/run500")
     command("evaluate, classes", 500, f"evaluate {folder}/run500")
     command("train", 2000, f"train small {tiny} --data.root {folder}/many --out {folder}/run")
