@@ -46,7 +46,7 @@ def write_data(root: Path) -> None:
     """Write 12 gray images of 16 bits, 40x32 pixels, with the masks of two classes."""
     write_synthetic(epath.Path(root), num_images=12, image_size=40, num_classes=2, seed=0)
     for path in sorted(root.rglob("*.png")):
-        pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)[:32]
+        pixels = np.asarray(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))[:32]
         cv2.imwrite(str(path), pixels if "masks" in path.parts else pixels.astype(np.uint16) * 100 + 3000)
 
 
